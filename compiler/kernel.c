@@ -1,0 +1,22 @@
+// The table of kernel families. A new kernel is one file kernel_*.c, one line here and one test.
+// plan.c asks every family of an op's kind and device; among equal costs the first one wins.
+#include "compile.h"
+
+const Kernel *const kernel_table[] = { // ORDER KERNELS
+    // CUDA
+    &kernel_embed,
+    &kernel_norm,
+    &kernel_gather,
+    &kernel_linear_decode,
+    &kernel_linear_gemm,
+    &kernel_attention_decode,
+    &kernel_attention_prefill,
+    // CPU
+    &kernel_cpu_embed,
+    &kernel_cpu_norm,
+    &kernel_cpu_gather,
+    &kernel_cpu_linear,
+    &kernel_cpu_attention,
+};
+
+const int kernel_table_count = sizeof kernel_table / sizeof *kernel_table;

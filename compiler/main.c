@@ -1,0 +1,253 @@
+// gptq-compile: a GPTQ checkpoint in, one executable out. `compile` below is the pipeline; each
+// stage stands in its own file, and compile.h is the map.
+#include "compile.h"
+#include "metadata.h"
+#include "options.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_TARGETS = 32, DEFAULT_BATCH = 16, DEFAULT_NUM_TOKENS = 2048, PAGE_TOKENS = 64 };
+
+// What the stages hand on.
+typedef struct Build {
+    const Options *options;
+    Arena *arena;
+    Progress progress;
+    int threads;
+    Checkpoint checkpoint;
+    Config config;
+    Graph graph; // fused, weights laid out
+    int64_t weights_bytes;
+    const Target *targets[MAX_TARGETS];
+    Plan plans[MAX_TARGETS];
+    const Plan *plan_list[MAX_TARGETS];
+    Cubin *cubins[MAX_TARGETS];
+    int plan_count;
+    Cache *cache;
+    Bytes object; // host code
+    Contents contents;
+} Build;
+
+// ---- the stages ---------------------------------------------------------------------------------
+
+static int64_t max_seq_len(const Build *b) {
+    int64_t limit = b->config.max_position_embeddings;
+    int64_t asked = b->options->max_seq_len;
+    return asked && asked < limit ? asked : limit;
+}
+
+static bool model_read(Build *b, Error *err) {
+    progress_begin(&b->progress, "read");
+    TRY(checkpoint_open(&b->checkpoint, b->options->model, b->arena, err));
+    TRY(config_read(&b->config, b->options->model, b->arena, err));
+    const Arch *arch = arch_find(b->config.architecture);
+    if (!arch)
+        return fail(err, ERR_UNSUPPORTED, 630,
+                    "%s/config.json: architecture %s is not supported; supported: LlamaForCausalLM",
+                    b->config.dir, b->config.architecture);
+    Graph unfused = graph_new(b->arena);
+    TRY(arch->build(&unfused, &b->config, &b->checkpoint, max_seq_len(b), b->arena, err));
+    TRY(graph_verify(&unfused, err));
+    TRY(graph_fuse(&b->graph, &unfused, b->arena, err));
+    TRY(graph_verify(&b->graph, err));
+    TRY(weights_layout(&b->graph, &b->weights_bytes, err));
+    progress_fact(&b->progress, "tensors", b->checkpoint.count);
+    progress_fact(&b->progress, "MB", (double)b->checkpoint.bytes * 1e-6);
+    progress_end(&b->progress);
+    return true;
+}
+
+static bool plans_make(Build *b, Error *err) {
+    progress_begin(&b->progress, "plan");
+    const Options *o = b->options;
+    TRY(targets_parse(b->targets, &b->plan_count, MAX_TARGETS, o->target ? o->target : "native",
+                      err));
+    if (!o->target && !o->quiet)
+        fprintf(stderr, "no --target: compiling for this machine (%s)\n", b->targets[0]->name);
+    Sizes sizes = {
+        .max_seq_len = max_seq_len(b),
+        .max_batch_size = o->max_batch_size ? o->max_batch_size : DEFAULT_BATCH,
+        .max_num_tokens = o->max_num_tokens ? o->max_num_tokens : DEFAULT_NUM_TOKENS,
+        .page_tokens = PAGE_TOKENS,
+    };
+    sizes.max_head_rows = sizes.max_batch_size;
+    for (int at = 0; at < b->plan_count; at++) {
+        TRY(plan_make(&b->plans[at], &b->graph, &b->config, b->targets[at], &sizes, b->arena, err));
+        memory_plan(&b->plans[at]);
+        b->plan_list[at] = &b->plans[at];
+    }
+    b->contents.plans = b->plan_list;
+    b->contents.plan_count = b->plan_count;
+    progress_fact(&b->progress, "targets", b->plan_count);
+    progress_end(&b->progress);
+    return true;
+}
+
+static bool kernels_make(Build *b, Error *err) {
+    progress_begin(&b->progress, "kernels");
+    CubinStats stats = {0};
+    for (int at = 0; at < b->plan_count; at++) {
+        if (b->targets[at]->device != DEVICE_CUDA)
+            continue;
+        b->cubins[at] = ARENA_NEW(b->arena, Cubin, b->plans[at].kernel_count);
+        TRY(cubins_make(b->cubins[at], &b->plans[at], b->cache, b->threads, &stats, b->arena, err));
+    }
+    b->contents.cubins = b->cubins;
+    progress_fact(&b->progress, "nvrtc_calls", stats.compiled);
+    progress_fact(&b->progress, "cached", stats.cached);
+    progress_end(&b->progress);
+    return true;
+}
+
+static bool host_make(Build *b, Error *err) {
+    progress_begin(&b->progress, "host code");
+    TRY(host_object_make(&b->object, b->plan_list, b->plan_count, b->options->host, b->threads,
+                         b->cache, b->arena, err));
+    TRY(link_executable(&b->contents.elf, b->object, b->options->host, b->arena, err));
+    progress_fact(&b->progress, "KB", (double)b->contents.elf.size * 1e-3);
+    progress_end(&b->progress);
+    return true;
+}
+
+static bool texts_make(Build *b, Error *err) {
+    progress_begin(&b->progress, "tokenizer");
+    TRY(tokenizer_compile(b->config.dir, b->config.vocab_size, b->arena,
+                          &b->contents.segments[SEGMENT_TOKENIZER], err));
+    TRY(metadata_make(&b->contents, &b->config, b->arena, err));
+    progress_fact(&b->progress, "KB", (double)b->contents.segments[SEGMENT_TOKENIZER].size * 1e-3);
+    progress_end(&b->progress);
+    return true;
+}
+
+static void pack_progress(void *user, int64_t done, int64_t total) {
+    progress_at(user, done >> 20, total >> 20, "MiB");
+}
+
+static bool output_make(Build *b, Output *out, Error *err) {
+    progress_begin(&b->progress, "weights");
+    int64_t at = payload_weights_offset(b->contents.elf.size);
+    TRY(output_reserve(out, at + b->weights_bytes, err));
+    size_t pages = (size_t)ceil_div(b->weights_bytes, PAYLOAD_PAGE_BYTES);
+    uint64_t *checks = ARENA_NEW(b->arena, uint64_t, pages);
+    PackStats stats = {0};
+    TRY(weights_pack(&b->graph, out->fd, at, b->weights_bytes, b->threads, pack_progress,
+                     &b->progress, checks, &stats, err));
+    TRY(payload_write(out, &b->contents, b->weights_bytes, checks, b->arena, err));
+    TRY(output_commit(out, err));
+    progress_fact(&b->progress, "MB", (double)out->size * 1e-6);
+    progress_fact(&b->progress, "MB/s", (double)stats.bytes * 1e-6 / stats.seconds);
+    progress_end(&b->progress);
+    return true;
+}
+
+// ---- printing instead of building ---------------------------------------------------------------
+
+static bool emit_stage(Build *b, Error *err) {
+    const char *stage = b->options->emit;
+    for (int at = 0; at < b->plan_count; at++) {
+        const Plan *p = b->plan_list[at];
+        if (strcmp(stage, "plan") == 0) {
+            plan_print(p, stdout);
+            continue;
+        }
+        if (p->target->device != DEVICE_CUDA)
+            continue;
+        for (int kernel = 0; kernel < p->kernel_count; kernel++)
+            TRY(kernel_emit(p->kernels[kernel], p->target, stage, stdout, b->arena, err));
+    }
+    return true;
+}
+
+static bool printed_instead(Build *b, bool *stop, Error *err) {
+    const Options *o = b->options;
+    if (o->explain == 2)
+        plan_explain_json(b->plan_list, b->plan_count, stdout);
+    else if (o->explain)
+        plan_explain(b->plan_list, b->plan_count, stdout);
+    if (o->emit)
+        TRY(emit_stage(b, err));
+    *stop = o->dry_run || o->emit || !o->output;
+    return true;
+}
+
+// ---- the pipeline -------------------------------------------------------------------------------
+
+static bool compile(Build *b, Output *out, Error *err) {
+    const Options *o = b->options;
+    bool stop;
+    if (o->output && !o->dry_run && !o->emit)
+        TRY(output_open(out, o->output, err)); // first: a wrong path should not cost a compile
+    TRY(model_read(b, err));
+    TRY(plans_make(b, err));
+    TRY(printed_instead(b, &stop, err));
+    if (stop)
+        return true;
+    TRY(cache_open(&b->cache, o->cache_dir, (CacheMode)o->cache, b->arena, err));
+    TRY(kernels_make(b, err));
+    TRY(host_make(b, err));
+    TRY(texts_make(b, err));
+    return output_make(b, out, err);
+}
+
+// ---- main ---------------------------------------------------------------------------------------
+
+static int targets_command(int argc, char **argv) {
+    (void)argv;
+    if (argc > 2) {
+        fputs("usage: gptq-compile targets\n", stderr);
+        return ERR_USAGE;
+    }
+    targets_print(stdout);
+    return 0;
+}
+
+typedef struct Command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} Command;
+
+static const Command commands[] = {
+    {"check", check_command},
+    {"cache", cache_command},
+    {"targets", targets_command},
+};
+
+static int compile_command(int argc, char **argv) {
+    Error err = {0};
+    Options options;
+    Arena arena = {0};
+    Output out = {.fd = -1};
+    bool done = options_parse(&options, argc, argv, &err);
+    if (done && (options.help || options.version)) {
+        if (options.version)
+            puts("gptq-compile " GPTQ_COMPILE_VERSION);
+        else
+            options_help(stdout);
+        return 0;
+    }
+    if (done) {
+        Build *build = ARENA_NEW(&arena, Build, 1);
+        *build = (Build){
+            .options = &options,
+            .arena = &arena,
+            .progress = {.mode = options.quiet ? PROGRESS_NONE : (ProgressMode)options.progress,
+                         .phases = 6},
+            .threads = options.jobs ? (int)options.jobs : (int)sysconf(_SC_NPROCESSORS_ONLN),
+        };
+        done = compile(build, &out, &err);
+    }
+    if (!done)
+        fprintf(stderr, "error GQC-%04d: %s\n", err.id, err.message);
+    output_discard(&out);
+    arena_free(&arena);
+    return done ? 0 : (int)err.code;
+}
+
+int main(int argc, char **argv) {
+    for (size_t at = 0; argc > 1 && at < sizeof commands / sizeof *commands; at++)
+        if (strcmp(argv[1], commands[at].name) == 0)
+            return commands[at].run(argc, argv);
+    return compile_command(argc, argv);
+}

@@ -1,0 +1,111 @@
+// The payload's texts: chat template, licences, what `explain` prints, and the build receipt.
+// Nothing here depends on time, folder or user, so that two compiles give the same bytes.
+#include "metadata.h"
+
+#include <cjson/cJSON.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TEMPLATE_MAX_BYTES = 1 << 20 };
+
+// ---- chat template: chat_template.jinja, else the key in tokenizer_config.json ------------------
+
+static bool template_from_config(Bytes *out, const char *dir, Arena *a, Error *err) {
+    cJSON *json;
+    bool found;
+    TRY(json_read(&json, &found, arena_printf(a, "%s/tokenizer_config.json", dir), err));
+    if (!found)
+        return true;
+    const cJSON *key = cJSON_GetObjectItemCaseSensitive(json, "chat_template");
+    if (cJSON_IsArray(key)) // [{"name": "default", "template": "..."}]
+        key = cJSON_GetObjectItemCaseSensitive(key->child, "template");
+    if (cJSON_IsString(key)) {
+        size_t size = strlen(key->valuestring);
+        *out = (Bytes){(unsigned char *)arena_strndup(a, key->valuestring, size), size};
+    }
+    cJSON_Delete(json);
+    return true;
+}
+
+static bool template_read(Bytes *out, const char *dir, Arena *a, Error *err) {
+    *out = (Bytes){(const unsigned char *)"", 0};
+    const char *path = arena_printf(a, "%s/chat_template.jinja", dir);
+    FILE *probe = fopen(path, "rb");
+    if (!probe)
+        return template_from_config(out, dir, a, err);
+    fclose(probe);
+    return file_read(out, path, TEMPLATE_MAX_BYTES, a, err);
+}
+
+// ---- receipt ------------------------------------------------------------------------------------
+
+static char *hex128(Arena *a, const uint64_t key[2]) {
+    return arena_printf(a, "%016llx%016llx", (unsigned long long)key[1],
+                        (unsigned long long)key[0]);
+}
+
+static cJSON *plan_receipt(const Plan *p, const Cubin *cubins, Arena *a) {
+    cJSON *target = cJSON_CreateObject();
+    cJSON_AddStringToObject(target, "target", p->target->name);
+    if (p->target->device == DEVICE_CPU)
+        cJSON_AddStringToObject(target, "level", p->target->cpu_level);
+    cJSON *kernels = cJSON_AddArrayToObject(target, "kernels");
+    for (int at = 0; at < p->kernel_count; at++) {
+        const Step *step = p->kernels[at];
+        cJSON *kernel = cJSON_CreateObject();
+        cJSON_AddStringToObject(kernel, "source", step->source);
+        cJSON_AddStringToObject(kernel, "entry", step->entry);
+        cJSON *params = cJSON_AddObjectToObject(kernel, "params");
+        for (int i = 0; i < step->params.count; i++)
+            cJSON_AddNumberToObject(params, step->params.items[i].name,
+                                    (double)step->params.items[i].value);
+        if (cubins)
+            cJSON_AddStringToObject(kernel, "key", hex128(a, cubins[at].key));
+        cJSON_AddItemToArray(kernels, kernel);
+    }
+    return target;
+}
+
+static Bytes receipt_make(const Config *config, const Contents *c, Arena *a) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "compiler", "gptq-compile " GPTQ_COMPILE_VERSION);
+    cJSON_AddStringToObject(json, "architecture", config->architecture);
+    cJSON *quant = cJSON_AddObjectToObject(json, "quantization");
+    cJSON_AddNumberToObject(quant, "bits", config->quant.bits);
+    cJSON_AddNumberToObject(quant, "group_size", (double)config->quant.group_size);
+    cJSON_AddStringToObject(quant, "quantizer",
+                            config->quant.quantizer ? config->quant.quantizer : "");
+    cJSON *targets = cJSON_AddArrayToObject(json, "targets");
+    for (int at = 0; at < c->plan_count; at++)
+        cJSON_AddItemToArray(targets, plan_receipt(c->plans[at], c->cubins[at], a));
+    char *text = cJSON_PrintUnformatted(json);
+    Bytes bytes = {(unsigned char *)arena_strndup(a, text, strlen(text)), strlen(text)};
+    cJSON_free(text);
+    cJSON_Delete(json);
+    return bytes;
+}
+
+// ---- explain ------------------------------------------------------------------------------------
+
+static Bytes explain_text(const Contents *c, Arena *a) {
+    char *text = NULL;
+    size_t size = 0;
+    FILE *stream = open_memstream(&text, &size);
+    plan_explain(c->plans, c->plan_count, stream);
+    fclose(stream);
+    Bytes bytes = {(unsigned char *)arena_strndup(a, text, size), size};
+    free(text);
+    return bytes;
+}
+
+bool metadata_make(Contents *c, const Config *config, Arena *a, Error *err) {
+    const EmbeddedFile *licenses = embedded_find("runtime/licenses.txt");
+    if (!licenses)
+        return fail(err, ERR_INTERNAL, 620, "this gptq-compile carries no runtime/licenses.txt");
+    TRY(template_read(&c->segments[SEGMENT_TEMPLATE], config->dir, a, err));
+    c->segments[SEGMENT_LICENSE] =
+        (Bytes){licenses->data, (size_t)(licenses->end - licenses->data)};
+    c->segments[SEGMENT_RECEIPT] = receipt_make(config, c, a);
+    c->segments[SEGMENT_EXPLAIN] = explain_text(c, a);
+    return true;
+}

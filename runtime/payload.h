@@ -1,0 +1,180 @@
+// The payload: everything of an executable that is data. The compiler writes it behind the ELF
+// image, the runtime reads it from its own file. docs/payload.md draws it. All integers are
+// little-endian; all offsets are bytes from the start of the file unless a comment says otherwise.
+//
+//   [ELF image] [pad to 2 MiB] WEIGHTS [other segments, aligned to 64] [segment table] [footer]
+//
+// Weights come first and the rest stands at the end, so that `repack` can replace metadata by
+// rewriting the tail only.
+#ifndef PAYLOAD_H
+#define PAYLOAD_H
+
+#include "base.h"
+
+enum {
+    PAYLOAD_VERSION       = 1,
+    PAYLOAD_WEIGHTS_ALIGN = 2 << 20,
+    PAYLOAD_SEGMENT_ALIGN = 64,
+    PAYLOAD_PAGE_BYTES    = 1 << 20, // unit of the XXH3-64 checks
+    PAYLOAD_MAX_STOP_IDS  = 16,
+    PAYLOAD_NAME_BYTES    = 96,
+};
+
+// A byte string that every text-mode conversion damages (the idea of the PNG signature).
+#define PAYLOAD_MAGIC "\x89GPTQC\r\n\x1a\n\0\xff\xfe\x01\x02"
+
+typedef enum SegmentKind { // ORDER SEGMENTS (payload.c: names)
+    SEGMENT_WEIGHTS,   // one region, addressed by the offsets in the generated code
+    SEGMENT_MODEL,     // ModelInfo
+    SEGMENT_TOKENIZER, // payload_tokenizer.h
+    SEGMENT_TEMPLATE,  // chat template source, UTF-8, may be empty
+    SEGMENT_TARGETS,   // TargetInfo[]
+    SEGMENT_KERNELS,   // KernelInfo[], grouped by target
+    SEGMENT_CUBINS,    // cubin and PTX images, each aligned to 64
+    SEGMENT_EXPLAIN,   // the text that `explain` prints
+    SEGMENT_LICENSE,   // licences of what is inside, UTF-8
+    SEGMENT_RECEIPT,   // JSON: how this file was built
+    SEGMENT_CHECKS,    // uint64_t XXH3-64 of every PAYLOAD_PAGE_BYTES page of SEGMENT_WEIGHTS
+    SEGMENT_COUNT,
+} SegmentKind;
+
+typedef struct Segment {
+    uint32_t kind; // SegmentKind
+    uint32_t reserved;
+    uint64_t offset;
+    uint64_t size;     // bytes, without padding
+    uint64_t check[2]; // XXH3-128 of the segment (low, high); 0, 0 for SEGMENT_WEIGHTS, whose
+                       // pages are checked one by one while they are read
+} Segment;
+
+// The last bytes of the file.
+typedef struct PayloadFooter {
+    char magic[16]; // PAYLOAD_MAGIC
+    uint32_t version;
+    uint32_t segment_count;
+    uint64_t table_offset;   // Segment[segment_count]
+    uint64_t file_size;      // a truncated or extended copy is seen at once
+    uint64_t table_check[2]; // XXH3-128 of the segment table
+    uint32_t sample_u32;     // 0x01020304
+    float sample_f32;        // 370.5f
+    uint64_t check;          // XXH3-64 of this struct up to here
+} PayloadFooter;
+
+typedef enum ModelDType { DTYPE_FP16, DTYPE_BF16, DTYPE_FP32 } ModelDType;
+
+// What the runtime must know about the model; nothing here is needed to run a step, the shapes are
+// constants of the generated code.
+typedef struct ModelInfo {
+    char name[PAYLOAD_NAME_BYTES];         // zero-terminated
+    char architecture[PAYLOAD_NAME_BYTES]; // config.json: architectures[0]
+    int64_t vocab_size;
+    int64_t hidden_size;
+    int64_t num_hidden_layers;
+    int64_t num_attention_heads;
+    int64_t num_key_value_heads;
+    int64_t head_dim;
+    int64_t weights_bytes;    // of SEGMENT_WEIGHTS
+    int64_t linear_params;    // weights of all linear layers, head included (for flops)
+    int64_t streamed_bytes;   // bytes of weights that one decode step reads
+    int64_t max_seq_len;      // tokens of one sequence, prompt and answer
+    int64_t max_batch_size;   // sequences in one decode step
+    int64_t max_num_tokens;   // tokens of one prefill step
+    int64_t max_head_rows;    // rows of one head step
+    int64_t page_tokens;      // tokens of one KV page
+    int64_t kv_page_bytes;    // all layers, keys and values, one page
+    int64_t kv_layer_stride;  // see KV layout below, in bytes
+    int64_t arena_bytes;      // activations of the largest step; same layout for all targets
+    int64_t logits_offset;    // in REGION_ARENA: fp32 [max_head_rows, vocab_size]
+    int32_t kv_dtype;         // ModelDType
+    int32_t activation_dtype; // ModelDType of GPU activations
+    int32_t bos_id;           // -1: none
+    int32_t stop_count;
+    int32_t stop_ids[PAYLOAD_MAX_STOP_IDS];
+    int32_t default_sample; // generation_config.do_sample
+    int32_t default_top_k;  // 0: off
+    float default_temperature;
+    float default_top_p;
+    float default_min_p;
+    float default_repetition_penalty;
+} ModelInfo;
+
+// ---- KV cache layout ----------------------------------------------------------------------------
+//
+// REGION_KV holds pages; page p of layer L, for keys (which = 0) and values (which = 1):
+//   base + p * kv_page_bytes + L * kv_layer_stride + which * kv_layer_stride / 2
+//   then [kv_head][page_tokens][head_dim] elements of kv_dtype.
+// Page 0 is scratch: rows of a batch that stand for no sequence write there.
+
+typedef enum TargetDevice { DEVICE_CPU, DEVICE_CUDA } TargetDevice;
+
+typedef struct TargetInfo {
+    char name[32];        // "cpu:x86-64-v4-vnni", "sm_90a": also the name in model_steps (step.h)
+    int32_t device;       // TargetDevice
+    int32_t compute_major, compute_minor;
+    int32_t exact;        // 1: only this compute capability (the "a" targets)
+    int32_t first_kernel; // in SEGMENT_KERNELS
+    int32_t kernel_count;
+} TargetInfo;
+
+typedef struct KernelInfo {
+    char name[64];        // kernel family, for --stats and profiles
+    char entry[64];       // symbol in the cubin
+    uint64_t key[2];      // XXH3-128 of the cache key, for `info`
+    uint64_t image_offset; // from the start of SEGMENT_CUBINS
+    uint64_t image_size;
+    uint64_t image_check[2]; // XXH3-128 of the image
+    int32_t shared_bytes; // dynamic shared memory
+    int32_t block;        // threads
+    int32_t is_ptx;       // 1: image is PTX text
+    int32_t argument_count; // all arguments are 8-byte slots (pointers or int64_t)
+} KernelInfo;
+
+// ---- the batch block ----------------------------------------------------------------------------
+//
+// REGION_BATCH: what changes from step to step, in one block that is copied to the device as a
+// whole. Everything is int32_t or float. Rows are the tokens of the step: row r is token
+// token_ids[r] at position positions[r] of the sequence in slot slots[r]; -1 = an empty row.
+
+typedef struct SampleParams {
+    float temperature; // 0: greedy
+    float top_p;       // 1: off
+    float min_p;       // 0: off
+    float repetition_penalty; // 1: off
+    int32_t top_k;     // 0: off
+    uint32_t seed_low, seed_high;
+    int32_t step;      // counter of the random numbers of this sequence; the sampler adds 1
+} SampleParams;
+
+// Byte offsets inside REGION_BATCH.
+typedef struct BatchLayout {
+    int64_t token_ids;  // int32 [max_num_tokens]; decode: the sampler writes the next token here
+    int64_t positions;  // int32 [max_num_tokens]; decode: the sampler adds 1
+    int64_t slots;      // int32 [max_num_tokens]
+    int64_t head_rows;  // int32 [max_head_rows]: row of the last step whose logits are wanted
+    int64_t head_slots; // int32 [max_head_rows]: slot of that row, -1: none
+    int64_t page_table; // int32 [max_batch_size, pages_per_seq]
+    int64_t sample;     // SampleParams [max_batch_size], by slot
+    int64_t sampled;    // int32 [max_batch_size], by slot: the token that was drawn last
+    int64_t seen;       // uint32 [max_batch_size, seen_words]: tokens of prompt and answer, by slot
+    int64_t pages_per_seq;
+    int64_t seen_words; // ceil(vocab_size / 32)
+    int64_t bytes;      // of the whole block
+} BatchLayout;
+
+// Needs max_num_tokens, max_head_rows, max_batch_size, max_seq_len, page_tokens, vocab_size.
+BatchLayout batch_layout(const ModelInfo *info);
+
+// ---- reading ------------------------------------------------------------------------------------
+
+const char *segment_name(SegmentKind kind);
+
+// Fills out[SEGMENT_COUNT] from the tail of a file. `file` names the file in messages. Checks the
+// footer, the table, bounds and the check of every segment but WEIGHTS, whose extent is bounded
+// only. Fails with ERR_CORRUPT.
+bool payload_parse(Bytes whole, const char *file, Segment out[SEGMENT_COUNT], Error *err);
+
+// XXH3 through one place, so that both sides agree on seed and order.
+void payload_hash128(const void *data, size_t size, uint64_t out[2]);
+uint64_t payload_hash64(const void *data, size_t size);
+
+#endif

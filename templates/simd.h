@@ -1,0 +1,397 @@
+// The vector operations that the CPU kernels are written in, once per instruction set. A vector is
+// LANES elements of 32 bits: 16 with AVX-512, 8 with AVX2, 4 elsewhere (plain C on the compiler's
+// vector types, which any machine runs). Sums of integers are exact, so kernels that add integers
+// only give the same bits on every level.
+//
+// Not here: anything that knows a layout (tile16.h) or an operator (cpu_*.c).
+#ifndef SIMD_H
+#define SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+// Arrays of vectors stay in registers only if the loops over them are unrolled.
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+enum { LANES = 16 };
+#elif defined(__AVX2__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+enum { VECTOR_BYTES = LANES * 4 };
+
+typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
+typedef uint16_t vw __attribute__((vector_size(LANES * 4)));
+typedef int16_t vs __attribute__((vector_size(LANES * 4)));
+typedef float vf __attribute__((vector_size(LANES * 4)));
+typedef float f8 __attribute__((vector_size(32)));
+typedef int32_t i8 __attribute__((vector_size(32)));
+typedef double d8 __attribute__((vector_size(64)));
+typedef uint32_t u4 __attribute__((vector_size(16)));
+
+INLINE vi vi_load(const void *p) {
+    vi v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+INLINE void vi_store(void *p, vi v) {
+    memcpy(p, &v, sizeof v);
+}
+INLINE vf vf_load(const float *p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+INLINE void vf_store(float *p, vf v) {
+    memcpy(p, &v, sizeof v);
+}
+INLINE vi vi_set(int32_t x) {
+    return x - (vi){0};
+}
+INLINE vf vf_set(float x) {
+    return x - (vf){0};
+}
+// The 32 bits at p in every lane.
+INLINE vi vi_broadcast(const void *p) {
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return vi_set(x);
+}
+// Shifts every 16-bit half right, filling with zeros.
+INLINE vi vi_srl16(vi v, int count) {
+    return (vi)((vw)v >> (uint16_t)count);
+}
+// Per lane: odd lanes shifted right by `odd`, even lanes by `even`.
+INLINE vi vi_srl_pair(vi v, uint32_t even, uint32_t odd) {
+    vu count;
+    UNROLL
+    for (int lane = 0; lane < LANES; lane++)
+        count[lane] = lane & 1 ? odd : even;
+    return (vi)((vu)v >> count);
+}
+// The same with copies of the sign.
+INLINE vi vi_sra_pair(vi v, int32_t even, int32_t odd) {
+    vi count;
+    UNROLL
+    for (int lane = 0; lane < LANES; lane++)
+        count[lane] = lane & 1 ? odd : even;
+    return v >> count;
+}
+// Of each four lanes keeps the first two, or the last two.
+INLINE vi vi_quads(vi v, int first) {
+    vi keep;
+    UNROLL
+    for (int lane = 0; lane < LANES; lane++)
+        keep[lane] = (lane % 4 < 2) == first ? -1 : 0;
+    return v & keep;
+}
+INLINE vi vi_add16(vi a, vi b) {
+    return (vi)((vw)a + (vw)b);
+}
+INLINE vf vf_zero(void) {
+    return (vf){0};
+}
+INLINE vi vi_zero(void) {
+    return (vi){0};
+}
+
+// ---- operations that the compiler does not find by itself ---------------------------------------
+//
+// vi_dot16(acc, a, b)  acc + a.lo * b.lo + a.hi * b.hi, the halves as int16
+// vi_rows(acc)         lane i = sum of the lanes of acc[i]
+// vi_rows2(acc)        lane 2 i + h = sum of the lanes of acc[i] whose number is h modulo 2
+// vf_rows2(acc)        lane 2 i + h = sum of the lanes 4 n + 2 h and 4 n + 2 h + 1 of acc[i]
+// vi_double(p)         LANES / 2 dwords at p, each in two neighbouring lanes
+// vf_double2(p)        LANES / 2 floats at p, each pair in two neighbouring pairs of lanes
+// vf_fma(a, b, c)      a * b + c, rounded once
+// vf_half(p)           LANES halves at p as floats
+// vi_round(v)          to the nearest integer, ties to even
+// f8_half_store(p, v)  8 floats as halves, rounded to nearest even, at p
+// vf_split(v, even, odd)  16 floats in LANES-wide pieces: those at even and at odd places
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+
+INLINE vi vi_dot16(vi acc, vi a, vi b) {
+#if defined(__AVX512VNNI__)
+    return (vi)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)b);
+#else
+    return acc + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#endif
+}
+
+INLINE __m512i quarters(__m512i a, __m512i b) {
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+}
+
+INLINE vi vi_rows(const vi acc[LANES]) {
+    __m512i pair[8], four[4];
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        const __m512i a = (__m512i)acc[2 * i], b = (__m512i)acc[2 * i + 1];
+        pair[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        four[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(pair[2 * i], pair[2 * i + 1]),
+                                   _mm512_unpackhi_epi64(pair[2 * i], pair[2 * i + 1]));
+    return (vi)quarters(quarters(four[0], four[1]), quarters(four[2], four[3]));
+}
+
+INLINE vi vi_rows2(const vi acc[LANES / 2]) {
+    __m512i four[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        const __m512i a = (__m512i)acc[2 * i], b = (__m512i)acc[2 * i + 1];
+        four[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    }
+    return (vi)quarters(quarters(four[0], four[1]), quarters(four[2], four[3]));
+}
+
+INLINE __m512 quarters_f(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+INLINE vf vf_rows2(const vf acc[LANES / 2]) {
+    __m512 four[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        const __m512 a = (__m512)acc[2 * i], b = (__m512)acc[2 * i + 1];
+        four[i] = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
+    }
+    return (vf)quarters_f(quarters_f(four[0], four[1]), quarters_f(four[2], four[3]));
+}
+
+INLINE vi vi_double(const void *p) {
+    const __m512i index = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return (vi)_mm512_permutexvar_epi32(index,
+                                        _mm512_castsi256_si512(_mm256_loadu_si256(p)));
+}
+INLINE vf vf_double2(const float *p) {
+    const __m512i index = _mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3);
+    return (vf)_mm512_permutexvar_pd(
+        index, _mm512_castpd256_pd512(_mm256_castps_pd(_mm256_loadu_ps(p))));
+}
+INLINE vf vf_fma(vf a, vf b, vf c) {
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+INLINE vf vf_half(const void *p) {
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(p));
+}
+INLINE vi vi_round(vf v) {
+    return (vi)_mm512_cvtps_epi32((__m512)v);
+}
+INLINE vf vf_max(vf a, vf b) {
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+}
+INLINE void vf_split(const vf v[1], f8 *even, f8 *odd) {
+    const __m512i index =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    const __m512 sorted = _mm512_permutexvar_ps(index, (__m512)v[0]);
+    *even = (f8)_mm512_castps512_ps256(sorted);
+    *odd = (f8)_mm512_extractf32x8_ps(sorted, 1);
+}
+
+#elif defined(__AVX2__)
+
+INLINE vi vi_dot16(vi acc, vi a, vi b) {
+    return acc + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+INLINE vi vi_rows(const vi acc[LANES]) {
+    __m256i four[2];
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        four[i] = _mm256_hadd_epi32(
+            _mm256_hadd_epi32((__m256i)acc[4 * i], (__m256i)acc[4 * i + 1]),
+            _mm256_hadd_epi32((__m256i)acc[4 * i + 2], (__m256i)acc[4 * i + 3]));
+    return (vi)_mm256_add_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                                _mm256_permute2x128_si256(four[0], four[1], 0x31));
+}
+INLINE vi vi_rows2(const vi acc[LANES / 2]) {
+    __m256i two[2];
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        const __m256i a = (__m256i)acc[2 * i], b = (__m256i)acc[2 * i + 1];
+        two[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    }
+    return (vi)_mm256_add_epi32(_mm256_permute2x128_si256(two[0], two[1], 0x20),
+                                _mm256_permute2x128_si256(two[0], two[1], 0x31));
+}
+INLINE vf vf_rows2(const vf acc[LANES / 2]) {
+    __m256 two[2];
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        two[i] = _mm256_hadd_ps((__m256)acc[2 * i], (__m256)acc[2 * i + 1]);
+    return (vf)_mm256_add_ps(_mm256_permute2f128_ps(two[0], two[1], 0x20),
+                             _mm256_permute2f128_ps(two[0], two[1], 0x31));
+}
+INLINE vi vi_double(const void *p) {
+    const __m256i index = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    return (vi)_mm256_permutevar8x32_epi32(_mm256_castsi128_si256(_mm_loadu_si128(p)), index);
+}
+INLINE vf vf_double2(const float *p) {
+    return (vf)_mm256_castpd_ps(
+        _mm256_permute4x64_pd(_mm256_castpd128_pd256(_mm_castps_pd(_mm_loadu_ps(p))), 0x50));
+}
+INLINE vf vf_fma(vf a, vf b, vf c) {
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+INLINE vf vf_half(const void *p) {
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128(p));
+}
+INLINE vi vi_round(vf v) {
+    return (vi)_mm256_cvtps_epi32((__m256)v);
+}
+INLINE vf vf_max(vf a, vf b) {
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+}
+INLINE void vf_split(const vf v[2], f8 *even, f8 *odd) {
+    const __m256d a = _mm256_castps_pd(
+        _mm256_shuffle_ps((__m256)v[0], (__m256)v[1], 0x88));
+    const __m256d b = _mm256_castps_pd(
+        _mm256_shuffle_ps((__m256)v[0], (__m256)v[1], 0xdd));
+    *even = (f8)_mm256_castpd_ps(_mm256_permute4x64_pd(a, 0xd8));
+    *odd = (f8)_mm256_castpd_ps(_mm256_permute4x64_pd(b, 0xd8));
+}
+
+#else // any machine
+
+INLINE vi vi_dot16(vi acc, vi a, vi b) {
+    const vi a_low = (vi)((vu)a << 16) >> 16, b_low = (vi)((vu)b << 16) >> 16;
+    return acc + a_low * b_low + (a >> 16) * (b >> 16);
+}
+INLINE vi vi_rows(const vi acc[LANES]) {
+    vi sums;
+    for (int i = 0; i < LANES; i++)
+        sums[i] = (acc[i][0] + acc[i][1]) + (acc[i][2] + acc[i][3]);
+    return sums;
+}
+INLINE vi vi_rows2(const vi acc[LANES / 2]) {
+    vi sums;
+    for (int i = 0; i < LANES; i++)
+        sums[i] = acc[i / 2][i % 2] + acc[i / 2][i % 2 + 2];
+    return sums;
+}
+INLINE vf vf_rows2(const vf acc[LANES / 2]) {
+    vf sums;
+    for (int i = 0; i < LANES; i++)
+        sums[i] = acc[i / 2][i % 2 * 2] + acc[i / 2][i % 2 * 2 + 1];
+    return sums;
+}
+INLINE vi vi_double(const void *p) {
+    int32_t x[2];
+    memcpy(x, p, sizeof x);
+    return (vi){x[0], x[0], x[1], x[1]};
+}
+INLINE vf vf_double2(const float *p) {
+    return (vf){p[0], p[1], p[0], p[1]};
+}
+INLINE vf vf_fma(vf a, vf b, vf c) {
+    vf out;
+    for (int lane = 0; lane < LANES; lane++)
+        out[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
+    return out;
+}
+INLINE float half_lane(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000) << 16, bits = (uint32_t)(half & 0x7fff) << 13;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    value *= 0x1p112f; // moves the exponent and makes denormals whole
+    uint32_t out;
+    memcpy(&out, &value, sizeof out);
+    out = ((half & 0x7c00) == 0x7c00 ? bits | 0x7f800000 : out) | sign;
+    memcpy(&value, &out, sizeof value);
+    return value;
+}
+INLINE vf vf_half(const void *p) {
+    uint16_t x[LANES];
+    memcpy(x, p, sizeof x);
+    vf out;
+    for (int lane = 0; lane < LANES; lane++)
+        out[lane] = half_lane(x[lane]);
+    return out;
+}
+INLINE vi vi_round(vf v) {
+    // Adding 1.5 * 2^23 leaves the integer in the low bits; our values are below 2^22.
+    const vf shifted = v + 12582912.0f;
+    return (vi)shifted - 0x4b400000;
+}
+INLINE vf vf_max(vf a, vf b) {
+    const vi greater = a > b;
+    return (vf)(((vi)a & greater) | ((vi)b & ~greater));
+}
+INLINE void vf_split(const vf v[4], f8 *even, f8 *odd) {
+    for (int i = 0; i < 8; i++) {
+        (*even)[i] = v[i / 2][i % 2 * 2];
+        (*odd)[i] = v[i / 2][i % 2 * 2 + 1];
+    }
+}
+
+#endif
+
+INLINE vf vf_from_vi(vi v) {
+    return __builtin_convertvector(v, vf);
+}
+
+#if defined(__F16C__)
+INLINE void f8_half_store(void *p, f8 v) {
+    _mm_storeu_si128(p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+INLINE void f8_half_store(void *p, f8 v) {
+    uint16_t out[8];
+    for (int i = 0; i < 8; i++) {
+        float value = v[i];
+        uint32_t bits, sign;
+        memcpy(&bits, &value, sizeof bits);
+        sign = bits >> 16 & 0x8000;
+        bits &= 0x7fffffff;
+        if (bits >= 0x47800000) { // 65536 and more, infinity, NaN
+            out[i] = (uint16_t)(sign | (bits > 0x7f800000 ? 0x7e00 : 0x7c00));
+        } else if (bits < 0x38800000) { // denormal: the addition rounds
+            memcpy(&value, &bits, sizeof value);
+            value += 0.5f;
+            memcpy(&bits, &value, sizeof bits);
+            out[i] = (uint16_t)(sign | (bits - 0x3f000000));
+        } else {
+            out[i] = (uint16_t)(sign | ((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13));
+        }
+    }
+    memcpy(p, out, sizeof out);
+}
+#endif
+
+// e^x for x <= 88, 0 below -87; relative error under 2e-7 (degree 6 minimax of Cephes' expf).
+// Written once for two vector types.
+#define EXP_FUNCTION(name, F, I)                                                                   \
+    INLINE F name(F x) {                                                                           \
+        const I below = x < -87.0f, above = x > 88.0f;                                             \
+        x = (F)(((I)x & ~below & ~above) | ((I)(88.0f - (F){0}) & above));                         \
+        const F shifted = x * 1.44269504f + 12582912.0f; /* the integer is in the low bits */      \
+        const F n = shifted - 12582912.0f;                                                         \
+        const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;                                   \
+        F p = r * 1.9875691500e-4f + 1.3981999507e-3f;                                             \
+        p = p * r + 8.3334519073e-3f;                                                              \
+        p = p * r + 4.1665795894e-2f;                                                              \
+        p = p * r + 1.6666665459e-1f;                                                              \
+        p = p * r + 5.0000001201e-1f;                                                              \
+        p = p * (r * r) + r + 1.0f;                                                                \
+        const I scale = (((I)shifted - 0x4b400000) + 127) << 23;                                   \
+        return (F)((I)(p * (F)scale) & ~below);                                                    \
+    }
+EXP_FUNCTION(vf_exp, vf, vi)
+EXP_FUNCTION(f8_exp, f8, i8)
+
+#endif

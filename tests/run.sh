@@ -1,0 +1,144 @@
+#!/bin/bash
+# Builds everything and runs all tests. Exit code 0 if none failed.
+#
+#   tests/run.sh                 set-up, build, all tests
+#   tests/run.sh NAME...         only unit tests and cases with one of these words in their name
+#   tests/run.sh --built [...]   without set-up and build
+#
+# A unit test is a cmocka program, tests/unit/test_NAME.c; each runs twice, as built by gcc and as
+# built by clang with sanitizers. A case is a script, tests/cases/NAME.sh, that prints one line a test:
+# "ok NAME", "not ok NAME: REASON" or "skipped NAME: REASON". Its logs are in build/tests/log.
+set -eu
+cd "$(dirname "$0")/.."
+exec </dev/null
+
+passed=0 failed=0 skipped=0
+log=build/tests/log
+
+setup_and_build() {
+    bash tests/setup.sh nvrtc
+    ninja tests
+}
+
+# Ninja has no globs: a file without a line in the build would silently be left out.
+check_build_lists() {
+    local file missing=
+    for file in compiler/*.c runtime/*.c templates/*.c kernels/*.cu* tests/*.c tests/unit/*.c \
+        samples/*.c; do
+        [ ! -f "$file" ] || grep -qE " $file( |\$)" build.ninja objects.ninja || missing+=" $file"
+    done
+    if [ -n "$missing" ]; then
+        fail "build lists" "not in build.ninja or objects.ninja:$missing"
+    else
+        ok "build lists"
+    fi
+}
+
+ok() {
+    echo "ok $1"
+    passed=$((passed + 1))
+}
+
+fail() {
+    echo "not ok $1: $2"
+    failed=$((failed + 1))
+}
+
+skip() {
+    echo "skipped $1: $2"
+    skipped=$((skipped + 1))
+}
+
+selected() {
+    local word
+    [ ${#words[@]} -gt 0 ] || return 0
+    for word in "${words[@]}"; do
+        [[ $1 != *"$word"* ]] || return 0
+    done
+    return 1
+}
+
+# run_unit LABEL PROGRAM: one line for each test in it.
+run_unit() {
+    local out=$log/$1.log status=0 name bad=
+    timeout 300 "$2" >"$out" 2>&1 || status=$?
+    while read -r name; do
+        ok "$1 $name"
+    done < <(sed -nE 's/^\[ +OK \] (\w+)$/\1/p' "$out")
+    while read -r name; do
+        skip "$1 $name" "$(sed -n 's/^skipped: //p' "$out" | head -n 1)"
+    done < <(sed -nE 's/^\[ +SKIPPED \] (\w+)$/\1/p' "$out" | sort -u)
+    while read -r name; do
+        bad=yes
+        fail "$1 $name" "see $out"
+    done < <(sed -nE 's/^\[ +FAILED +\] (\w+)$/\1/p' "$out" | sort -u)
+    if [ "$status" != 0 ]; then
+        [ -n "$bad" ] || fail "$1" "exit status $status, see $out"
+        tail -n 40 "$out" | sed 's/^/    /'
+    fi
+}
+
+run_units() {
+    local file name
+    for file in tests/unit/test_*.c; do
+        [ -f "$file" ] || continue
+        name=$(basename "$file" .c)
+        selected "$name" || continue
+        run_unit "$name" "build/tests/$name"
+        run_unit "$name.asan" "build/asan/tests/$name"
+    done
+}
+
+# grep -c exits 1 when it counts 0.
+count() {
+    grep -c "$1" "$2" || true
+}
+
+# run_case NAME FILE: shows what it prints, and counts its lines.
+run_case() {
+    local out=$log/$1.log status
+    # Not the status of tee; and a case that fails must not end the run.
+    set +e
+    timeout 600 bash "$2" 2>&1 | tee "$out"
+    status=${PIPESTATUS[0]}
+    set -e
+    passed=$((passed + $(count '^ok ' "$out")))
+    failed=$((failed + $(count '^not ok ' "$out")))
+    skipped=$((skipped + $(count '^skipped ' "$out")))
+    if ! grep -qE '^(ok|not ok|skipped) ' "$out"; then
+        fail "$1" "ran no test, exit status $status, see $out"
+    elif [ "$status" != 0 ] && ! grep -q '^not ok ' "$out"; then
+        fail "$1" "exit status $status, see $out"
+    fi
+}
+
+run_cases() {
+    local file name
+    for file in tests/cases/*.sh; do
+        [ -f "$file" ] || continue
+        name=$(basename "$file" .sh)
+        selected "$name" || continue
+        run_case "$name" "$file"
+    done
+}
+
+built=
+if [ "${1:-}" = --built ]; then
+    built=yes
+    shift
+fi
+words=("$@")
+
+[ -n "$built" ] || setup_and_build
+
+# Tests compile kernels: not into the user's own cache.
+export GPTQ_COMPILE_CACHE=$PWD/build/tests/cache
+if [ -d build/nvrtc ]; then
+    export LD_LIBRARY_PATH=$PWD/build/nvrtc/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+fi
+mkdir -p "$log"
+check_build_lists
+run_units
+run_cases
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]

@@ -1,0 +1,130 @@
+#!/bin/bash
+# Installs what the build needs and cannot carry: LLVM 19, a few static libraries, the source of
+# cJSON. Run by tests/run.sh and samples/quickstart.sh; the second run only looks and is done.
+#
+#   tests/setup.sh            for the build
+#   tests/setup.sh nvrtc      also NVRTC, which compiles the CUDA kernels, if there is no CUDA toolkit
+#
+# Packages go into the system, everything else into build/. Nothing here needs git.
+set -eu
+cd "$(dirname "$0")/.."
+
+# One line each: what for, and the package.
+packages="
+    gcc g++ libc6-dev       # compiles the C; libstdc++.a for LLVM
+    ninja-build             # runs build.ninja
+    llvm-19-dev lld-19      # the back end inside gptq-compile, and the linker of the build
+    clang-19                # bitcode of templates/, and the second opinion on warnings
+    libclang-rt-19-dev      # address and undefined-behaviour sanitizers of the tests
+    libxxhash-dev libpcre2-dev libutf8proc-dev libzstd-dev zlib1g-dev
+    libcmocka-dev           # unit tests
+    dpkg-dev                # unpacks and patches the source of cJSON
+    python3 python3-pip     # fetches the NVRTC wheel
+"
+
+wanted() {
+    local list
+    list=$(sed 's/#.*//' <<<"$packages")
+    # Any python3 with pip will do, Debian's own or not.
+    if python3 -m pip --version >/dev/null 2>&1; then
+        list=${list/python3 python3-pip/}
+    fi
+    echo $list
+}
+
+missing() {
+    local installed name
+    installed=" $(dpkg-query -W -f '${db:Status-Abbrev}:${Package}\n' $(wanted) 2>/dev/null |
+        sed -n 's/^ii *://p' | tr '\n' ' ')"
+    for name in $(wanted); do
+        [[ $installed == *" $name "* ]] || echo "$name"
+    done
+}
+
+install_packages() {
+    local list sudo=
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: no apt-get here; please see to these yourself:" $(wanted) >&2
+        return
+    fi
+    list=$(missing)
+    [ -n "$list" ] || return 0
+    echo "setup: installing with apt-get, to build the compiler and its tests:" $list
+    if [ "$(id -u)" != 0 ]; then
+        sudo=sudo # asks for the password
+    fi
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends $list </dev/null >/dev/null
+}
+
+# Debian has no static library of cJSON, so we take its patched source. The source entries are made
+# from the machine's own package entries and live in build/: apt's configuration stays as it is, and
+# root is not needed.
+fetch_cjson() {
+    local apt=$PWD/build/apt options
+    [ ! -f build/cjson/cJSON.c ] || return 0
+    echo "setup: fetching the source of cJSON (apt-get source) into build/cjson"
+    rm -rf "$apt" build/cjson.new
+    mkdir -p "$apt/sources" "$apt/lists/partial" "$apt/cache/archives/partial" build/cjson.new
+    source_entries "$apt/sources"
+    options=(-qq
+        -o "Dir::Etc::sourcelist=/dev/null" -o "Dir::Etc::sourceparts=$apt/sources"
+        -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache"
+        -o "APT::Sandbox::User=$(id -un)" -o "Acquire::Languages=none")
+    # Some entry may have no sources to offer; what counts is whether cJSON is found.
+    apt-get "${options[@]}" update || true
+    (cd build/cjson.new && apt-get "${options[@]}" source cjson >/dev/null)
+    cp build/cjson.new/cjson-*/cJSON.[ch] build/cjson.new/cjson-*/LICENSE build/cjson.new/
+    rm -rf build/cjson.new/cjson[-_]* "$apt" build/cjson
+    mv build/cjson.new build/cjson
+}
+
+# Writes the machine's package entries as source entries into folder $1, in apt's old and new form.
+source_entries() {
+    local file
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+        [ -f "$file" ] || continue
+        sed -n 's/^deb[[:space:]]/deb-src /p' "$file" >"$1/${file##*/}.list"
+    done
+    for file in /etc/apt/sources.list.d/*.sources; do
+        [ -f "$file" ] || continue
+        sed 's/^Types:.*/Types: deb-src/' "$file" >"$1/${file##*/}"
+    done
+}
+
+has_nvrtc() {
+    local dir nvcc
+    nvcc=$(command -v nvcc || true)
+    for dir in "${CUDA_HOME:-}" "${CUDA_PATH:-}" "${nvcc%/bin/nvcc}" /usr/local/cuda*; do
+        [ -n "$dir" ] || continue
+        compgen -G "$dir/lib64/libnvrtc.so*" >/dev/null && return
+    done
+    ldconfig -p 2>/dev/null | grep -q 'libnvrtc\.so'
+}
+
+# The wheel holds the same libnvrtc.so as the toolkit; nothing is installed from it.
+fetch_nvrtc() {
+    [ ! -d build/nvrtc ] || return 0
+    ! has_nvrtc || return 0
+    echo "setup: no CUDA toolkit here; fetching NVRTC (pip download, 60 MB) into build/nvrtc"
+    rm -rf build/nvrtc.new
+    mkdir -p build/nvrtc.new
+    download 'nvidia-cuda-nvrtc>=13,<14' || download nvidia-cuda-nvrtc-cu12
+    python3 -m zipfile -e build/nvrtc.new/*.whl build/nvrtc.new
+    mv build/nvrtc.new/nvidia/*/lib build/nvrtc.new/nvidia/*/include build/nvrtc.new/
+    rm -rf build/nvrtc.new/*.whl build/nvrtc.new/nvidia
+    mv build/nvrtc.new build/nvrtc
+}
+
+download() {
+    python3 -m pip download -q --no-deps --disable-pip-version-check -d build/nvrtc.new "$1" \
+        </dev/null
+}
+
+mkdir -p build
+install_packages
+fetch_cjson
+if [ "${1:-}" = nvrtc ]; then
+    fetch_nvrtc
+fi
