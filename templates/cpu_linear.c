@@ -188,6 +188,7 @@ static void linear_few(const Linear *l, int64_t first_tile, int64_t last_tile) {
                 __builtin_prefetch(record + PREFETCH_BYTES + line);
             const uint8_t *x = l->x + at * record_tiles() * x_stride;
             for (int64_t token = 0; token < l->tokens; token++, x += tile_k() * 2) {
+                COMPILER_BARRIER(); // else the unpacked record is kept on the stack for the next one
                 for (int64_t group = 0; group < record_groups(); group++) {
                     const BlockScale *scale =
                         l->x_scales + (at * record_groups() + group) * l->tokens + token;

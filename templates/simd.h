@@ -23,6 +23,9 @@
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
 
+// The compiler forgets what it has loaded.
+#define COMPILER_BARRIER() __asm__ volatile("" ::: "memory")
+
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 enum { LANES = 16 };
 #elif defined(__AVX2__)

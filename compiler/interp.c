@@ -1,0 +1,316 @@
+// The oracle: runs a graph, fused or not, in plain loops and doubles. It knows nothing of targets,
+// layouts or plans; every kernel and back end is tested against it, and it is itself tested against
+// what Hugging Face transformers computed. Non-goal: speed, beyond being usable in tests.
+#include "compile.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+typedef struct LayerCache {
+    double *keys, *values; // [max_seq_len, kv_heads * head_dim]
+} LayerCache;
+
+struct Interp {
+    const Graph *graph;
+    Arena *arena;
+    int64_t max_seq_len;
+    int64_t vocab_size, kv_width; // kv_width = kv_heads * head_dim
+    int64_t length;               // tokens in the cache
+    double **values;              // [value_count]: [tokens of the last run, width]
+    float **weights;              // [packed_count]: dequantized [N, K], made when first used
+    LayerCache *caches;           // [layers]
+};
+
+Interp *interp_new(const Graph *g, const Config *c, int64_t max_seq_len, Arena *a) {
+    Interp *in = ARENA_NEW(a, Interp, 1);
+    *in = (Interp){.graph = g,
+                   .arena = a,
+                   .max_seq_len = max_seq_len,
+                   .vocab_size = c->vocab_size,
+                   .kv_width = c->num_key_value_heads * c->head_dim,
+                   .values = ARENA_NEW(a, double *, g->value_count),
+                   .weights = ARENA_NEW(a, float *, g->packed_count),
+                   .caches = ARENA_NEW(a, LayerCache, c->num_hidden_layers)};
+    for (int64_t layer = 0; layer < c->num_hidden_layers; layer++) {
+        in->caches[layer].keys = ARENA_NEW(a, double, max_seq_len * in->kv_width);
+        in->caches[layer].values = ARENA_NEW(a, double, max_seq_len * in->kv_width);
+    }
+    return in;
+}
+
+const double *interp_value(const Interp *in, int value) {
+    return in->values[value];
+}
+
+// ---- weights ------------------------------------------------------------------------------------
+
+// All parts below each other, in the order of their features (no row order). [N, K]
+static float *weights_dequantize(const PackedTensor *t, Arena *a) {
+    float *all = ARENA_NEW(a, float, t->out_features * t->in_features), *row = all;
+    for (int part = 0; part < t->part_count; part++)
+        for (int64_t n = 0; n < t->parts[part]->out_features; n++, row += t->in_features)
+            weight_row(t->parts[part], n, row);
+    return all;
+}
+
+// Eight partial sums: independent, so that the loop is not one chain of additions.
+static double dot(const float *w, const double *x, int64_t count) {
+    double sum[8] = {0};
+    int64_t k = 0;
+    for (; k + 8 <= count; k += 8)
+        for (int lane = 0; lane < 8; lane++)
+            sum[lane] += (double)w[k + lane] * x[k + lane];
+    double rest = 0;
+    for (; k < count; k++)
+        rest += (double)w[k] * x[k];
+    return rest + ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+// ---- functions of rows --------------------------------------------------------------------------
+
+static void norm_rows(const double *x, const float *w, int64_t width, int64_t tokens, float eps,
+                      double *y) {
+    for (int64_t t = 0; t < tokens; t++) {
+        double squares = 0;
+        for (int64_t i = 0; i < width; i++)
+            squares += x[t * width + i] * x[t * width + i];
+        double scale = 1 / sqrt(squares / (double)width + (double)eps);
+        for (int64_t i = 0; i < width; i++)
+            y[t * width + i] = x[t * width + i] * scale * (double)w[i];
+    }
+}
+
+static double activation(Activation act, double x) {
+    if (act == ACT_SILU)
+        return x / (1 + exp(-x));
+    return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+
+// Half-split pairs (i, i + r / 2) of each head, at positions first, first + 1, ...
+// `stride` is the width of a row that holds more than these heads.
+static void rope_rows(double *x, int64_t stride, int64_t heads, int64_t head_dim,
+                      const PackedTensor *inv_freq, float factor, int64_t first, int64_t tokens) {
+    int64_t half = inv_freq->count;
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t head = 0; head < heads; head++)
+            for (int64_t i = 0; i < half; i++) {
+                // The angle is a product of floats in transformers too.
+                double angle = (double)((float)(first + t) * inv_freq->values[i]);
+                double c = cos(angle) * (double)factor, s = sin(angle) * (double)factor;
+                double *pair = x + t * stride + head * head_dim + i;
+                double low = pair[0], high = pair[half];
+                pair[0] = low * c - high * s;
+                pair[half] = high * c + low * s;
+            }
+}
+
+static void cache_append(Interp *in, int layer, const double *k, const double *v, int64_t stride,
+                         int64_t tokens) {
+    size_t bytes = (size_t)in->kv_width * sizeof(double);
+    for (int64_t t = 0; t < tokens; t++) {
+        memcpy(in->caches[layer].keys + (in->length + t) * in->kv_width, k + t * stride, bytes);
+        memcpy(in->caches[layer].values + (in->length + t) * in->kv_width, v + t * stride, bytes);
+    }
+}
+
+static void attention_head(const Interp *in, const Op *op, const double *q, int64_t kv_head,
+                           int64_t visible, double *scores, double *out) {
+    const LayerCache *cache = &in->caches[op->layer];
+    int64_t head_dim = op->attention.head_dim;
+    double top = -INFINITY, total = 0;
+    for (int64_t j = 0; j < visible; j++) {
+        const double *key = cache->keys + j * in->kv_width + kv_head * head_dim;
+        double score = 0;
+        for (int64_t i = 0; i < head_dim; i++)
+            score += q[i] * key[i];
+        scores[j] = score * (double)op->attention.scale;
+        top = fmax(top, scores[j]);
+    }
+    memset(out, 0, (size_t)head_dim * sizeof *out);
+    for (int64_t j = 0; j < visible; j++) {
+        double weight = exp(scores[j] - top);
+        const double *value = cache->values + j * in->kv_width + kv_head * head_dim;
+        total += weight;
+        for (int64_t i = 0; i < head_dim; i++)
+            out[i] += weight * value[i];
+    }
+    for (int64_t i = 0; i < head_dim; i++)
+        out[i] /= total;
+}
+
+// ---- ops ----------------------------------------------------------------------------------------
+
+static void run_embed(Interp *in, const Op *op, const int32_t *ids, int64_t tokens) {
+    const PackedTensor *table = &in->graph->packed[op->embed.table];
+    int64_t width = table->in_features;
+    float *row = ARENA_NEW(in->arena, float, width);
+    for (int64_t t = 0; t < tokens; t++) {
+        weight_row(table->parts[0], ids[t], row);
+        for (int64_t i = 0; i < width; i++)
+            in->values[op->output][t * width + i] = (double)row[i];
+    }
+}
+
+// y[t, n] in feature order, with bias, before the epilogue.
+static void linear_product(const PackedTensor *t, const float *weights, const PackedTensor *bias,
+                           const double *x, int64_t tokens, double *y) {
+    int64_t k = t->in_features, n = t->out_features;
+    for (int64_t row = 0; row < n; row++)
+        for (int64_t token = 0; token < tokens; token++)
+            y[token * n + row] = dot(weights + row * k, x + token * k, k);
+    if (!bias)
+        return;
+    for (int64_t row = 0; row < t->rows; row++) { // the bias is stored in packed row order
+        int part;
+        int64_t feature, first = 0;
+        packed_row(t, row, &part, &feature);
+        if (feature < 0)
+            continue;
+        for (int before = 0; before < part; before++)
+            first += t->parts[before]->out_features;
+        for (int64_t token = 0; token < tokens; token++)
+            y[token * n + first + feature] += (double)bias->values[row];
+    }
+}
+
+static void epilogue_act_mul(const Op *op, const double *y, int64_t n, int64_t tokens,
+                             double *out) {
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t i = 0; i < n / 2; i++)
+            out[t * n / 2 + i] =
+                activation(op->linear.act, y[t * n + i]) * y[t * n + n / 2 + i];
+}
+
+static void epilogue_rope_kv(Interp *in, const Op *op, double *y, int64_t n, int64_t tokens,
+                             double *out) {
+    const PackedTensor *inv_freq = &in->graph->packed[op->linear.inv_freq];
+    int64_t q_width = op->linear.heads * op->linear.head_dim;
+    rope_rows(y, n, op->linear.heads + op->linear.kv_heads, op->linear.head_dim, inv_freq,
+              op->linear.rope_factor, in->length, tokens);
+    cache_append(in, op->layer, y + q_width, y + q_width + in->kv_width, n, tokens);
+    for (int64_t t = 0; t < tokens; t++)
+        memcpy(out + t * q_width, y + t * n, (size_t)q_width * sizeof *out);
+}
+
+static void run_linear(Interp *in, const Op *op, int64_t tokens) {
+    const Graph *g = in->graph;
+    int packed = op->linear.weight;
+    const PackedTensor *t = &g->packed[packed];
+    const double *x = in->values[op->inputs[0]];
+    double *out = in->values[op->output];
+    if (!in->weights[packed])
+        in->weights[packed] = weights_dequantize(t, in->arena);
+    if (op->linear.prologue == PROLOGUE_NORM) {
+        double *normed = ARENA_NEW(in->arena, double, tokens * t->in_features);
+        norm_rows(x, g->packed[op->linear.norm_weight].values, t->in_features, tokens,
+                  op->linear.eps, normed);
+        x = normed;
+    }
+    int64_t n = t->out_features;
+    double *y = ARENA_NEW(in->arena, double, tokens * n);
+    linear_product(t, in->weights[packed], op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias],
+                   x, tokens, y);
+    switch (op->linear.epilogue) {
+    case EPILOGUE_STORE:
+        memcpy(out, y, (size_t)(tokens * n) * sizeof *y);
+        break;
+    case EPILOGUE_ADD:
+        for (int64_t i = 0; i < tokens * n; i++)
+            out[i] = in->values[op->inputs[1]][i] + y[i];
+        break;
+    case EPILOGUE_ACT_MUL:
+        epilogue_act_mul(op, y, n, tokens, out);
+        break;
+    case EPILOGUE_ROPE_KV:
+        epilogue_rope_kv(in, op, y, n, tokens, out);
+        break;
+    }
+}
+
+void interp_linear(const Graph *g, const Op *op, const double *x, int64_t tokens, double *y) {
+    const PackedTensor *t = &g->packed[op->linear.weight];
+    Arena arena = {0};
+    linear_product(t, weights_dequantize(t, &arena),
+                   op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], x, tokens, y);
+    arena_free(&arena);
+}
+
+static void run_attention(Interp *in, const Op *op, int64_t tokens) {
+    int64_t heads = op->attention.heads, head_dim = op->attention.head_dim;
+    int64_t per_kv = heads / op->attention.kv_heads;
+    double *scores = ARENA_NEW(in->arena, double, in->length + tokens);
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t head = 0; head < heads; head++) {
+            int64_t at = (t * heads + head) * head_dim;
+            attention_head(in, op, in->values[op->inputs[0]] + at, head / per_kv,
+                           in->length + t + 1, scores, in->values[op->output] + at);
+        }
+}
+
+static void run_simple(Interp *in, const Op *op, int64_t tokens) {
+    const Graph *g = in->graph;
+    const double *a = in->values[op->inputs[0]];
+    const double *b = op->inputs[1] < 0 ? NULL : in->values[op->inputs[1]];
+    int64_t width = g->values[op->inputs[0]].width;
+    double *out = op->output < 0 ? NULL : in->values[op->output];
+    switch (op->kind) {
+    case OP_NORM:
+        norm_rows(a, g->packed[op->norm.weight].values, width, tokens, op->norm.eps, out);
+        break;
+    case OP_ROPE:
+        memcpy(out, a, (size_t)(tokens * width) * sizeof *out);
+        rope_rows(out, width, op->rope.heads, op->rope.head_dim, &g->packed[op->rope.inv_freq],
+                  op->rope.factor, in->length, tokens);
+        break;
+    case OP_KV_APPEND:
+        cache_append(in, op->layer, a, b, in->kv_width, tokens);
+        break;
+    case OP_ACT_MUL:
+        for (int64_t i = 0; i < tokens * width; i++)
+            out[i] = activation(op->act_mul.act, a[i]) * b[i];
+        break;
+    case OP_ADD:
+        for (int64_t i = 0; i < tokens * width; i++)
+            out[i] = a[i] + b[i];
+        break;
+    case OP_GATHER: // the oracle gives the logits of every token
+        memcpy(out, a, (size_t)(tokens * width) * sizeof *out);
+        break;
+    case OP_EMBED:
+    case OP_LINEAR:
+    case OP_ATTENTION:
+    case OP_COUNT:
+        assert(false);
+    }
+}
+
+static void run_op(Interp *in, const Op *op, const int32_t *ids, int64_t tokens) {
+    if (op->output >= 0)
+        in->values[op->output] =
+            ARENA_NEW(in->arena, double, tokens * in->graph->values[op->output].width);
+    if (op->kind == OP_EMBED)
+        run_embed(in, op, ids, tokens);
+    else if (op->kind == OP_LINEAR)
+        run_linear(in, op, tokens);
+    else if (op->kind == OP_ATTENTION)
+        run_attention(in, op, tokens);
+    else
+        run_simple(in, op, tokens);
+}
+
+bool interp_run(Interp *in, const int32_t *ids, int count, double *logits, Error *err) {
+    if (in->length + count > in->max_seq_len)
+        return fail(err, ERR_RESOURCE, 450, "%lld tokens, the oracle was made for %lld",
+                    (long long)in->length + count, (long long)in->max_seq_len);
+    for (int at = 0; at < count; at++)
+        if (ids[at] < 0 || ids[at] >= in->vocab_size)
+            return fail(err, ERR_USAGE, 451, "token id %d is outside the vocabulary of %lld",
+                        ids[at], (long long)in->vocab_size);
+    for (int at = 0; at < in->graph->op_count; at++)
+        run_op(in, &in->graph->ops[at], ids, count);
+    in->length += count;
+    memcpy(logits, in->values[in->graph->logits],
+           (size_t)count * (size_t)in->vocab_size * sizeof *logits);
+    return true;
+}

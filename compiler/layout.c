@@ -1,0 +1,100 @@
+// Where packed tensors lie in SEGMENT_WEIGHTS, and which feature stands in which packed row.
+#include "tile16.h"
+
+#include <assert.h>
+
+enum { TENSOR_ALIGN = 256, PLAIN_RECORD_K = 64 };
+
+Record record_geometry(int bits, int group) {
+    int64_t tile_k = TILE_BYTES * 8 / bits / TILE_ROWS;
+    int64_t k = bits == 16 ? PLAIN_RECORD_K : group > tile_k ? group : tile_k;
+    Record r = {.k = k,
+                .tile_k = tile_k,
+                .tiles = (int)(k / tile_k),
+                .groups = bits == 16 ? 0 : (int)(k / group)};
+    r.bytes = (int64_t)r.groups * SCALE_BLOCK_BYTES + (int64_t)r.tiles * TILE_BYTES;
+    return r;
+}
+
+// One scale for all of K, or for a multiple of 128, is stored as a scale for every 128.
+static int stored_group(const Weight *w) {
+    if (w->bits == 16)
+        return 0;
+    return w->group_size < 128 ? (int)w->group_size : 128;
+}
+
+static bool linear_layout(PackedTensor *t, Error *err) {
+    const Weight *first = t->parts[0];
+    t->bits = first->bits;
+    t->group = stored_group(first);
+    t->in_features = first->in_features;
+    t->out_features = 0;
+    for (int part = 0; part < t->part_count; part++) {
+        const Weight *w = t->parts[part];
+        assert(w->bits == t->bits && stored_group(w) == t->group);
+        assert(w->in_features == t->in_features);
+        t->out_features += w->out_features;
+    }
+    Record r = record_geometry(t->bits, t->group);
+    t->rows = (int64_t)round_up((uint64_t)t->out_features, TILE_ROWS);
+    t->k_padded = (int64_t)round_up((uint64_t)t->in_features, (uint64_t)r.k);
+    size_t records, bytes;
+    if (!size_mul((size_t)(t->rows / TILE_ROWS), (size_t)(t->k_padded / r.k), &records) ||
+        !size_mul(records, (size_t)r.bytes, &bytes) || bytes > INT64_MAX / 2)
+        return fail(err, ERR_UNSUPPORTED, 460, "%s: [%lld, %lld] is too large", t->name,
+                    (long long)t->out_features, (long long)t->in_features);
+    t->bytes = (int64_t)bytes;
+    return true;
+}
+
+bool weights_layout(Graph *g, int64_t *bytes, Error *err) {
+    uint64_t at = 0;
+    for (int i = 0; i < g->packed_count; i++) {
+        PackedTensor *t = &g->packed[i];
+        if (t->kind == PACKED_LINEAR)
+            TRY(linear_layout(t, err));
+        else
+            t->bytes = t->count * (int64_t)sizeof(float);
+        t->offset = (int64_t)at;
+        at = round_up(at + (uint64_t)t->bytes, TENSOR_ALIGN);
+        if (at > INT64_MAX / 2)
+            return fail(err, ERR_UNSUPPORTED, 461, "%s: the model's weights are too large", t->name);
+    }
+    *bytes = (int64_t)at;
+    return true;
+}
+
+// ---- row orders ---------------------------------------------------------------------------------
+
+// Feature `row` of the concatenated parts.
+static void plain_row(const PackedTensor *t, int64_t row, int *part, int64_t *n) {
+    for (*part = 0; *part < t->part_count; ++*part) {
+        int64_t features = t->parts[*part]->out_features;
+        if (row < features) {
+            *n = row;
+            return;
+        }
+        row -= features;
+    }
+    *part = 0;
+    *n = -1;
+}
+
+// Rows r and r + 8 of tile t in a head of q or k: features 8t + r and 8t + r + head_dim / 2.
+static int64_t rope_feature(int64_t row, int64_t head_dim) {
+    int64_t head = row / head_dim, tile = row % head_dim / TILE_ROWS, r = row % TILE_ROWS;
+    return head * head_dim + tile * 8 + r % 8 + r / 8 * (head_dim / 2);
+}
+
+void packed_row(const PackedTensor *t, int64_t row, int *part, int64_t *n) {
+    if (t->order == ROWS_GATE_UP) {
+        *part = (int)(row % TILE_ROWS / 8);
+        *n = row / TILE_ROWS * 8 + row % 8;
+        if (*n >= t->parts[0]->out_features)
+            *n = -1;
+        return;
+    }
+    plain_row(t, row, part, n);
+    if (t->order == ROWS_ROPE && *n >= 0 && *part < 2)
+        *n = rope_feature(*n, t->head_dim);
+}
