@@ -178,33 +178,28 @@ static bool choose_set(Choice *out, const Folder *f, Error *err) {
 // The files by their names alone, for folders without a usable index.
 static bool choose_by_name(Choice *out, const Folder *f, Error *err) {
     const char *const bases[] = {f->base ? f->base : "", "gptq_model-*", "model"};
-    const char *single = NULL;
     int index, total, singles = 0, shards = 0;
-    out->count = 0;
-    out->weight_map = NULL;
+    for (size_t base = 0; base < sizeof bases / sizeof bases[0]; base++) {
+        const char *name = *bases[base] ? folder_find(f, bases[base], SUFFIX) : NULL;
+        if (name && !shard_name(name, &index, &total)) {
+            out->files[out->count++] = name;
+            return true;
+        }
+    }
     for (int i = 0; i < f->file_count; i++) {
         if (!ends_with(f->files[i], SUFFIX))
             continue;
-        if (shard_name(f->files[i], &index, &total)) {
+        if (shard_name(f->files[i], &index, &total))
             shards++;
-            continue;
-        }
-        singles++;
-        single = f->files[i];
-    }
-    for (size_t base = 0; singles > 1 && base < sizeof bases / sizeof bases[0]; base++) {
-        const char *name = *bases[base] ? folder_find(f, bases[base], SUFFIX) : NULL;
-        if (!name || shard_name(name, &index, &total))
-            continue;
-        single = name;
-        singles = 1;
-    }
-    if (singles == 1) {
-        out->files[out->count++] = single;
-        return true;
+        else if (singles++ == 0)
+            out->files[0] = f->files[i];
     }
     if (shards)
         return choose_set(out, f, err);
+    if (singles == 1) {
+        out->count = 1;
+        return true;
+    }
     if (singles)
         return fail(err, ERR_CORRUPT, 123,
                     "%s: %d .safetensors files, none named model.safetensors, and no index to tell "
@@ -220,7 +215,10 @@ static bool choose_by_name(Choice *out, const Folder *f, Error *err) {
 // ---- the index ----------------------------------------------------------------------------------
 
 static bool index_file_check(const char *name, const char *path, Error *err) {
-    if (name[0] != '.' && !strchr(name, '/') && ends_with(name, SUFFIX))
+    bool plain = name[0] != '.' && ends_with(name, SUFFIX);
+    for (const char *at = name; *at; at++)
+        plain = plain && *at != '/' && (unsigned char)*at >= ' ' && *at != 0x7f;
+    if (plain)
         return true;
     char text[NAME_TEXT_BYTES];
     text_escape(text, sizeof text, name, strlen(name));
@@ -272,7 +270,7 @@ static bool choose_by_index(Choice *out, const Folder *f, Notes *notes, Arena *a
         return true;
     const char *path = arena_printf(a, "%s/%s", f->dir, out->index), *stale = NULL;
     bool found;
-    cJSON *root; // lives until exit: the choice points into it
+    cJSON *root; // lives until exit, like the mappings: the choice points into it
     TRY(json_read(&root, &found, path, err));
     out->weight_map = cJSON_GetObjectItemCaseSensitive(root, "weight_map");
     if (!cJSON_IsObject(out->weight_map))
@@ -364,22 +362,25 @@ static bool tensors_merge(Checkpoint *c, const cJSON *const *items, size_t item_
     return true;
 }
 
-// A tensor of the index that no file holds where the index says makes the index stale.
-static bool index_agrees(const Checkpoint *c, const cJSON *const *items, size_t item_count,
-                         const char *index, Error *err) {
+// Whether every tensor of the index is where the index says; notes the first that is not.
+static bool index_agrees(Checkpoint *c, const cJSON *const *items, size_t item_count,
+                         const char *index, Arena *a) {
     for (size_t i = 0; i < item_count; i++) {
         const Tensor *t = checkpoint_find(c, items[i]->string);
         if (t && strcmp(t->file, items[i]->valuestring) == 0)
             continue;
         char name[NAME_TEXT_BYTES];
         text_escape(name, sizeof name, items[i]->string, strlen(items[i]->string));
-        return fail(err, ERR_CORRUPT, 133, "%s: tensor %s is not in %s; the index is stale", index,
-                    name, items[i]->valuestring);
+        note(&c->notes, a, "%s is stale: tensor %s is not in %s; using the files of the folder",
+             index, name, items[i]->valuestring);
+        return false;
     }
     return true;
 }
 
-static bool tensors_load(Checkpoint *out, const Choice *choice, Arena *a, Error *err) {
+// *agrees = false: the index is wrong about the files.
+static bool tensors_load(Checkpoint *out, const Choice *choice, bool *agrees, Arena *a,
+                         Error *err) {
     Shard *shards = ARENA_NEW(a, Shard, choice->count);
     out->shards = choice->count;
     out->count = 0;
@@ -400,7 +401,8 @@ static bool tensors_load(Checkpoint *out, const Choice *choice, Arena *a, Error 
         items[item_count++] = i;
     qsort(items, item_count, sizeof *items, compare_item);
     TRY(tensors_merge(out, items, item_count, err));
-    return index_agrees(out, items, item_count, choice->index, err);
+    *agrees = index_agrees(out, items, item_count, choice->index, a);
+    return true;
 }
 
 const Tensor *checkpoint_find(const Checkpoint *c, const char *name) {
@@ -420,14 +422,17 @@ const Tensor *checkpoint_find(const Checkpoint *c, const char *name) {
 
 bool checkpoint_open(Checkpoint *out, const char *dir, Arena *a, Error *err) {
     Folder folder = {0};
+    Choice choice = {0};
     *out = (Checkpoint){.dir = dir};
     TRY(folder_read(&folder, dir, a, err));
     TRY(folder_base(&folder, a, err));
-    Choice choice = {0};
     TRY(choose_by_index(&choice, &folder, &out->notes, a, err));
-    if (!choice.count) {
-        choice.files = ARENA_NEW(a, const char *, folder.file_count + 1);
-        TRY(choose_by_name(&choice, &folder, err));
-    }
-    return tensors_load(out, &choice, a, err);
+    bool agrees = false;
+    if (choice.count)
+        TRY(tensors_load(out, &choice, &agrees, a, err));
+    if (agrees)
+        return true;
+    choice = (Choice){.files = ARENA_NEW(a, const char *, folder.file_count + 1)};
+    TRY(choose_by_name(&choice, &folder, err));
+    return tensors_load(out, &choice, &agrees, a, err);
 }

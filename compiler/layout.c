@@ -16,28 +16,9 @@ Record record_geometry(int bits, int group) {
     return r;
 }
 
-// One scale for all of K, or for a multiple of 128, is stored as a scale for every 128.
-static int stored_group(const Weight *w) {
-    if (w->bits == 16)
-        return 0;
-    return w->group_size < 128 ? (int)w->group_size : 128;
-}
-
 static bool linear_layout(PackedTensor *t, Error *err) {
-    const Weight *first = t->parts[0];
-    t->bits = first->bits;
-    t->group = stored_group(first);
-    t->in_features = first->in_features;
-    t->out_features = 0;
-    for (int part = 0; part < t->part_count; part++) {
-        const Weight *w = t->parts[part];
-        assert(w->bits == t->bits && stored_group(w) == t->group);
-        assert(w->in_features == t->in_features);
-        t->out_features += w->out_features;
-    }
     Record r = record_geometry(t->bits, t->group);
-    t->rows = (int64_t)round_up((uint64_t)t->out_features, TILE_ROWS);
-    t->k_padded = (int64_t)round_up((uint64_t)t->in_features, (uint64_t)r.k);
+    assert(t->rows % TILE_ROWS == 0 && t->k_padded % r.k == 0);
     size_t records, bytes;
     if (!size_mul((size_t)(t->rows / TILE_ROWS), (size_t)(t->k_padded / r.k), &records) ||
         !size_mul(records, (size_t)r.bytes, &bytes) || bytes > INT64_MAX / 2)

@@ -1,7 +1,7 @@
 // Where each buffer of a step lies in the arena.
 //
 // A phase is a straight line, so a buffer lives from the first step that names it to the last.
-// Buffers are placed in the order of their first step, each at the lowest offset where no buffer
+// Buffers are placed in the order in which they were made, each at the lowest offset where no buffer
 // alive at the same time is in the way (first fit). The persistent ones stand in front: they have
 // the same offsets in every phase, because one phase leaves what the next one reads.
 // Non-goal: an optimal packing; activations are small next to the weights.

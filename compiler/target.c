@@ -209,8 +209,7 @@ bool target_native(const Target **out, bool *found, Error *err) {
         return true;
     int major = 0, minor = 0;
     bool answered = driver_compute(library, &major, &minor);
-    dlclose(library);
-    if (!answered)
+    if (!answered) // the library stays open: drivers dislike being unloaded
         return true;
     for (int at = 0; at < target_count; at++) {
         const Target *t = &target_table[at];

@@ -1,0 +1,298 @@
+// Fusion: fewer ops that compute the same function. The passes work on a copy of the graph, mark
+// the ops that they replace as dead, and the last step writes the live ones into a new graph with
+// only the packed tensors that are still read, so that no weight is stored twice.
+//
+// A pattern that does not match is left alone: layers whose q, k and v differ in bits keep their
+// separate ops.
+#include "compile.h"
+
+#include <assert.h>
+#include <string.h>
+
+typedef struct Fusion {
+    Graph *g;       // ops, values and packed tensors may be appended
+    bool *dead;     // [op_count of the input]
+    int *producer;  // [value_count]: op
+    int *users;     // [value_count]: how many inputs name it
+    Arena *arena;
+} Fusion;
+
+// Requires: ops in order. Provides: producer, users. Called before each pass.
+static void uses_count(Fusion *f) {
+    f->producer = ARENA_NEW(f->arena, int, f->g->value_count);
+    f->users = ARENA_NEW(f->arena, int, f->g->value_count);
+    for (int at = 0; at < f->g->op_count; at++) {
+        const Op *op = &f->g->ops[at];
+        if (f->dead[at])
+            continue;
+        if (op->output >= 0)
+            f->producer[op->output] = at;
+        for (int i = 0; i < 3; i++)
+            if (op->inputs[i] >= 0)
+                f->users[op->inputs[i]]++;
+    }
+    f->users[f->g->hidden]++;
+    f->users[f->g->logits]++;
+}
+
+// The plain linear that makes `value` for one user only; NULL: something else makes it.
+static Op *lone_linear(const Fusion *f, int value) {
+    Op *op = &f->g->ops[f->producer[value]];
+    bool plain = op->kind == OP_LINEAR && op->linear.epilogue == EPILOGUE_STORE &&
+                 op->linear.prologue == PROLOGUE_NONE;
+    return plain && f->users[value] == 1 ? op : NULL;
+}
+
+static void op_kill(Fusion *f, const Op *op) {
+    f->dead[op - f->g->ops] = true;
+}
+
+// Can these linears be one packed tensor?
+static bool linears_agree(const Fusion *f, Op *const *ops, int count) {
+    const PackedTensor *first = &f->g->packed[ops[0]->linear.weight];
+    for (int at = 0; at < count; at++) {
+        const PackedTensor *t = &f->g->packed[ops[at]->linear.weight];
+        if (ops[at]->inputs[0] != ops[0]->inputs[0] || t->bits != first->bits ||
+            t->group != first->group || t->in_features != first->in_features || t->part_count != 1)
+            return false;
+    }
+    return true;
+}
+
+// One packed tensor of all parts, named after the first ("...self_attn.q_proj+k_proj+v_proj").
+static int weights_join(Fusion *f, Op *const *ops, int count, RowOrder order, int64_t head_dim) {
+    const Weight *parts[LINEAR_MAX_PARTS];
+    const char *name = "";
+    for (int at = 0; at < count; at++) {
+        parts[at] = f->g->packed[ops[at]->linear.weight].parts[0];
+        const char *dot = at ? strrchr(parts[at]->module, '.') : NULL;
+        name = arena_printf(f->arena, "%s%s%s", name, at ? "+" : "",
+                            dot ? dot + 1 : parts[at]->module);
+    }
+    int packed = graph_linear_weight(f->g, name, parts, count);
+    f->g->packed[packed].order = order;
+    f->g->packed[packed].head_dim = head_dim;
+    return packed;
+}
+
+// The biases in packed row order; -1 if no part has one.
+static int biases_join(Fusion *f, Op *const *ops, int count, int packed) {
+    bool any = false;
+    for (int at = 0; at < count; at++)
+        any = any || ops[at]->linear.bias >= 0;
+    if (!any)
+        return -1;
+    const PackedTensor *t = &f->g->packed[packed];
+    float *values = ARENA_NEW(f->arena, float, t->rows);
+    for (int64_t row = 0; row < t->rows; row++) {
+        int part;
+        int64_t n;
+        packed_row(t, row, &part, &n);
+        if (n >= 0 && ops[part]->linear.bias >= 0)
+            values[row] = f->g->packed[ops[part]->linear.bias].values[n];
+    }
+    return graph_vector(f->g, arena_printf(f->arena, "%s.bias", t->name), values, t->rows);
+}
+
+// ---- passes -------------------------------------------------------------------------------------
+
+// KV_APPEND(ROPE(k), v) with ROPE(q) of the same layer, all from linears of one input -> one linear
+// with ROPE_KV. Requires: the whole head rotates, head_dim % 16 == 0.
+// Provides: ROWS_ROPE weights. Breaks: the values k and v no longer exist.
+static void fuse_rope_kv(Fusion *f, Op *append) {
+    Graph *g = f->g;
+    int k_value = append->inputs[0];
+    Op *k_rope = &g->ops[f->producer[k_value]];
+    Op *q_rope = NULL;
+    for (Op *op = g->ops; op < append; op++)
+        if (op->kind == OP_ROPE && op->layer == append->layer && op != k_rope)
+            q_rope = op;
+    if (k_rope->kind != OP_ROPE || f->users[k_value] != 1 || !q_rope)
+        return;
+    int64_t head_dim = append->kv_append.head_dim;
+    if (q_rope->rope.inv_freq != k_rope->rope.inv_freq || head_dim % 16 ||
+        g->packed[q_rope->rope.inv_freq].count != head_dim / 2)
+        return;
+    Op *parts[3] = {lone_linear(f, q_rope->inputs[0]), lone_linear(f, k_rope->inputs[0]),
+                    lone_linear(f, append->inputs[1])};
+    if (!parts[0] || !parts[1] || !parts[2] || !linears_agree(f, parts, 3))
+        return;
+    int packed = weights_join(f, parts, 3, ROWS_ROPE, head_dim);
+    int bias = biases_join(f, parts, 3, packed);
+    Op fused = *parts[0];
+    fused.layer = append->layer;
+    fused.output = q_rope->output;
+    fused.linear.weight = packed;
+    fused.linear.bias = bias;
+    fused.linear.epilogue = EPILOGUE_ROPE_KV;
+    fused.linear.heads = q_rope->rope.heads;
+    fused.linear.kv_heads = append->kv_append.kv_heads;
+    fused.linear.head_dim = head_dim;
+    fused.linear.inv_freq = q_rope->rope.inv_freq;
+    fused.linear.rope_factor = q_rope->rope.factor;
+    Op *const gone[] = {parts[0], parts[1], parts[2], q_rope, k_rope};
+    for (size_t at = 0; at < sizeof gone / sizeof *gone; at++)
+        op_kill(f, gone[at]);
+    *append = fused; // stands before the attention of its layer
+}
+
+// ACT_MUL(linear, linear) of one input -> one linear with ACT_MUL.
+// Provides: ROWS_GATE_UP weights. Breaks: the values gate and up no longer exist.
+static void fuse_act_mul(Fusion *f, Op *op) {
+    Op *parts[2] = {lone_linear(f, op->inputs[0]), lone_linear(f, op->inputs[1])};
+    if (!parts[0] || !parts[1] || !linears_agree(f, parts, 2))
+        return;
+    if (f->g->packed[parts[0]->linear.weight].out_features % 8)
+        return;
+    int packed = weights_join(f, parts, 2, ROWS_GATE_UP, 0);
+    Op fused = *parts[0];
+    fused.layer = op->layer;
+    fused.output = op->output;
+    fused.linear.bias = biases_join(f, parts, 2, packed);
+    fused.linear.weight = packed;
+    fused.linear.epilogue = EPILOGUE_ACT_MUL;
+    fused.linear.act = op->act_mul.act;
+    op_kill(f, parts[0]);
+    op_kill(f, parts[1]);
+    *op = fused;
+}
+
+// ADD(residual, linear) -> linear with ADD, in place of the residual.
+// Requires: nobody reads the residual afterwards. Breaks: the residual's value is gone.
+static void fuse_residual(Fusion *f, Op *op) {
+    Op *linear = lone_linear(f, op->inputs[1]);
+    if (!linear || linear->inputs[0] == op->inputs[0])
+        return;
+    for (const Op *later = op + 1; later < f->g->ops + f->g->op_count; later++)
+        for (int at = 0; at < 3; at++)
+            if (!f->dead[later - f->g->ops] && later->inputs[at] == op->inputs[0])
+                return;
+    Op fused = *linear;
+    fused.layer = op->layer;
+    fused.inputs[1] = op->inputs[0];
+    fused.output = op->output;
+    fused.linear.epilogue = EPILOGUE_ADD;
+    op_kill(f, linear);
+    *op = fused;
+}
+
+// NORM -> prologue of the linear that alone reads it.
+// Breaks: the normed value no longer exists.
+static void fuse_norm(Fusion *f, Op *op) {
+    if (op->linear.prologue != PROLOGUE_NONE || f->users[op->inputs[0]] != 1)
+        return;
+    const Op *norm = &f->g->ops[f->producer[op->inputs[0]]];
+    if (norm->kind != OP_NORM)
+        return;
+    op->linear.prologue = PROLOGUE_NORM;
+    op->linear.norm_weight = norm->norm.weight;
+    op->linear.eps = norm->norm.eps;
+    op->inputs[0] = norm->inputs[0];
+    op_kill(f, norm);
+}
+
+typedef struct Pass {
+    OpKind kind; // where the pattern ends
+    void (*run)(Fusion *f, Op *op);
+} Pass;
+
+static const Pass passes[] = {
+    {OP_KV_APPEND, fuse_rope_kv},
+    {OP_ACT_MUL, fuse_act_mul},
+    {OP_ADD, fuse_residual},
+    {OP_LINEAR, fuse_norm},
+};
+
+// ---- the new graph ------------------------------------------------------------------------------
+
+// Index of a packed tensor in the new graph; copies it there when it is first met.
+static int packed_keep(Graph *out, const Graph *in, int *moved, int index) {
+    if (index < 0 || moved[index] >= 0)
+        return index < 0 ? -1 : moved[index];
+    const PackedTensor *t = &in->packed[index];
+    moved[index] = t->kind == PACKED_VECTOR
+                       ? graph_vector(out, t->name, t->values, t->count)
+                       : graph_linear_weight(out, t->name, t->parts, t->part_count);
+    out->packed[moved[index]].order = t->order;
+    out->packed[moved[index]].head_dim = t->head_dim;
+    return moved[index];
+}
+
+static void op_packed_keep(Op *op, Graph *out, const Graph *in, int *moved) {
+    if (op->kind == OP_EMBED) {
+        op->embed.table = packed_keep(out, in, moved, op->embed.table);
+    } else if (op->kind == OP_NORM) {
+        op->norm.weight = packed_keep(out, in, moved, op->norm.weight);
+    } else if (op->kind == OP_ROPE) {
+        op->rope.inv_freq = packed_keep(out, in, moved, op->rope.inv_freq);
+    } else if (op->kind == OP_LINEAR) {
+        op->linear.weight = packed_keep(out, in, moved, op->linear.weight);
+        op->linear.bias = packed_keep(out, in, moved, op->linear.bias);
+        op->linear.norm_weight = packed_keep(out, in, moved, op->linear.norm_weight);
+        op->linear.inv_freq = packed_keep(out, in, moved, op->linear.inv_freq);
+    }
+}
+
+static int value_keep(Graph *out, const Graph *in, int *moved, int value) {
+    if (value < 0 || moved[value] >= 0)
+        return value < 0 ? -1 : moved[value];
+    const Value *v = &in->values[value];
+    return moved[value] = graph_value(out, v->name, v->type, v->width);
+}
+
+static int *unmoved(Arena *a, int count) {
+    int *moved = ARENA_NEW(a, int, count);
+    for (int at = 0; at < count; at++)
+        moved[at] = -1;
+    return moved;
+}
+
+static void live_copy(Graph *out, const Fusion *f) {
+    const Graph *in = f->g;
+    int *packed = unmoved(f->arena, in->packed_count);
+    int *values = unmoved(f->arena, in->value_count);
+    for (int at = 0; at < in->op_count; at++) {
+        if (at == in->head_first)
+            out->head_first = out->op_count;
+        if (f->dead[at])
+            continue;
+        Op *op = graph_op(out, in->ops[at].kind, in->ops[at].layer);
+        *op = in->ops[at];
+        op_packed_keep(op, out, in, packed);
+        for (int i = 0; i < 3; i++)
+            op->inputs[i] = value_keep(out, in, values, op->inputs[i]);
+        op->output = value_keep(out, in, values, op->output);
+        if (op->output >= 0)
+            out->values[op->output].producer = (int)(op - out->ops);
+    }
+    out->hidden = value_keep(out, in, values, in->hidden);
+    out->logits = value_keep(out, in, values, in->logits);
+}
+
+// A deep enough copy: the passes change ops and append packed tensors.
+static Graph graph_copy(const Graph *in, Arena *a) {
+    Graph g = *in;
+    g.arena = a;
+    g.ops = ARENA_NEW(a, Op, in->op_count);
+    memcpy(g.ops, in->ops, (size_t)in->op_count * sizeof *g.ops);
+    g.op_capacity = in->op_count;
+    g.packed = ARENA_NEW(a, PackedTensor, in->packed_count);
+    memcpy(g.packed, in->packed, (size_t)in->packed_count * sizeof *g.packed);
+    g.packed_capacity = in->packed_count;
+    return g;
+}
+
+bool graph_fuse(Graph *out, const Graph *in, Arena *a, Error *err) {
+    TRY(graph_verify(in, err));
+    Graph work = graph_copy(in, a);
+    Fusion f = {.g = &work, .dead = ARENA_NEW(a, bool, in->op_count), .arena = a};
+    for (size_t pass = 0; pass < sizeof passes / sizeof *passes; pass++) {
+        uses_count(&f);
+        for (int at = 0; at < work.op_count; at++)
+            if (!f.dead[at] && work.ops[at].kind == passes[pass].kind)
+                passes[pass].run(&f, &work.ops[at]);
+    }
+    *out = graph_new(a);
+    live_copy(out, &f);
+    return graph_verify(out, err);
+}

@@ -1,0 +1,472 @@
+// The plan: for one target, which kernel runs each op, with which parameters, on which buffers.
+//
+// A phase (step.h) is lowered op by op: every kernel family of the op's kind is asked whether it
+// takes the op and what its variants cost; the cheapest appends its steps through the builder
+// functions below. What was refused or lost is noted once per kind of layer, for --explain.
+// Buffers: logits and hidden are persistent, at the same place in every phase of every target. An
+// op with EPILOGUE_ADD writes over its residual, so the whole residual stream is one buffer, hidden.
+// Non-goals: offsets (memory.c), order of ops (the graph's), anything measured on the machine.
+#include "compile.h"
+#include "../runtime/step.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <string.h>
+
+enum {
+    BUFFER_LOGITS, // ORDER PERSISTENT: index in PhasePlan.buffers
+    BUFFER_HIDDEN,
+    PERSISTENT_COUNT,
+    KV_ELEM_BYTES   = 2,
+    VALUE_ROW_ALIGN = 16, // kernels read whole tiles of tokens
+    // Decode kernels are chosen for a few batch sizes: 8 and 16 rows are what one mma instruction
+    // or two take, and above them each bucket is one more tile of the GEMM.
+    DECODE_FIRST_BUCKET = 8,
+    DECODE_BUCKET_STEP  = 16,
+    DECODE_STEP_LIMIT   = 64, // larger buckets double
+};
+
+// ---- params -------------------------------------------------------------------------------------
+
+void params_set(Params *p, const char *name, int64_t value) {
+    for (int at = 0; at < p->count; at++) {
+        if (strcmp(p->items[at].name, name) == 0) {
+            p->items[at].value = value;
+            return;
+        }
+    }
+    assert(p->count < PARAMS_MAX);
+    p->items[p->count++] = (Param){.name = name, .value = value};
+}
+
+int64_t params_get(const Params *p, const char *name) {
+    for (int at = 0; at < p->count; at++)
+        if (strcmp(p->items[at].name, name) == 0)
+            return p->items[at].value;
+    assert(!"params_get of a parameter that was never set");
+    return 0;
+}
+
+bool params_equal(const Params *a, const Params *b) {
+    if (a->count != b->count)
+        return false;
+    for (int at = 0; at < a->count; at++)
+        if (strcmp(a->items[at].name, b->items[at].name) != 0 ||
+            a->items[at].value != b->items[at].value)
+            return false;
+    return true;
+}
+
+// ---- builder, for lower() of the kernel families ------------------------------------------------
+
+Step *plan_step(Plan *p, PhasePlan *phase, const Op *op, const char *source, const char *entry,
+                const Params *params) {
+    phase->steps = array_grow(p->arena, phase->steps, phase->step_count, &phase->step_capacity,
+                              sizeof *phase->steps);
+    Step *s = &phase->steps[phase->step_count++];
+    *s = (Step){.op = op, .source = source, .entry = entry, .params = *params, .grid = {1, 1, 1}};
+    return s;
+}
+
+int plan_buffer(Plan *p, PhasePlan *phase, const char *name, int64_t bytes) {
+    phase->buffers = array_grow(p->arena, phase->buffers, phase->buffer_count,
+                                &phase->buffer_capacity, sizeof *phase->buffers);
+    phase->buffers[phase->buffer_count] =
+        (Buffer){.name = name, .bytes = bytes, .first_step = INT_MAX, .last_step = -1};
+    return phase->buffer_count++;
+}
+
+static const Op *value_producer(const Graph *g, int value) {
+    for (int at = 0; at < g->op_count; at++)
+        if (g->ops[at].output == value)
+            return &g->ops[at];
+    assert(!"a verified graph has no value without producer");
+    return NULL;
+}
+
+int64_t plan_value_elem(const Plan *p, int value) {
+    bool half = p->graph->values[value].type == VALUE_ACT && p->target->device == DEVICE_CUDA;
+    return half ? 2 : 4;
+}
+
+// The value whose memory `value` shares: the residual that an EPILOGUE_ADD writes over, and in
+// decode, where row r of the head is row r of the step, what GATHER would copy. -1: none.
+static int value_alias(const Plan *p, const PhasePlan *phase, int value) {
+    const Op *op = value_producer(p->graph, value);
+    if (op->kind == OP_LINEAR && op->linear.epilogue == EPILOGUE_ADD)
+        return op->inputs[1];
+    if (op->kind == OP_GATHER && phase->phase == PHASE_DECODE)
+        return op->inputs[0];
+    return -1;
+}
+
+int plan_value(Plan *p, PhasePlan *phase, int value) {
+    int root = value;
+    while (phase->value_buffer[root] < 0 && value_alias(p, phase, root) >= 0)
+        root = value_alias(p, phase, root);
+    if (phase->value_buffer[root] < 0) {
+        int64_t rows = (int64_t)round_up((uint64_t)phase->max_tokens, VALUE_ROW_ALIGN);
+        const Value *v = &p->graph->values[root];
+        phase->value_buffer[root] =
+            plan_buffer(p, phase, v->name, rows * v->width * plan_value_elem(p, root));
+    }
+    phase->value_buffer[value] = phase->value_buffer[root];
+    return phase->value_buffer[root];
+}
+
+static Operand *operand_new(Step *s, OperandKind kind) {
+    assert(s->operand_count < STEP_MAX_OPERANDS);
+    Operand *o = &s->operands[s->operand_count++];
+    *o = (Operand){.kind = kind, .buffer = -1};
+    return o;
+}
+
+void step_address(Step *s, int region, int64_t offset) {
+    Operand *o = operand_new(s, OPERAND_ADDRESS);
+    o->region = region;
+    o->offset = offset;
+}
+
+void step_weights(Step *s, const Plan *p, int packed) {
+    step_address(s, REGION_WEIGHTS, p->graph->packed[packed].offset);
+}
+
+void step_buffer(PhasePlan *phase, Step *s, int buffer, int64_t offset) {
+    Operand *o = operand_new(s, OPERAND_BUFFER);
+    o->region = REGION_ARENA;
+    o->buffer = buffer;
+    o->offset = offset;
+    Buffer *b = &phase->buffers[buffer];
+    int index = (int)(s - phase->steps);
+    b->first_step = index < b->first_step ? index : b->first_step;
+    b->last_step = index > b->last_step ? index : b->last_step;
+}
+
+void step_value(Plan *p, PhasePlan *phase, Step *s, int value) {
+    step_buffer(phase, s, plan_value(p, phase, value), 0);
+}
+
+void step_kv(Step *s, const Plan *p, int layer) {
+    step_address(s, REGION_KV, layer * p->info.kv_layer_stride);
+}
+
+void step_tokens(Step *s) {
+    operand_new(s, OPERAND_TOKENS);
+}
+
+void step_int(Step *s, int64_t value) {
+    operand_new(s, OPERAND_INT)->offset = value;
+}
+
+// ---- choosing a kernel --------------------------------------------------------------------------
+
+typedef struct Choice {
+    const Kernel *kernel; // NULL: none yet
+    Params params;
+    Cost cost;
+} Choice;
+
+// Adds a line to the phase's notes unless it is there: layers of one kind say the same.
+__attribute__((format(printf, 3, 4))) static void phase_note(const Plan *p, PhasePlan *phase,
+                                                             const char *format, ...) {
+    char line[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    for (int at = 0; at < phase->note_count; at++)
+        if (strcmp(phase->notes[at], line) == 0)
+            return;
+    phase->notes = array_grow(p->arena, phase->notes, phase->note_count, &phase->note_capacity,
+                              sizeof *phase->notes);
+    phase->notes[phase->note_count++] = arena_strndup(p->arena, line, strlen(line));
+}
+
+// The cheapest candidate of one family; `kernel` stays NULL if it offers none.
+static Choice family_best(const Problem *problem, const Kernel *kernel) {
+    Params candidates[KERNEL_MAX_CANDIDATES];
+    memset(candidates, 0, sizeof candidates);
+    int count = kernel->candidates(problem, candidates);
+    Choice best = {.kernel = NULL};
+    for (int at = 0; at < count; at++) {
+        Cost cost = kernel->cost(problem, &candidates[at]);
+        if (!best.kernel || cost.us < best.cost.us)
+            best = (Choice){.kernel = kernel, .params = candidates[at], .cost = cost};
+    }
+    return best;
+}
+
+static void losers_note(const Plan *p, PhasePlan *phase, const char *label, const Choice *tried,
+                        int count, const Choice *best) {
+    for (int at = 0; at < count; at++)
+        if (tried[at].kernel != best->kernel)
+            phase_note(p, phase, "%s: %s predicted %.1f us, chosen %s %.1f us", label,
+                       tried[at].kernel->name, tried[at].cost.us, best->kernel->name,
+                       best->cost.us);
+}
+
+enum { FAMILIES_MAX = 16 };
+
+static bool op_lower(Plan *p, PhasePlan *phase, const Op *op, Error *err) {
+    Problem problem = {
+        .plan = p, .op = op, .phase = phase->phase, .max_tokens = phase->max_tokens};
+    char label[160], reasons[240] = "no kernel family for it";
+    size_t used = 0;
+    op_label(label, sizeof label, p->graph, op);
+    Choice tried[FAMILIES_MAX];
+    int count = 0;
+    const Choice *best = NULL;
+    for (int at = 0; at < kernel_table_count && count < FAMILIES_MAX; at++) {
+        const Kernel *kernel = kernel_table[at];
+        char reason[REASON_BYTES] = "no candidate";
+        if (kernel->device != p->target->device || kernel->op != op->kind)
+            continue;
+        if (kernel->accepts(&problem, reason))
+            tried[count] = family_best(&problem, kernel);
+        else
+            tried[count].kernel = NULL;
+        if (!tried[count].kernel) {
+            phase_note(p, phase, "%s: %s refused: %s", label, kernel->name, reason);
+            if (used < sizeof reasons)
+                used += (size_t)snprintf(reasons + used, sizeof reasons - used, "%s%s: %s",
+                                         used ? "; " : "", kernel->name, reason);
+            continue;
+        }
+        if (!best || tried[count].cost.us < best->cost.us)
+            best = &tried[count];
+        count++;
+    }
+    if (!best)
+        return fail(err, ERR_UNSUPPORTED, 450, "target %s cannot run %s of layer %d: %s",
+                    p->target->name, label, op->layer, reasons);
+    losers_note(p, phase, label, tried, count, best);
+    best->kernel->lower(&problem, &best->params, &best->cost, p, phase);
+    return true;
+}
+
+// ---- phases -------------------------------------------------------------------------------------
+
+static PhasePlan *phase_new(Plan *p, int kind, int64_t max_tokens) {
+    const ModelInfo *info = &p->info;
+    PhasePlan *phase = &p->phases[p->phase_count++];
+    *phase = (PhasePlan){.phase = kind, .max_tokens = max_tokens};
+    phase->value_buffer = ARENA_NEW(p->arena, int, p->graph->value_count + 1);
+    for (int value = 0; value < p->graph->value_count; value++)
+        phase->value_buffer[value] = -1;
+    int logits = plan_buffer(p, phase, "logits", info->max_head_rows * info->vocab_size * 4);
+    int hidden = plan_buffer(p, phase, "hidden", info->max_num_tokens * info->hidden_size * 4);
+    assert(logits == BUFFER_LOGITS && hidden == BUFFER_HIDDEN);
+    for (int at = 0; at < PERSISTENT_COUNT; at++)
+        phase->buffers[at].persistent = true;
+    phase->value_buffer[p->graph->logits] = BUFFER_LOGITS;
+    for (int value = p->graph->hidden; value >= 0; value = value_alias(p, phase, value))
+        phase->value_buffer[value] = BUFFER_HIDDEN;
+    return phase;
+}
+
+static bool phase_lower(Plan *p, int kind, int64_t max_tokens, Error *err) {
+    PhasePlan *phase = phase_new(p, kind, max_tokens);
+    const Graph *g = p->graph;
+    if (kind == PHASE_SAMPLE) {
+        kernel_sample_lower(p, phase);
+        return true;
+    }
+    int first = kind == PHASE_HEAD ? g->head_first : 0;
+    int end = kind == PHASE_PREFILL ? g->head_first : g->op_count;
+    for (int at = first; at < end; at++) {
+        if (kind == PHASE_DECODE && g->ops[at].kind == OP_GATHER)
+            continue;
+        TRY(op_lower(p, phase, &g->ops[at], err));
+    }
+    return true;
+}
+
+static int64_t bucket_after(int64_t bucket) {
+    if (bucket < DECODE_BUCKET_STEP)
+        return DECODE_BUCKET_STEP;
+    return bucket < DECODE_STEP_LIMIT ? bucket + DECODE_BUCKET_STEP : bucket * 2;
+}
+
+static bool phases_lower(Plan *p, Error *err) {
+    const ModelInfo *info = &p->info;
+    int64_t batch = info->max_batch_size;
+    int decodes = 1;
+    for (int64_t bucket = DECODE_FIRST_BUCKET; bucket < batch; bucket = bucket_after(bucket))
+        decodes++;
+    p->phases = ARENA_NEW(p->arena, PhasePlan, 3 + decodes);
+    TRY(phase_lower(p, PHASE_PREFILL, info->max_num_tokens, err));
+    TRY(phase_lower(p, PHASE_HEAD, info->max_head_rows, err));
+    if (p->target->device == DEVICE_CPU)
+        return phase_lower(p, PHASE_DECODE, batch, err);
+    TRY(phase_lower(p, PHASE_SAMPLE, info->max_head_rows, err));
+    int64_t bucket = DECODE_FIRST_BUCKET;
+    for (; bucket < batch; bucket = bucket_after(bucket))
+        TRY(phase_lower(p, PHASE_DECODE, bucket, err));
+    return phase_lower(p, PHASE_DECODE, batch, err);
+}
+
+// ---- the plan as a whole ------------------------------------------------------------------------
+
+static void generation_info(ModelInfo *info, const Config *c) {
+    info->bos_id = c->bos_token_id;
+    info->stop_count = c->stop_count;
+    memcpy(info->stop_ids, c->stop_ids, sizeof info->stop_ids);
+    info->default_sample = c->do_sample;
+    info->default_top_k = (int32_t)c->top_k;
+    info->default_temperature = (float)c->temperature;
+    info->default_top_p = (float)c->top_p;
+    info->default_min_p = (float)c->min_p;
+    info->default_repetition_penalty = (float)c->repetition_penalty;
+}
+
+// Sizes of all weights, and of those that one decode step reads: of an embedding table only a row
+// per token, unless it is the head as well.
+static void weights_info(ModelInfo *info, const Graph *g, Arena *a) {
+    bool *streamed = ARENA_NEW(a, bool, g->packed_count + 1);
+    for (int at = 0; at < g->op_count; at++) {
+        const Op *op = &g->ops[at];
+        int read[4];
+        op_packed(op, read);
+        for (int i = 0; i < 4 && op->kind != OP_EMBED; i++)
+            if (read[i] >= 0)
+                streamed[read[i]] = true;
+        if (op->kind == OP_LINEAR)
+            info->linear_params += g->packed[op->linear.weight].in_features *
+                                   g->packed[op->linear.weight].out_features;
+    }
+    for (int at = 0; at < g->packed_count; at++) {
+        const PackedTensor *t = &g->packed[at];
+        if (t->offset + t->bytes > info->weights_bytes)
+            info->weights_bytes = t->offset + t->bytes;
+        if (streamed[at])
+            info->streamed_bytes += t->bytes;
+    }
+}
+
+static void model_info(ModelInfo *info, const Config *c, const Sizes *sizes) {
+    *info = (ModelInfo){
+        .vocab_size          = c->vocab_size,
+        .hidden_size         = c->hidden_size,
+        .num_hidden_layers   = c->num_hidden_layers,
+        .num_attention_heads = c->num_attention_heads,
+        .num_key_value_heads = c->num_key_value_heads,
+        .head_dim            = c->head_dim,
+        .max_seq_len         = sizes->max_seq_len,
+        .max_batch_size      = sizes->max_batch_size,
+        // one block of rows serves prefill and decode
+        .max_num_tokens = sizes->max_num_tokens > sizes->max_batch_size ? sizes->max_num_tokens
+                                                                        : sizes->max_batch_size,
+        .max_head_rows = sizes->max_head_rows > sizes->max_batch_size ? sizes->max_head_rows
+                                                                      : sizes->max_batch_size,
+        .page_tokens      = sizes->page_tokens,
+        .kv_dtype         = DTYPE_FP16,
+        .activation_dtype = DTYPE_FP16,
+    };
+    snprintf(info->name, sizeof info->name, "%s", c->name ? c->name : "");
+    snprintf(info->architecture, sizeof info->architecture, "%s",
+             c->architecture ? c->architecture : "");
+    info->kv_layer_stride =
+        2 * c->num_key_value_heads * sizes->page_tokens * c->head_dim * KV_ELEM_BYTES;
+    info->kv_page_bytes = c->num_hidden_layers * info->kv_layer_stride;
+    generation_info(info, c);
+}
+
+static bool same_kernel(const Step *a, const Step *b) {
+    return strcmp(a->source, b->source) == 0 && strcmp(a->entry, b->entry) == 0 &&
+           a->block == b->block && a->shared_bytes == b->shared_bytes &&
+           a->operand_count == b->operand_count && params_equal(&a->params, &b->params);
+}
+
+static void kernels_collect(Plan *p) {
+    int capacity = 0;
+    for (int at = 0; at < p->phase_count; at++) {
+        for (int i = 0; i < p->phases[at].step_count; i++) {
+            Step *s = &p->phases[at].steps[i];
+            s->kernel_index = 0;
+            while (s->kernel_index < p->kernel_count &&
+                   !same_kernel(p->kernels[s->kernel_index], s))
+                s->kernel_index++;
+            if (s->kernel_index < p->kernel_count)
+                continue;
+            p->kernels = array_grow(p->arena, (void *)p->kernels, p->kernel_count, &capacity,
+                                    sizeof *p->kernels);
+            p->kernels[p->kernel_count++] = s;
+        }
+    }
+}
+
+bool plan_make(Plan *out, const Graph *g, const Config *c, const Target *t, const Sizes *sizes,
+               Arena *a, Error *err) {
+    if (sizes->max_seq_len <= 0 || sizes->max_batch_size <= 0 || sizes->max_num_tokens <= 0 ||
+        sizes->page_tokens <= 0)
+        return fail(err, ERR_UNSUPPORTED, 451,
+                    "--max-seq-len %" PRId64 ", --max-batch-size %" PRId64 " and --max-num-tokens %"
+                    PRId64 " must be positive", sizes->max_seq_len, sizes->max_batch_size,
+                    sizes->max_num_tokens);
+    *out = (Plan){.target = t, .graph = g, .arena = a};
+    model_info(&out->info, c, sizes);
+    weights_info(&out->info, g, a);
+    out->batch = batch_layout(&out->info);
+    TRY(phases_lower(out, err));
+    kernels_collect(out);
+    return true;
+}
+
+// ---- printer ------------------------------------------------------------------------------------
+
+static void operand_print(const PhasePlan *phase, const Operand *o, FILE *out) {
+    static const char *const regions[REGION_COUNT] = {"weights", "arena", "kv", "batch"};
+    switch (o->kind) {
+    case OPERAND_ADDRESS:
+        fprintf(out, " %s+%" PRId64, regions[o->region], o->offset);
+        break;
+    case OPERAND_BUFFER:
+        fprintf(out, " %s@%" PRId64, phase->buffers[o->buffer].name,
+                phase->buffers[o->buffer].offset + o->offset);
+        break;
+    case OPERAND_TOKENS:
+        fputs(" tokens", out);
+        break;
+    case OPERAND_INT:
+        fprintf(out, " %" PRId64, o->offset);
+        break;
+    }
+}
+
+static void phase_print(const PhasePlan *phase, FILE *out) {
+    static const char *const names[PHASE_COUNT] = {"prefill", "head", "sample", "decode"};
+    fprintf(out, "phase %s, up to %" PRId64 " tokens\n", names[phase->phase], phase->max_tokens);
+    for (int at = 0; at < phase->buffer_count; at++) {
+        const Buffer *b = &phase->buffers[at];
+        if (b->last_step >= 0)
+            fprintf(out, "  buffer %s: %" PRId64 " bytes at %" PRId64 ", steps %d to %d\n", b->name,
+                    b->bytes, b->offset, b->first_step, b->last_step);
+    }
+    for (int at = 0; at < phase->step_count; at++) {
+        const Step *s = &phase->steps[at];
+        fprintf(out, "  %4d kernel %d %s:%s", at, s->kernel_index, s->source, s->entry);
+        if (s->block)
+            fprintf(out, " grid %dx%dx%d (tokens per block %d) block %d shared %d", s->grid[0],
+                    s->grid[1], s->grid[2], s->tokens_per_block, s->block, s->shared_bytes);
+        fputs(" (", out);
+        for (int i = 0; i < s->operand_count; i++)
+            operand_print(phase, &s->operands[i], out);
+        fputs(" )\n", out);
+    }
+}
+
+void plan_print(const Plan *p, FILE *out) {
+    fprintf(out, "target %s: arena %" PRId64 " bytes, KV page %" PRId64 " bytes\n", p->target->name,
+            p->info.arena_bytes, p->info.kv_page_bytes);
+    for (int at = 0; at < p->kernel_count; at++) {
+        const Step *s = p->kernels[at];
+        fprintf(out, "kernel %d %s:%s", at, s->source, s->entry);
+        for (int i = 0; i < s->params.count; i++)
+            fprintf(out, " %s=%" PRId64, s->params.items[i].name, s->params.items[i].value);
+        fputc('\n', out);
+    }
+    for (int at = 0; at < p->phase_count; at++)
+        phase_print(&p->phases[at], out);
+}
