@@ -1,6 +1,6 @@
-// The files that gptq-compile carries in itself: kernel texts, bitcode of the templates, and what it
-// takes to link an executable on a machine without a C compiler (our runtime, start files of the C
-// library, the shared C libraries as link inputs only).
+// The files that gptq-compile carries in itself: kernel texts, bitcode of the templates, and what
+// it takes to link an executable on a machine without a C compiler (our runtime, start files of the
+// C library, the shared C libraries as link inputs only).
 //
 // The list is in build.ninja ("Embedded files") and arrives as build/embed.inc, one line a file:
 //     file "kernels/ptx.cuh", "kernels/ptx.cuh"      // name in the table, path from the root

@@ -17,27 +17,6 @@ extern const int64_t HOLE_EPS;  // bits of the float
 void quantize(const StepRun *run, int32_t thread, const float *in, const float *norm_weight,
               uint8_t *out, BlockScale *scales);
 
-// The sum of squares in an order that depends on K only.
-static float mean_square(const float *x) {
-    enum { CHAINS = 4 };
-    vf acc[CHAINS] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
-    int64_t k = 0;
-    for (; k + CHAINS * LANES <= HOLE_K; k += CHAINS * LANES) {
-        UNROLL
-        for (int chain = 0; chain < CHAINS; chain++) {
-            const vf v = vf_load(x + k + chain * LANES);
-            acc[chain] = vf_fma(v, v, acc[chain]);
-        }
-    }
-    const vf sums = (acc[0] + acc[1]) + (acc[2] + acc[3]);
-    float sum = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        sum += sums[lane];
-    for (; k < HOLE_K; k++)
-        sum += x[k] * x[k];
-    return sum / (float)HOLE_K;
-}
-
 // One record's inputs as floats, normed, zero behind K.
 INLINE void record_read(float x[128], const float *in, const float *norm_weight, float factor,
                         int64_t k0) {
@@ -59,9 +38,7 @@ static void record_quantize(const float x[128], uint8_t *out, int64_t stride, Bl
             const vf v = vf_load(from + k);
             largest = vf_max(largest, vf_max(v, -v));
         }
-        float max = 0;
-        for (int lane = 0; lane < LANES; lane++)
-            max = largest[lane] > max ? largest[lane] : max;
+        const float max = vf_largest(largest);
         const float inverse = max > 0 ? 32767.0f / max : 0;
         vi sum = vi_zero();
         for (int64_t k = 0; k < HOLE_GROUP; k += LANES) {
@@ -113,7 +90,7 @@ void quantize(const StepRun *run, int32_t thread, const float *in, const float *
             memset(x, 0, sizeof x); // fills up the last block
         } else {
             if (HOLE_NORM && token != known)
-                factor = 1.0f / __builtin_sqrtf(mean_square(row) + float_bits(HOLE_EPS));
+                factor = 1.0f / __builtin_sqrtf(mean_square(row, HOLE_K) + float_bits(HOLE_EPS));
             known = token;
             record_read(x, row, norm_weight, factor, record * record_k());
         }

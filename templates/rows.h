@@ -51,6 +51,24 @@ INLINE void f8_store_some(float *p, f8 v, int64_t count) {
             p[i] = v[i];
 }
 
+// The mean of the squares, in an order that depends on `count` only.
+INLINE float mean_square(const float *x, int64_t count) {
+    enum { CHAINS = 4 };
+    vf acc[CHAINS] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+    int64_t at = 0;
+    for (; at + CHAINS * LANES <= count; at += CHAINS * LANES) {
+        UNROLL
+        for (int chain = 0; chain < CHAINS; chain++) {
+            const vf v = vf_load(x + at + chain * LANES);
+            acc[chain] = vf_fma(v, v, acc[chain]);
+        }
+    }
+    float sum = vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+    for (; at < count; at++)
+        sum += x[at] * x[at];
+    return sum / (float)count;
+}
+
 // silu(x) = x / (1 + e^-x); gelu by tanh is x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
 INLINE f8 activate(f8 x, int64_t act) {
     const f8 u = act == ACT_SILU ? x : 1.5957691216f * (x + 0.044715f * x * x * x);

@@ -7,8 +7,12 @@
 #ifndef SIMD_H
 #define SIMD_H
 
+#include <stddef.h>
 #include <stdint.h>
-#include <string.h>
+
+// No header of a C library: bitcode is also made for machines whose headers are not installed.
+void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
+void *memset(void *to, int byte, size_t bytes);
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -121,6 +125,7 @@ INLINE vi vi_zero(void) {
 // vf_double2(p)        LANES / 2 floats at p, each pair in two neighbouring pairs of lanes
 // vf_fma(a, b, c)      a * b + c, rounded once
 // vf_half(p)           LANES halves at p as floats
+// vf_half_pairs(v, low, high)  the halves in the low and high 16 bits of each lane as floats
 // vi_round(v)          to the nearest integer, ties to even
 // f8_half_store(p, v)  8 floats as halves, rounded to nearest even, at p
 // vf_split(v, even, odd)  16 floats in LANES-wide pieces: those at even and at odd places
@@ -193,6 +198,10 @@ INLINE vf vf_fma(vf a, vf b, vf c) {
 INLINE vf vf_half(const void *p) {
     return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(p));
 }
+INLINE void vf_half_pairs(vi v, vf *low, vf *high) {
+    *low = (vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)v));
+    *high = (vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)v, 16)));
+}
 INLINE vi vi_round(vf v) {
     return (vi)_mm512_cvtps_epi32((__m512)v);
 }
@@ -253,6 +262,13 @@ INLINE vf vf_fma(vf a, vf b, vf c) {
 }
 INLINE vf vf_half(const void *p) {
     return (vf)_mm256_cvtph_ps(_mm_loadu_si128(p));
+}
+INLINE void vf_half_pairs(vi v, vf *low, vf *high) {
+    const __m256i even = _mm256_and_si256((__m256i)v, _mm256_set1_epi32(0xffff));
+    const __m256i both = _mm256_permute4x64_epi64(
+        _mm256_packus_epi32(even, _mm256_srli_epi32((__m256i)v, 16)), 0xd8);
+    *low = (vf)_mm256_cvtph_ps(_mm256_castsi256_si128(both));
+    *high = (vf)_mm256_cvtph_ps(_mm256_extracti128_si256(both, 1));
 }
 INLINE vi vi_round(vf v) {
     return (vi)_mm256_cvtps_epi32((__m256)v);
@@ -326,6 +342,12 @@ INLINE vf vf_half(const void *p) {
         out[lane] = half_lane(x[lane]);
     return out;
 }
+INLINE void vf_half_pairs(vi v, vf *low, vf *high) {
+    for (int lane = 0; lane < LANES; lane++) {
+        (*low)[lane] = half_lane((uint16_t)v[lane]);
+        (*high)[lane] = half_lane((uint16_t)((uint32_t)v[lane] >> 16));
+    }
+}
 INLINE vi vi_round(vf v) {
     // Adding 1.5 * 2^23 leaves the integer in the low bits; our values are below 2^22.
     const vf shifted = v + 12582912.0f;
@@ -346,6 +368,34 @@ INLINE void vf_split(const vf v[4], f8 *even, f8 *odd) {
 
 INLINE vf vf_from_vi(vi v) {
     return __builtin_convertvector(v, vf);
+}
+
+// In a fixed order; loops over lanes become shuffles.
+INLINE float vf_sum(vf v) {
+    float lanes[LANES];
+    memcpy(lanes, &v, sizeof v);
+    UNROLL
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        UNROLL
+        for (int lane = 0; lane < half; lane++)
+            lanes[lane] += lanes[lane + half];
+    }
+    return lanes[0];
+}
+INLINE float vf_largest(vf v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float lanes[LANES];
+    memcpy(lanes, &v, sizeof v);
+    UNROLL
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        UNROLL
+        for (int lane = 0; lane < half; lane++)
+            lanes[lane] = lanes[lane] > lanes[lane + half] ? lanes[lane] : lanes[lane + half];
+    }
+    return lanes[0];
+#endif
 }
 
 #if defined(__F16C__)

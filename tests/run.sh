@@ -6,8 +6,8 @@
 #   tests/run.sh --built [...]   without set-up and build
 #
 # A unit test is a cmocka program, tests/unit/test_NAME.c; each runs twice, as built by gcc and as
-# built by clang with sanitizers. A case is a script, tests/cases/NAME.sh, that prints one line a test:
-# "ok NAME", "not ok NAME: REASON" or "skipped NAME: REASON". Its logs are in build/tests/log.
+# built by clang with sanitizers. A case is a script, tests/cases/NAME.sh, that prints one line a
+# test: "ok NAME", "not ok NAME: REASON" or "skipped NAME: REASON". Logs are in build/tests/log.
 set -eu
 cd "$(dirname "$0")/.."
 exec </dev/null
