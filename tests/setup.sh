@@ -3,7 +3,7 @@
 # cJSON. Run by tests/run.sh and samples/quickstart.sh; the second run only looks and is done.
 #
 #   tests/setup.sh            for the build
-#   tests/setup.sh nvrtc      also NVRTC, which compiles the CUDA kernels, if no CUDA toolkit is here
+#   tests/setup.sh nvrtc      also NVRTC, which compiles CUDA kernels, if no CUDA toolkit is here
 #
 # Packages go into the system, everything else into build/. Nothing here needs git.
 set -eu

@@ -1,0 +1,52 @@
+// Where steps run. Both back ends do the same on the same batch block, so the engine above does not
+// know which one it drives.
+#ifndef DEVICE_H
+#define DEVICE_H
+
+#include "executable.h"
+#include "step.h"
+
+typedef struct DeviceOptions {
+    int index;         // CUDA: which GPU
+    int threads;       // CPU: 0 = all cores
+    int64_t kv_tokens; // room of the KV cache; 0 = what fits, at most max_batch_size * max_seq_len
+} DeviceOptions;
+
+typedef struct Device Device;
+
+typedef struct DeviceType {
+    const char *name; // "cpu", "cuda"
+    // batch: the host's batch block (executable.batch), which outlives the device.
+    bool (*open)(Device **out, const Executable *e, unsigned char *batch, const DeviceOptions *o,
+                 Error *err);
+    void (*close)(Device *d);
+    // The host changed bytes [offset, offset + size) of the batch block.
+    bool (*upload)(Device *d, int64_t offset, int64_t size, Error *err);
+    // Runs one phase over `rows` rows of the batch block (PREFILL: tokens; HEAD, SAMPLE: head rows).
+    bool (*run)(Device *d, StepPhase phase, int32_t rows, Error *err);
+    // DECODE and SAMPLE of `rows` rows; on a GPU one graph launch.
+    bool (*decode)(Device *d, int32_t rows, Error *err);
+    // The first `rows` rows of logits, fp32 [rows, vocab_size].
+    bool (*logits)(Device *d, int32_t rows, float *out, Error *err);
+    // Waits; copies sampled[] of the batch block, int32 [max_batch_size], to the host's block.
+    bool (*sampled)(Device *d, Error *err);
+    bool (*wait)(Device *d, Error *err);
+    // Seconds that a plain read of `bytes` of the device's memory takes, best of a few. What it
+    // measured is said in *how. bytes is at most the size of the weights.
+    bool (*read_seconds)(Device *d, int64_t bytes, double *seconds, const char **how, Error *err);
+} DeviceType;
+
+// Every back end's struct starts with this.
+struct Device {
+    const DeviceType *type;
+    const TargetInfo *target; // what of the file runs here
+    char description[128];    // "AMD EPYC, 2 threads", "NVIDIA H200, cuda:0"
+    int64_t kv_pages;         // with page 0
+};
+
+extern const DeviceType device_cpu, device_cuda;
+
+// The first step function of a target and phase that takes `rows` rows; NULL: none.
+const StepEntry *step_find(const char *target, StepPhase phase, int32_t rows);
+
+#endif

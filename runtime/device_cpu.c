@@ -1,0 +1,338 @@
+// The CPU back end: weights straight from the file's mapping, step functions run by all threads of a
+// pool. The best level that this processor has is picked at start.
+#include "device.h"
+#include "sampler.h"
+#include "threads.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+// Weights up to this size are checked before the first token; larger ones while it runs.
+static const int64_t CHECK_FIRST_BYTES = 64 << 20;
+
+typedef struct CpuDevice {
+    Device device;
+    const Executable *e;
+    StepRun run;
+    Pool *pool;
+    float *scratch;   // [vocab_size], for the sampler
+    size_t kv_bytes;
+} CpuDevice;
+
+// ---- levels -------------------------------------------------------------------------------------
+
+static bool has_v3(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+}
+
+static bool has_v4(void) {
+    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
+
+static bool has_v4_vnni(void) {
+    return has_v4() && __builtin_cpu_supports("avx512vnni");
+}
+
+typedef struct Level {
+    const char *target;
+    bool (*present)(void);
+} Level;
+
+static const Level levels[] = { // best first
+    {"cpu:x86-64-v4-vnni", has_v4_vnni},
+    {"cpu:x86-64-v4", has_v4},
+    {"cpu:x86-64-v3", has_v3},
+};
+
+static const TargetInfo *target_pick(const Executable *e) {
+    for (size_t level = 0; level < sizeof levels / sizeof *levels; level++)
+        for (int at = 0; at < e->target_count; at++)
+            if (strcmp(e->targets[at].name, levels[level].target) == 0 && levels[level].present())
+                return &e->targets[at];
+    return NULL;
+}
+
+const StepEntry *step_find(const char *target, StepPhase phase, int32_t rows) {
+    for (int32_t at = 0; at < model_step_count; at++) {
+        const StepEntry *s = &model_steps[at];
+        if (strcmp(s->target, target) == 0 && s->phase == (int32_t)phase && rows <= s->max_tokens)
+            return s;
+    }
+    return NULL;
+}
+
+// ---- memory -------------------------------------------------------------------------------------
+
+static bool reserve(unsigned char **out, size_t bytes, const char *what, Error *err) {
+    void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED)
+        return fail(err, ERR_RESOURCE, 830, "no memory for %s (%zu MB): %s", what, bytes >> 20,
+                    strerror(errno));
+    *out = data;
+    return true;
+}
+
+// At most half of this machine's memory, unless the user says how much.
+static int64_t kv_pages(const ModelInfo *m, const DeviceOptions *o) {
+    int64_t per_seq = ceil_div(m->max_seq_len, m->page_tokens);
+    int64_t most = m->max_batch_size * per_seq;
+    int64_t ram = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
+    int64_t fit = ram / 2 / m->kv_page_bytes;
+    int64_t wanted = o->kv_tokens ? ceil_div(o->kv_tokens, m->page_tokens) : fit;
+    wanted = wanted < most ? wanted : most;
+    return 1 + (wanted > 1 ? wanted : 1);
+}
+
+static bool page_check(const Executable *e, int64_t page, Error *err) {
+    Bytes weights = executable_segment(e, SEGMENT_WEIGHTS);
+    size_t at = (size_t)page * PAYLOAD_PAGE_BYTES;
+    size_t size = weights.size - at < PAYLOAD_PAGE_BYTES ? weights.size - at : PAYLOAD_PAGE_BYTES;
+    return executable_page_check(e, page, weights.data + at, size, err);
+}
+
+static bool weights_check(const Executable *e, Error *err) {
+    for (int64_t page = 0; page < ceil_div(e->info.weights_bytes, PAYLOAD_PAGE_BYTES); page++)
+        TRY(page_check(e, page, err));
+    return true;
+}
+
+// Text made from damaged weights must not stand unmarked: the process ends.
+static void *background_check(void *argument) {
+    Error err = {0};
+    if (!weights_check(argument, &err)) {
+        fprintf(stderr, "\nerror GQC-%04d: %s\n", err.id, err.message);
+        _exit((int)err.code);
+    }
+    return NULL;
+}
+
+static bool weights_open(const Executable *e, Error *err) {
+    Bytes weights = executable_segment(e, SEGMENT_WEIGHTS);
+    madvise((void *)(uintptr_t)weights.data, weights.size, MADV_WILLNEED);
+    if (e->info.weights_bytes <= CHECK_FIRST_BYTES)
+        return weights_check(e, err);
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, background_check, (void *)(uintptr_t)e) != 0)
+        return weights_check(e, err);
+    pthread_detach(thread);
+    return true;
+}
+
+// ---- open and close -----------------------------------------------------------------------------
+
+static void processor_name(char *out, size_t size, int threads) {
+    char line[256], name[96] = "CPU";
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    while (file && fgets(line, sizeof line, file)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon)
+            continue;
+        colon[strcspn(colon, "\n")] = 0;
+        snprintf(name, sizeof name, "%.90s", colon + 2);
+        break;
+    }
+    if (file)
+        fclose(file);
+    snprintf(out, size, "%s, %d thread%s", name, threads, threads == 1 ? "" : "s");
+}
+
+static void cpu_close(Device *device) {
+    CpuDevice *d = (CpuDevice *)(void *)device;
+    pool_close(d->pool);
+    if (d->run.base[REGION_ARENA])
+        munmap(d->run.base[REGION_ARENA], (size_t)d->e->info.arena_bytes);
+    if (d->run.base[REGION_KV])
+        munmap(d->run.base[REGION_KV], d->kv_bytes);
+    free(d->scratch);
+    free(d);
+}
+
+static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o, Error *err) {
+    const Executable *e = d->e;
+    d->device.target = target_pick(e);
+    if (!d->device.target)
+        return fail(err, ERR_DEVICE, 831,
+                    "this file holds no code for this CPU; it needs at least x86-64-v3 (AVX2), or "
+                    "compile with --target cpu");
+    int threads = o->threads ? o->threads : threads_available();
+    TRY(weights_open(e, err));
+    TRY(pool_open(&d->pool, threads, err));
+    d->device.kv_pages = kv_pages(&e->info, o);
+    d->kv_bytes = (size_t)d->device.kv_pages * (size_t)e->info.kv_page_bytes;
+    TRY(reserve(&d->run.base[REGION_ARENA], (size_t)e->info.arena_bytes, "activations", err));
+    TRY(reserve(&d->run.base[REGION_KV], d->kv_bytes, "the KV cache", err));
+    d->scratch = calloc((size_t)e->info.vocab_size, sizeof *d->scratch);
+    if (!d->scratch)
+        return fail(err, ERR_RESOURCE, 832, "no memory for the sampler");
+    d->run.base[REGION_WEIGHTS] =
+        (unsigned char *)(uintptr_t)executable_segment(e, SEGMENT_WEIGHTS).data;
+    d->run.base[REGION_BATCH] = batch;
+    d->run.threads = pool_threads(d->pool);
+    d->run.device = d->pool;
+    processor_name(d->device.description, sizeof d->device.description, d->run.threads);
+    return true;
+}
+
+static bool cpu_open(Device **out, const Executable *e, unsigned char *batch,
+                     const DeviceOptions *o, Error *err) {
+    CpuDevice *d = calloc(1, sizeof *d);
+    if (!d)
+        return fail(err, ERR_RESOURCE, 833, "no memory for the CPU back end");
+    d->device.type = &device_cpu;
+    d->e = e;
+    if (!cpu_start(d, batch, o, err)) {
+        cpu_close(&d->device);
+        return false;
+    }
+    *out = &d->device;
+    return true;
+}
+
+// ---- steps --------------------------------------------------------------------------------------
+
+typedef struct Call {
+    const StepRun *run;
+    CpuStep *step;
+} Call;
+
+static void call_step(void *user, int thread) {
+    const Call *c = user;
+    c->step(c->run, thread);
+}
+
+static int32_t *batch_ints(const CpuDevice *d, int64_t offset) {
+    return (int32_t *)(void *)(d->run.base[REGION_BATCH] + offset);
+}
+
+// PHASE_SAMPLE in C, on one thread. Positions are read before they are written: row 0 may be the
+// row that a head row names.
+static void sample_rows(CpuDevice *d, int32_t rows) {
+    const ModelInfo *m = &d->e->info;
+    const BatchLayout *b = &d->e->batch;
+    SampleParams *params = (SampleParams *)(void *)(d->run.base[REGION_BATCH] + b->sample);
+    uint32_t *seen = (uint32_t *)(void *)(d->run.base[REGION_BATCH] + b->seen);
+    for (int32_t row = 0; row < rows; row++) {
+        int32_t slot = batch_ints(d, b->head_slots)[row];
+        if (slot < 0)
+            continue;
+        uint32_t *bits = seen + slot * b->seen_words;
+        float *logits = (float *)(void *)(d->run.base[REGION_ARENA] + m->logits_offset) +
+                        row * m->vocab_size;
+        int32_t token = sample_token(logits, m->vocab_size, &params[slot], bits, d->scratch);
+        int32_t position = batch_ints(d, b->positions)[batch_ints(d, b->head_rows)[row]];
+        bits[token / 32] |= 1u << (token % 32);
+        params[slot].step++;
+        batch_ints(d, b->sampled)[slot] = token;
+        batch_ints(d, b->token_ids)[row] = token;
+        batch_ints(d, b->positions)[row] = position + 1;
+    }
+}
+
+static bool cpu_run(Device *device, StepPhase phase, int32_t rows, Error *err) {
+    CpuDevice *d = (CpuDevice *)(void *)device;
+    if (phase == PHASE_SAMPLE) {
+        sample_rows(d, rows);
+        return true;
+    }
+    const StepEntry *entry = step_find(device->target->name, phase, rows);
+    if (!entry)
+        return fail(err, ERR_INTERNAL, 834, "no step function of %s for phase %d and %d rows",
+                    device->target->name, (int)phase, rows);
+    d->run.tokens = rows;
+    Call call = {.run = &d->run, .step = (CpuStep *)entry->function};
+    pool_run(d->pool, call_step, &call);
+    return true;
+}
+
+static bool cpu_decode(Device *d, int32_t rows, Error *err) {
+    return cpu_run(d, PHASE_DECODE, rows, err) && cpu_run(d, PHASE_SAMPLE, rows, err);
+}
+
+static bool cpu_logits(Device *device, int32_t rows, float *out, Error *err) {
+    (void)err;
+    const CpuDevice *d = (const CpuDevice *)(const void *)device;
+    memcpy(out, d->run.base[REGION_ARENA] + d->e->info.logits_offset,
+           (size_t)rows * (size_t)d->e->info.vocab_size * sizeof *out);
+    return true;
+}
+
+static bool cpu_upload(Device *d, int64_t offset, int64_t size, Error *err) {
+    (void)d, (void)offset, (void)size, (void)err;
+    return true; // the block is the host's own
+}
+
+static bool cpu_nothing(Device *d, Error *err) {
+    (void)d, (void)err;
+    return true;
+}
+
+// ---- the limit: a plain read of the weights by the same threads ---------------------------------
+
+typedef struct ReadCall {
+    const unsigned char *data;
+    int64_t bytes;
+    int threads;
+    uint64_t sums[256]; // a result that depends on every byte
+} ReadCall;
+
+static void read_part(void *user, int thread) {
+    ReadCall *c = user;
+    int64_t part = c->bytes / c->threads / 64 * 64;
+    const unsigned char *data = c->data + thread * part;
+    uint64_t sums[8] = {0};
+    for (int64_t at = 0; at < part; at += 64) {
+        uint64_t words[8];
+        memcpy(words, data + at, sizeof words);
+        for (int i = 0; i < 8; i++)
+            sums[i] ^= words[i];
+    }
+    for (int i = 0; i < 8; i++)
+        c->sums[thread] ^= sums[i];
+}
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static bool cpu_read_seconds(Device *device, int64_t bytes, double *seconds, const char **how,
+                             Error *err) {
+    (void)err;
+    CpuDevice *d = (CpuDevice *)(void *)device;
+    ReadCall call = {.data = d->run.base[REGION_WEIGHTS], .bytes = bytes, .threads = d->run.threads};
+    *how = "a plain read of as many bytes of the weights by the same threads";
+    *seconds = 1e30;
+    for (int attempt = 0; attempt < 5; attempt++) {
+        double start = now_s();
+        pool_run(d->pool, read_part, &call);
+        double spent = now_s() - start;
+        *seconds = spent < *seconds ? spent : *seconds;
+    }
+    volatile uint64_t sink = call.sums[0]; // the reads are not dead
+    (void)sink;
+    return true;
+}
+
+const DeviceType device_cpu = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .upload = cpu_upload,
+    .run = cpu_run,
+    .decode = cpu_decode,
+    .logits = cpu_logits,
+    .sampled = cpu_nothing,
+    .wait = cpu_nothing,
+    .read_seconds = cpu_read_seconds,
+};

@@ -1,0 +1,275 @@
+// Fills the batch block, keeps page tables, and calls the device. The host's copy of the block is
+// always complete; a GPU's copy gets only what changed.
+#include "engine.h"
+
+#include "kvcache.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Sequence {
+    int64_t length; // tokens in the KV cache
+    int32_t last;   // drawn, not yet in the cache
+} Sequence;
+
+struct Engine {
+    const Executable *e;
+    Device *device;
+    KvCache *kv;
+    unsigned char *block; // the batch block
+    Sequence *sequences;  // [max_batch_size]
+    float *logits;        // [max_head_rows, vocab_size], for visits
+    int64_t context;
+    int32_t last_row;   // row of the last prefill step whose token was the prompt's last
+    int32_t row_count;  // rows that the device's block holds for decode; 0: none
+    int32_t *row_slots; // [max_batch_size]
+};
+
+static int32_t *ints(const Engine *en, int64_t offset) {
+    return (int32_t *)(void *)(en->block + offset);
+}
+
+Device *engine_device(Engine *en) {
+    return en->device;
+}
+
+int64_t engine_context(const Engine *en) {
+    return en->context;
+}
+
+int64_t engine_length(const Engine *en, int32_t slot) {
+    return en->sequences[slot].length;
+}
+
+// ---- open ---------------------------------------------------------------------------------------
+
+static bool has_target(const Executable *e, TargetDevice device) {
+    for (int at = 0; at < e->target_count; at++)
+        if (e->targets[at].device == (int32_t)device)
+            return true;
+    return false;
+}
+
+static bool device_pick(Engine *en, const DeviceType *type, const DeviceOptions *o, Error *err) {
+    bool gpu = has_target(en->e, DEVICE_CUDA), cpu = has_target(en->e, DEVICE_CPU);
+    if (type == &device_cpu && !cpu)
+        return fail(err, ERR_USAGE, 840, "this file holds no code for a CPU: compile with "
+                                         "--target cpu,...");
+    if (type == &device_cuda && !gpu)
+        return fail(err, ERR_USAGE, 841, "this file holds no code for a GPU: compile with a GPU "
+                                         "target, such as --target cpu,sm_90a");
+    if (type)
+        return type->open(&en->device, en->e, en->block, o, err);
+    if (!gpu)
+        return device_cpu.open(&en->device, en->e, en->block, o, err);
+    if (device_cuda.open(&en->device, en->e, en->block, o, err))
+        return true;
+    if (!cpu || err->code != ERR_DEVICE)
+        return false;
+    fprintf(stderr, "no usable GPU (%s); running on the CPU\n", err->message);
+    *err = (Error){0};
+    return device_cpu.open(&en->device, en->e, en->block, o, err);
+}
+
+static bool engine_allocate(Engine *en, Error *err) {
+    const ModelInfo *m = &en->e->info;
+    en->block = calloc(1, (size_t)en->e->batch.bytes);
+    en->sequences = calloc((size_t)m->max_batch_size, sizeof *en->sequences);
+    en->row_slots = calloc((size_t)m->max_batch_size, sizeof *en->row_slots);
+    en->logits = calloc((size_t)m->max_head_rows * (size_t)m->vocab_size, sizeof *en->logits);
+    if (!en->block || !en->sequences || !en->row_slots || !en->logits)
+        return fail(err, ERR_RESOURCE, 842, "no memory for the batch");
+    return true;
+}
+
+bool engine_open(Engine **out, const Executable *e, const DeviceType *type, const DeviceOptions *o,
+                 Error *err) {
+    Engine *en = calloc(1, sizeof *en);
+    if (!en)
+        return fail(err, ERR_RESOURCE, 843, "no memory for the engine");
+    en->e = e;
+    bool done = engine_allocate(en, err) && device_pick(en, type, o, err) &&
+                kvcache_open(&en->kv, en->device->kv_pages, e->info.max_batch_size,
+                             e->batch.pages_per_seq, e->info.page_tokens,
+                             ints(en, e->batch.page_table), err);
+    if (!done) {
+        engine_close(en);
+        return false;
+    }
+    int64_t room = (en->device->kv_pages - 1) * e->info.page_tokens;
+    en->context = room < e->info.max_seq_len ? room : e->info.max_seq_len;
+    *out = en;
+    return true;
+}
+
+void engine_close(Engine *en) {
+    if (!en)
+        return;
+    if (en->device)
+        en->device->type->close(en->device);
+    kvcache_close(en->kv);
+    free(en->block);
+    free(en->sequences);
+    free(en->row_slots);
+    free(en->logits);
+    free(en);
+}
+
+// ---- sequences ----------------------------------------------------------------------------------
+
+static bool upload(Engine *en, int64_t offset, int64_t size, Error *err) {
+    return en->device->type->upload(en->device, offset, size, err);
+}
+
+static uint32_t *seen_bits(Engine *en, int32_t slot) {
+    return (uint32_t *)(void *)ints(en, en->e->batch.seen) + slot * en->e->batch.seen_words;
+}
+
+static void seen_add(Engine *en, int32_t slot, int32_t token) {
+    seen_bits(en, slot)[token / 32] |= 1u << (token % 32);
+}
+
+static bool seen_upload(Engine *en, int32_t slot, Error *err) {
+    int64_t bytes = en->e->batch.seen_words * 4;
+    return upload(en, en->e->batch.seen + slot * bytes, bytes, err);
+}
+
+bool engine_start(Engine *en, int32_t slot, const SampleParams *params, Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    engine_end(en, slot);
+    int64_t at = b->sample + slot * (int64_t)sizeof *params;
+    memcpy(en->block + at, params, sizeof *params);
+    memset(seen_bits(en, slot), 0, (size_t)b->seen_words * 4);
+    en->row_count = 0;
+    return upload(en, at, (int64_t)sizeof *params, err);
+}
+
+void engine_end(Engine *en, int32_t slot) {
+    kvcache_release(en->kv, slot);
+    en->sequences[slot] = (Sequence){0};
+    en->row_count = 0;
+}
+
+static bool reserve(Engine *en, int32_t slot, int64_t tokens, Error *err) {
+    bool changed;
+    if (tokens > en->context)
+        return fail(err, ERR_RESOURCE, 844, "%lld tokens do not fit into the context of %lld",
+                    (long long)tokens, (long long)en->context);
+    TRY(kvcache_reserve(en->kv, slot, tokens, &changed, err));
+    int64_t row_bytes = en->e->batch.pages_per_seq * 4;
+    return !changed || upload(en, en->e->batch.page_table + slot * row_bytes, row_bytes, err);
+}
+
+// ---- prefill ------------------------------------------------------------------------------------
+
+// Logits of rows [0, rows) of the step that just ran, a few at a time.
+static bool rows_visit(Engine *en, int64_t position, int32_t rows, LogitsVisit *visit, void *user,
+                       Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    int32_t most = (int32_t)en->e->info.max_head_rows;
+    for (int32_t first = 0; first < rows; first += most) {
+        int32_t count = rows - first < most ? rows - first : most;
+        for (int32_t at = 0; at < count; at++) {
+            ints(en, b->head_rows)[at] = first + at;
+            ints(en, b->head_slots)[at] = -1;
+        }
+        TRY(upload(en, b->head_rows, count * 4, err) && upload(en, b->head_slots, count * 4, err));
+        TRY(en->device->type->run(en->device, PHASE_HEAD, count, err));
+        TRY(en->device->type->logits(en->device, count, en->logits, err));
+        for (int32_t at = 0; at < count; at++)
+            TRY(visit(user, position + first + at, en->logits + at * en->e->info.vocab_size, err));
+    }
+    return true;
+}
+
+static bool chunk_run(Engine *en, int32_t slot, const int32_t *ids, int32_t count, Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    Sequence *s = &en->sequences[slot];
+    for (int32_t row = 0; row < count; row++) {
+        ints(en, b->token_ids)[row] = ids[row];
+        ints(en, b->positions)[row] = (int32_t)s->length + row;
+        ints(en, b->slots)[row] = slot;
+        seen_add(en, slot, ids[row]);
+    }
+    TRY(upload(en, b->token_ids, count * 4, err) && upload(en, b->positions, count * 4, err));
+    TRY(upload(en, b->slots, count * 4, err) && seen_upload(en, slot, err));
+    TRY(en->device->type->run(en->device, PHASE_PREFILL, count, err));
+    s->length += count;
+    en->last_row = count - 1;
+    en->row_count = 0;
+    return true;
+}
+
+bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count, LogitsVisit *visit,
+                    void *user, Error *err) {
+    for (int64_t at = 0; at < count; at++)
+        if (ids[at] < 0 || ids[at] >= en->e->info.vocab_size)
+            return fail(err, ERR_USAGE, 845, "token id %d is outside the vocabulary of %lld",
+                        ids[at], (long long)en->e->info.vocab_size);
+    int64_t most = en->e->info.max_num_tokens;
+    TRY(reserve(en, slot, en->sequences[slot].length + count, err));
+    for (int64_t first = 0; first < count; first += most) {
+        int32_t rows = (int32_t)(count - first < most ? count - first : most);
+        int64_t position = en->sequences[slot].length;
+        TRY(chunk_run(en, slot, ids + first, rows, err));
+        if (visit)
+            TRY(rows_visit(en, position, rows, visit, user, err));
+    }
+    return true;
+}
+
+bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    const DeviceType *type = en->device->type;
+    ints(en, b->head_rows)[0] = en->last_row;
+    ints(en, b->head_slots)[0] = slot;
+    TRY(upload(en, b->head_rows, 4, err) && upload(en, b->head_slots, 4, err));
+    TRY(type->run(en->device, PHASE_HEAD, 1, err) && type->run(en->device, PHASE_SAMPLE, 1, err));
+    TRY(type->sampled(en->device, err));
+    *token = ints(en, b->sampled)[slot];
+    en->sequences[slot].last = *token;
+    seen_add(en, slot, *token);
+    en->row_count = 0;
+    return true;
+}
+
+// ---- decode -------------------------------------------------------------------------------------
+
+// After a step the device's rows are already those of the next one (the sampler saw to it), unless
+// other slots take part now.
+static bool rows_fill(Engine *en, const int32_t *slots, int32_t count, Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    bool same = en->row_count == count &&
+                memcmp(en->row_slots, slots, (size_t)count * sizeof *slots) == 0;
+    for (int32_t row = 0; row < count; row++) {
+        ints(en, b->token_ids)[row] = en->sequences[slots[row]].last;
+        ints(en, b->positions)[row] = (int32_t)en->sequences[slots[row]].length;
+        ints(en, b->slots)[row] = slots[row];
+        ints(en, b->head_rows)[row] = row;
+        ints(en, b->head_slots)[row] = slots[row];
+    }
+    if (same)
+        return true;
+    const int64_t fields[] = {b->token_ids, b->positions, b->slots, b->head_rows, b->head_slots};
+    for (size_t at = 0; at < sizeof fields / sizeof *fields; at++)
+        TRY(upload(en, fields[at], count * 4, err));
+    memcpy(en->row_slots, slots, (size_t)count * sizeof *slots);
+    en->row_count = count;
+    return true;
+}
+
+bool engine_decode(Engine *en, const int32_t *slots, int32_t count, int32_t *tokens, Error *err) {
+    for (int32_t row = 0; row < count; row++)
+        TRY(reserve(en, slots[row], en->sequences[slots[row]].length + 1, err));
+    TRY(rows_fill(en, slots, count, err));
+    TRY(en->device->type->decode(en->device, count, err));
+    TRY(en->device->type->sampled(en->device, err));
+    for (int32_t row = 0; row < count; row++) {
+        Sequence *s = &en->sequences[slots[row]];
+        s->length++;
+        s->last = tokens[row] = ints(en, en->e->batch.sampled)[slots[row]];
+        seen_add(en, slots[row], s->last);
+    }
+    return true;
+}

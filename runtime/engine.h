@@ -1,0 +1,33 @@
+// Sequences in slots over one device: prefill, sample, decode. Everything is allocated when it is
+// opened; nothing per token. What a sequence gives does not depend on the others.
+#ifndef ENGINE_H
+#define ENGINE_H
+
+#include "device.h"
+
+typedef struct Engine Engine;
+
+// type NULL: cuda if this file has GPU targets and a GPU is usable, else cpu; a fall from one to the
+// other is said on stderr.
+bool engine_open(Engine **out, const Executable *e, const DeviceType *type, const DeviceOptions *o,
+                 Error *err);
+void engine_close(Engine *en);
+Device *engine_device(Engine *en);
+int64_t engine_context(const Engine *en); // tokens of one sequence at most
+
+// Empties a slot and sets how it samples.
+bool engine_start(Engine *en, int32_t slot, const SampleParams *params, Error *err);
+void engine_end(Engine *en, int32_t slot);
+int64_t engine_length(const Engine *en, int32_t slot); // tokens in the cache
+
+// Called with the logits of one position, float [vocab_size].
+typedef bool LogitsVisit(void *user, int64_t position, const float *logits, Error *err);
+// Appends a prompt, in chunks. visit may be NULL; else it sees the logits of every token.
+bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count, LogitsVisit *visit,
+                    void *user, Error *err);
+// Draws the token that follows the prompt which was prefilled last.
+bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err);
+// One step: feeds each slot's last drawn token, draws the next. tokens: [count].
+bool engine_decode(Engine *en, const int32_t *slots, int32_t count, int32_t *tokens, Error *err);
+
+#endif
