@@ -1,0 +1,46 @@
+// What the CPU kernel families share. Their templates are templates/cpu_*.c, whose holes are the
+// parameters set here.
+#ifndef KERNEL_CPU_H
+#define KERNEL_CPU_H
+
+#include "compile.h"
+#include "../runtime/step.h"
+
+#include <string.h>
+
+// A float parameter travels as its bits.
+static inline int64_t float_param(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// The KV cache as the templates address it.
+static inline void kv_params(Params *params, const Plan *p, int64_t heads, int64_t kv_heads,
+                             int64_t head_dim) {
+    params_set(params, "HEADS", heads);
+    params_set(params, "KV_HEADS", kv_heads);
+    params_set(params, "HEAD_DIM", head_dim);
+    params_set(params, "PAGE_TOKENS", p->info.page_tokens);
+    params_set(params, "PAGES_PER_SEQ", p->batch.pages_per_seq);
+    params_set(params, "KV_PAGE_BYTES", p->info.kv_page_bytes);
+    params_set(params, "KV_LAYER_STRIDE", p->info.kv_layer_stride);
+}
+
+// Limited by memory or by arithmetic, plus the barrier behind the step.
+static inline Cost cpu_cost(const Problem *p, double bytes, double flops) {
+    const double barrier_us = 0.5;
+    const Target *t = p->plan->target;
+    const double memory_us = bytes / (t->bandwidth_gbs * 1e3);
+    const double compute_us = flops / (t->tensor_tflops * 1e6);
+    return (Cost){.bytes = bytes,
+                  .flops = flops,
+                  .us = (memory_us > compute_us ? memory_us : compute_us) + barrier_us};
+}
+
+// Elements per token.
+static inline int64_t value_width(const Problem *p, int value) {
+    return p->plan->graph->values[value].width;
+}
+
+#endif

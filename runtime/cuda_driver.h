@@ -1,0 +1,91 @@
+// The part of the CUDA driver API that the runtime uses, declared by hand so that no toolkit is
+// needed to build it. Included by device_cuda.c only. Types and values are those of cuda.h.
+#ifndef CUDA_DRIVER_H
+#define CUDA_DRIVER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef int32_t CUresult;
+typedef int32_t CUdevice;
+typedef uint64_t CUdeviceptr;
+typedef struct CUctx_st *CUcontext;
+typedef struct CUmod_st *CUmodule;
+typedef struct CUfunc_st *CUfunction;
+typedef struct CUstream_st *CUstream;
+typedef struct CUevent_st *CUevent;
+typedef struct CUgraph_st *CUgraph;
+typedef struct CUgraphExec_st *CUgraphExec;
+
+enum {
+    CUDA_SUCCESS                                     = 0,
+    CUDA_ERROR_OUT_OF_MEMORY                         = 2,
+    CUDA_ERROR_NO_DEVICE                             = 100,
+    CUDA_ERROR_INVALID_IMAGE                         = 200,
+    CUDA_ERROR_NO_BINARY_FOR_GPU                     = 209,
+    CUDA_ERROR_UNSUPPORTED_PTX_VERSION               = 222,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR     = 75,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR     = 76,
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES  = 8,
+    CU_STREAM_NON_BLOCKING                           = 1,
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL              = 1,
+};
+
+// X(field, symbol, parameters). Every function returns CUresult.
+#define CUDA_FUNCTIONS(X)                                                                          \
+    X(init, "cuInit", (unsigned flags))                                                            \
+    X(driver_version, "cuDriverGetVersion", (int *version))                                        \
+    X(error_string, "cuGetErrorString", (CUresult error, const char **text))                       \
+    X(device_count, "cuDeviceGetCount", (int *count))                                              \
+    X(device_get, "cuDeviceGet", (CUdevice * device, int index))                                   \
+    X(device_name, "cuDeviceGetName", (char *name, int size, CUdevice device))                     \
+    X(device_attribute, "cuDeviceGetAttribute", (int *value, int attribute, CUdevice device))      \
+    X(context_retain, "cuDevicePrimaryCtxRetain", (CUcontext * context, CUdevice device))          \
+    X(context_release, "cuDevicePrimaryCtxRelease_v2", (CUdevice device))                          \
+    X(context_set, "cuCtxSetCurrent", (CUcontext context))                                         \
+    X(memory_info, "cuMemGetInfo_v2", (size_t *free_bytes, size_t *total_bytes))                   \
+    X(memory_alloc, "cuMemAlloc_v2", (CUdeviceptr * address, size_t bytes))                        \
+    X(memory_free, "cuMemFree_v2", (CUdeviceptr address))                                          \
+    X(host_alloc, "cuMemHostAlloc", (void **address, size_t bytes, unsigned flags))                \
+    X(host_free, "cuMemFreeHost", (void *address))                                                 \
+    X(copy_to_device, "cuMemcpyHtoDAsync_v2",                                                      \
+      (CUdeviceptr to, const void *from, size_t bytes, CUstream stream))                           \
+    X(copy_to_host, "cuMemcpyDtoHAsync_v2",                                                        \
+      (void *to, CUdeviceptr from, size_t bytes, CUstream stream))                                 \
+    X(copy_on_device, "cuMemcpyDtoDAsync_v2",                                                      \
+      (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream))                           \
+    X(memory_set, "cuMemsetD8Async",                                                               \
+      (CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream))                        \
+    X(stream_create, "cuStreamCreate", (CUstream * stream, unsigned flags))                        \
+    X(stream_wait, "cuStreamSynchronize", (CUstream stream))                                       \
+    X(stream_destroy, "cuStreamDestroy_v2", (CUstream stream))                                     \
+    X(event_create, "cuEventCreate", (CUevent * event, unsigned flags))                            \
+    X(event_record, "cuEventRecord", (CUevent event, CUstream stream))                             \
+    X(event_wait, "cuEventSynchronize", (CUevent event))                                           \
+    X(event_elapsed, "cuEventElapsedTime", (float *ms, CUevent start, CUevent end))                \
+    X(event_destroy, "cuEventDestroy_v2", (CUevent event))                                         \
+    X(module_load, "cuModuleLoadData", (CUmodule * module, const void *image))                     \
+    X(module_unload, "cuModuleUnload", (CUmodule module))                                          \
+    X(module_function, "cuModuleGetFunction",                                                      \
+      (CUfunction * function, CUmodule module, const char *name))                                  \
+    X(function_set, "cuFuncSetAttribute", (CUfunction function, int attribute, int value))         \
+    X(launch, "cuLaunchKernel",                                                                    \
+      (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,   \
+       unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void **params,  \
+       void **extra))                                                                              \
+    X(capture_begin, "cuStreamBeginCapture_v2", (CUstream stream, int mode))                       \
+    X(capture_end, "cuStreamEndCapture", (CUstream stream, CUgraph * graph))                       \
+    X(graph_instantiate, "cuGraphInstantiateWithFlags",                                            \
+      (CUgraphExec * exec, CUgraph graph, unsigned long long flags))                               \
+    X(graph_launch, "cuGraphLaunch", (CUgraphExec exec, CUstream stream))                          \
+    X(graph_exec_destroy, "cuGraphExecDestroy", (CUgraphExec exec))                                \
+    X(graph_destroy, "cuGraphDestroy", (CUgraph graph))
+
+typedef struct CudaDriver {
+    void *library;
+#define CUDA_FIELD(field, symbol, parameters) CUresult(*field) parameters;
+    CUDA_FUNCTIONS(CUDA_FIELD)
+#undef CUDA_FIELD
+} CudaDriver;
+
+#endif

@@ -1,0 +1,486 @@
+// The CUDA back end, through the driver API that libcuda.so.1 offers at run time.
+//
+// Decode and sampling of M rows are recorded once as a CUDA graph and replayed: the sampler writes
+// the next token, position and random state on the device, so a replay needs nothing from the host.
+// Weights stream from the file through two pinned buffers; their checks are computed on the way.
+// Non-goal: several GPUs.
+#include "cuda_driver.h"
+#include "device.h"
+#include "threads.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    STAGE_BYTES = 16 * PAYLOAD_PAGE_BYTES, // one pinned buffer
+    STAGES      = 2,
+    LOADERS     = 8,  // threads that check and copy pages
+    MAX_ARGUMENTS = 32,
+};
+
+// Left for the driver and for what else runs on the GPU.
+static const int64_t SPARE_BYTES = (int64_t)512 << 20;
+
+typedef struct CudaDevice {
+    Device device;
+    const Executable *e;
+    CudaDriver cu;
+    CUdevice gpu;
+    bool context; // retained
+    CUstream stream;
+    StepRun run;
+    unsigned char *batch; // the host's batch block
+    CUmodule *modules;    // [kernel_count] of the target
+    CUfunction *functions;
+    CUgraphExec *graphs; // [max_batch_size + 1], by rows; NULL: not recorded yet
+    int32_t *sampled;    // pinned [max_batch_size]
+} CudaDevice;
+
+static CudaDevice *cuda_of(Device *device) {
+    return (CudaDevice *)(void *)device;
+}
+
+// ---- the driver ---------------------------------------------------------------------------------
+
+typedef struct Symbol {
+    const char *name;
+    size_t offset; // in CudaDriver
+} Symbol;
+
+static const Symbol symbols[] = {
+#define CUDA_SYMBOL(field, symbol, parameters) {symbol, offsetof(CudaDriver, field)},
+    CUDA_FUNCTIONS(CUDA_SYMBOL)
+#undef CUDA_SYMBOL
+};
+
+static bool driver_open(CudaDriver *cu, Error *err) {
+    cu->library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (!cu->library)
+        return fail(err, ERR_DEVICE, 850,
+                    "no NVIDIA driver: libcuda.so.1 was not found; install the driver, or use "
+                    "--device cpu if this file holds CPU code");
+    for (size_t at = 0; at < sizeof symbols / sizeof *symbols; at++) {
+        void *function = dlsym(cu->library, symbols[at].name);
+        if (!function)
+            return fail(err, ERR_DEVICE, 851,
+                        "the NVIDIA driver is too old: it has no %s; CUDA 12.0 or newer is needed",
+                        symbols[at].name);
+        memcpy((unsigned char *)cu + symbols[at].offset, &function, sizeof function);
+    }
+    return true;
+}
+
+// Turns a driver error into ours.
+static bool check(CudaDevice *d, CUresult result, const char *what, Error *err) {
+    if (result == CUDA_SUCCESS)
+        return true;
+    const char *text = "unknown error";
+    d->cu.error_string(result, &text);
+    ErrorCode code = result == CUDA_ERROR_OUT_OF_MEMORY ? ERR_RESOURCE : ERR_DEVICE;
+    return fail(err, code, 852, "%s: %s failed: %s (CUDA error %d)", d->device.description, what,
+                text, result);
+}
+
+#define CHECK(d, call, what) TRY(check((d), (d)->cu.call, (what), err))
+
+// ---- which GPU, which target --------------------------------------------------------------------
+
+// A cubin runs on its own major version and the same or a higher minor; an exact one on its own chip.
+static const TargetInfo *target_pick(const Executable *e, int major, int minor) {
+    const TargetInfo *best = NULL;
+    for (int at = 0; at < e->target_count; at++) {
+        const TargetInfo *t = &e->targets[at];
+        bool fits = t->device == DEVICE_CUDA && t->compute_major == major &&
+                    (t->exact ? t->compute_minor == minor : t->compute_minor <= minor);
+        bool closer = !best || t->compute_minor > best->compute_minor ||
+                      (t->compute_minor == best->compute_minor && t->exact);
+        if (fits && closer)
+            best = t;
+    }
+    return best;
+}
+
+static void target_names(const Executable *e, char *out, size_t size) {
+    out[0] = 0;
+    for (int at = 0; at < e->target_count; at++)
+        if (e->targets[at].device == DEVICE_CUDA)
+            snprintf(out + strlen(out), size - strlen(out), "%s%s", out[0] ? ", " : "",
+                     e->targets[at].name);
+}
+
+static bool gpu_open(CudaDevice *d, int index, Error *err) {
+    int count = 0, version = 0, major, minor;
+    CUresult result = d->cu.init(0);
+    if (result == CUDA_SUCCESS)
+        result = d->cu.device_count(&count);
+    if (result == CUDA_ERROR_NO_DEVICE || (result == CUDA_SUCCESS && count == 0))
+        return fail(err, ERR_DEVICE, 853, "the NVIDIA driver finds no GPU");
+    TRY(check(d, result, "cuInit", err));
+    if (index >= count)
+        return fail(err, ERR_DEVICE, 854, "cuda:%d does not exist: this machine has %d GPU%s", index,
+                    count, count == 1 ? "" : "s");
+    CHECK(d, driver_version(&version), "cuDriverGetVersion");
+    CHECK(d, device_get(&d->gpu, index), "cuDeviceGet");
+    char name[64] = "GPU", names[160];
+    CHECK(d, device_name(name, sizeof name, d->gpu), "cuDeviceGetName");
+    CHECK(d, device_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, d->gpu),
+          "cuDeviceGetAttribute");
+    CHECK(d, device_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, d->gpu),
+          "cuDeviceGetAttribute");
+    snprintf(d->device.description, sizeof d->device.description, "%s, cuda:%d, driver for CUDA %d.%d",
+             name, index, version / 1000, version % 1000 / 10);
+    d->device.target = target_pick(d->e, major, minor);
+    target_names(d->e, names, sizeof names);
+    if (!d->device.target)
+        return fail(err, ERR_DEVICE, 855,
+                    "%s has compute capability %d.%d; this file holds kernels for %s: compile again "
+                    "with --target sm_%d%d added",
+                    name, major, minor, names, major, minor);
+    CUcontext context;
+    CHECK(d, context_retain(&context, d->gpu), "cuDevicePrimaryCtxRetain");
+    d->context = true;
+    CHECK(d, context_set(context), "cuCtxSetCurrent");
+    CHECK(d, stream_create(&d->stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+    return true;
+}
+
+// ---- kernels ------------------------------------------------------------------------------------
+
+static bool kernel_load(CudaDevice *d, int index, Error *err) {
+    const KernelInfo *k = &d->e->kernels[d->device.target->first_kernel + index];
+    Bytes images = executable_segment(d->e, SEGMENT_CUBINS);
+    if (k->image_offset > images.size || k->image_size > images.size - k->image_offset)
+        return fail(err, ERR_CORRUPT, 856, "kernel %s lies outside of its segment", k->entry);
+    CUresult result = d->cu.module_load(&d->modules[index], images.data + k->image_offset);
+    if (result == CUDA_ERROR_INVALID_IMAGE || result == CUDA_ERROR_NO_BINARY_FOR_GPU ||
+        result == CUDA_ERROR_UNSUPPORTED_PTX_VERSION)
+        return fail(err, ERR_DEVICE, 857,
+                    "%s: the driver cannot load kernel %s (CUDA error %d): it is older than the "
+                    "compiler of these kernels; update the NVIDIA driver",
+                    d->device.description, k->entry, result);
+    TRY(check(d, result, "cuModuleLoadData", err));
+    CHECK(d, module_function(&d->functions[index], d->modules[index], k->entry),
+          "cuModuleGetFunction");
+    if (k->shared_bytes > 0)
+        CHECK(d, function_set(d->functions[index], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                              k->shared_bytes),
+              "cuFuncSetAttribute");
+    return true;
+}
+
+static bool kernels_load(CudaDevice *d, Error *err) {
+    const TargetInfo *t = d->device.target;
+    if (t->first_kernel < 0 || t->kernel_count < 0 ||
+        t->first_kernel > d->e->kernel_count - t->kernel_count)
+        return fail(err, ERR_CORRUPT, 858, "target %s names kernels that do not exist", t->name);
+    d->modules = calloc((size_t)t->kernel_count + 1, sizeof *d->modules);
+    d->functions = calloc((size_t)t->kernel_count + 1, sizeof *d->functions);
+    if (!d->modules || !d->functions)
+        return fail(err, ERR_RESOURCE, 859, "no memory for %d kernels", t->kernel_count);
+    for (int at = 0; at < t->kernel_count; at++)
+        TRY(kernel_load(d, at, err));
+    return true;
+}
+
+int32_t cuda_launch(const StepRun *run, const LaunchSpec *spec, const uint64_t *arguments) {
+    CudaDevice *d = run->device;
+    const KernelInfo *k = &d->e->kernels[d->device.target->first_kernel + spec->kernel];
+    uint64_t slots[MAX_ARGUMENTS];
+    void *params[MAX_ARGUMENTS];
+    for (int32_t at = 0; at < spec->argument_count; at++) {
+        slots[at] = arguments[at];
+        params[at] = &slots[at];
+    }
+    unsigned grid_y = (unsigned)spec->grid[1];
+    if (spec->tokens_per_block > 0)
+        grid_y = (unsigned)ceil_div(run->tokens, spec->tokens_per_block);
+    return d->cu.launch(d->functions[spec->kernel], (unsigned)spec->grid[0], grid_y,
+                        (unsigned)spec->grid[2], (unsigned)k->block, 1, 1,
+                        (unsigned)k->shared_bytes, d->stream, params, NULL);
+}
+
+// ---- memory -------------------------------------------------------------------------------------
+
+static bool allocate(CudaDevice *d, StepRegion region, int64_t bytes, const char *what, Error *err) {
+    size_t free_bytes = 0, total = 0;
+    CUdeviceptr address = 0;
+    CHECK(d, memory_info(&free_bytes, &total), "cuMemGetInfo");
+    CUresult result = d->cu.memory_alloc(&address, (size_t)bytes);
+    if (result == CUDA_ERROR_OUT_OF_MEMORY)
+        return fail(err, ERR_RESOURCE, 860, "%s: %.2f GB for %s, but %.2f GB of %.2f GB are free",
+                    d->device.description, (double)bytes * 1e-9, what, (double)free_bytes * 1e-9,
+                    (double)total * 1e-9);
+    TRY(check(d, result, "cuMemAlloc", err));
+    d->run.base[region] = (unsigned char *)(uintptr_t)address;
+    return true;
+}
+
+// Pages of the KV cache: what the user asked for, or what fits beside the rest.
+static bool kv_allocate(CudaDevice *d, const DeviceOptions *o, Error *err) {
+    const ModelInfo *m = &d->e->info;
+    size_t free_bytes = 0, total = 0;
+    CHECK(d, memory_info(&free_bytes, &total), "cuMemGetInfo");
+    int64_t most = m->max_batch_size * ceil_div(m->max_seq_len, m->page_tokens);
+    int64_t fit = ((int64_t)free_bytes - SPARE_BYTES) / m->kv_page_bytes - 1;
+    int64_t wanted = o->kv_tokens ? ceil_div(o->kv_tokens, m->page_tokens) : fit;
+    wanted = wanted < most ? wanted : most;
+    d->device.kv_pages = 1 + (wanted > 1 ? wanted : 1);
+    return allocate(d, REGION_KV, d->device.kv_pages * m->kv_page_bytes, "the KV cache", err);
+}
+
+// ---- weights ------------------------------------------------------------------------------------
+
+typedef struct Load {
+    const Executable *e;
+    int64_t at; // of this stage in the weights
+    int64_t size;
+    unsigned char *stage; // pinned
+    int threads;
+    Error errors[LOADERS];
+    bool failed[LOADERS];
+} Load;
+
+static void load_pages(void *user, int thread) {
+    Load *l = user;
+    const unsigned char *weights = executable_segment(l->e, SEGMENT_WEIGHTS).data + l->at;
+    for (int64_t at = (int64_t)thread * PAYLOAD_PAGE_BYTES; at < l->size;
+         at += (int64_t)l->threads * PAYLOAD_PAGE_BYTES) {
+        size_t size = (size_t)(l->size - at < PAYLOAD_PAGE_BYTES ? l->size - at : PAYLOAD_PAGE_BYTES);
+        memcpy(l->stage + at, weights + at, size);
+        if (!executable_page_check(l->e, (l->at + at) / PAYLOAD_PAGE_BYTES, l->stage + at, size,
+                                   &l->errors[thread]))
+            l->failed[thread] = true;
+    }
+}
+
+static bool load_stage(CudaDevice *d, Pool *pool, Load *l, CUevent done, Error *err) {
+    CHECK(d, event_wait(done), "cuEventSynchronize"); // the copy that used this buffer last
+    pool_run(pool, load_pages, l);
+    for (int thread = 0; thread < l->threads; thread++)
+        if (l->failed[thread]) {
+            *err = l->errors[thread];
+            return false;
+        }
+    CUdeviceptr to = (CUdeviceptr)(uintptr_t)d->run.base[REGION_WEIGHTS] + (uint64_t)l->at;
+    CHECK(d, copy_to_device(to, l->stage, (size_t)l->size, d->stream), "cuMemcpyHtoDAsync");
+    CHECK(d, event_record(done, d->stream), "cuEventRecord");
+    return true;
+}
+
+static bool load_all(CudaDevice *d, Pool *pool, void *stages[STAGES], CUevent done[STAGES],
+                     Error *err) {
+    int64_t bytes = d->e->info.weights_bytes;
+    for (int64_t at = 0, stage = 0; at < bytes; at += STAGE_BYTES, stage = (stage + 1) % STAGES) {
+        Load l = {.e = d->e,
+                  .at = at,
+                  .size = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES,
+                  .stage = stages[stage],
+                  .threads = pool_threads(pool)};
+        TRY(load_stage(d, pool, &l, done[stage], err));
+    }
+    return check(d, d->cu.stream_wait(d->stream), "loading the weights", err);
+}
+
+static bool weights_load(CudaDevice *d, Error *err) {
+    void *stages[STAGES] = {0};
+    CUevent done[STAGES] = {0};
+    Pool *pool = NULL;
+    int threads = threads_available() < LOADERS ? threads_available() : LOADERS;
+    bool good = pool_open(&pool, threads, err);
+    for (int at = 0; good && at < STAGES; at++)
+        good = check(d, d->cu.host_alloc(&stages[at], STAGE_BYTES, 0), "cuMemHostAlloc", err) &&
+               check(d, d->cu.event_create(&done[at], 0), "cuEventCreate", err);
+    good = good && load_all(d, pool, stages, done, err);
+    for (int at = 0; at < STAGES; at++) {
+        if (done[at])
+            d->cu.event_destroy(done[at]);
+        if (stages[at])
+            d->cu.host_free(stages[at]);
+    }
+    pool_close(pool);
+    return good;
+}
+
+// ---- open and close -----------------------------------------------------------------------------
+
+static void cuda_close(Device *device) {
+    CudaDevice *d = cuda_of(device);
+    for (int64_t rows = 0; d->graphs && rows <= d->e->info.max_batch_size; rows++)
+        if (d->graphs[rows])
+            d->cu.graph_exec_destroy(d->graphs[rows]);
+    for (int at = 0; d->modules && at < d->device.target->kernel_count; at++)
+        if (d->modules[at])
+            d->cu.module_unload(d->modules[at]);
+    for (int region = 0; region < REGION_COUNT; region++)
+        if (d->run.base[region])
+            d->cu.memory_free((CUdeviceptr)(uintptr_t)d->run.base[region]);
+    if (d->sampled)
+        d->cu.host_free(d->sampled);
+    if (d->stream)
+        d->cu.stream_destroy(d->stream);
+    if (d->context)
+        d->cu.context_release(d->gpu);
+    if (d->cu.library)
+        dlclose(d->cu.library);
+    free(d->modules);
+    free(d->functions);
+    free(d->graphs);
+    free(d);
+}
+
+static bool cuda_start(CudaDevice *d, const DeviceOptions *o, Error *err) {
+    const ModelInfo *m = &d->e->info;
+    TRY(driver_open(&d->cu, err));
+    TRY(gpu_open(d, o->index, err));
+    TRY(kernels_load(d, err));
+    TRY(allocate(d, REGION_WEIGHTS, m->weights_bytes, "the weights", err));
+    TRY(allocate(d, REGION_ARENA, m->arena_bytes, "activations", err));
+    TRY(allocate(d, REGION_BATCH, d->e->batch.bytes, "the batch", err));
+    TRY(kv_allocate(d, o, err));
+    void *sampled;
+    CHECK(d, host_alloc(&sampled, (size_t)m->max_batch_size * sizeof *d->sampled, 0),
+          "cuMemHostAlloc");
+    d->sampled = sampled;
+    d->graphs = calloc((size_t)m->max_batch_size + 1, sizeof(CUgraphExec));
+    if (!d->graphs)
+        return fail(err, ERR_RESOURCE, 861, "no memory for the graphs");
+    d->run.device = d;
+    CHECK(d, copy_to_device((CUdeviceptr)(uintptr_t)d->run.base[REGION_BATCH], d->batch,
+                            (size_t)d->e->batch.bytes, d->stream),
+          "cuMemcpyHtoDAsync");
+    return weights_load(d, err);
+}
+
+static bool cuda_open(Device **out, const Executable *e, unsigned char *batch,
+                      const DeviceOptions *o, Error *err) {
+    CudaDevice *d = calloc(1, sizeof *d);
+    if (!d)
+        return fail(err, ERR_RESOURCE, 862, "no memory for the CUDA back end");
+    d->device.type = &device_cuda;
+    d->e = e;
+    d->batch = batch;
+    if (!cuda_start(d, o, err)) {
+        cuda_close(&d->device);
+        return false;
+    }
+    *out = &d->device;
+    return true;
+}
+
+// ---- steps --------------------------------------------------------------------------------------
+
+static bool cuda_run(Device *device, StepPhase phase, int32_t rows, Error *err) {
+    CudaDevice *d = cuda_of(device);
+    const StepEntry *entry = step_find(device->target->name, phase, rows);
+    if (!entry)
+        return fail(err, ERR_INTERNAL, 863, "no step function of %s for phase %d and %d rows",
+                    device->target->name, (int)phase, rows);
+    d->run.tokens = rows;
+    return check(d, ((CudaStep *)entry->function)(&d->run), "a kernel launch", err);
+}
+
+static bool graph_record(CudaDevice *d, int32_t rows, Error *err) {
+    CUgraph graph = NULL;
+    CHECK(d, capture_begin(d->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "cuStreamBeginCapture");
+    bool good = cuda_run(&d->device, PHASE_DECODE, rows, err) &&
+                cuda_run(&d->device, PHASE_SAMPLE, rows, err);
+    CUresult result = d->cu.capture_end(d->stream, &graph);
+    if (good)
+        good = check(d, result, "cuStreamEndCapture", err) &&
+               check(d, d->cu.graph_instantiate(&d->graphs[rows], graph, 0), "cuGraphInstantiate",
+                     err);
+    if (graph)
+        d->cu.graph_destroy(graph);
+    return good;
+}
+
+static bool cuda_decode(Device *device, int32_t rows, Error *err) {
+    CudaDevice *d = cuda_of(device);
+    if (!d->graphs[rows])
+        TRY(graph_record(d, rows, err));
+    CHECK(d, graph_launch(d->graphs[rows], d->stream), "cuGraphLaunch");
+    return true;
+}
+
+static bool cuda_upload(Device *device, int64_t offset, int64_t size, Error *err) {
+    CudaDevice *d = cuda_of(device);
+    CUdeviceptr to = (CUdeviceptr)(uintptr_t)d->run.base[REGION_BATCH] + (uint64_t)offset;
+    CHECK(d, copy_to_device(to, d->batch + offset, (size_t)size, d->stream), "cuMemcpyHtoDAsync");
+    return true;
+}
+
+static bool cuda_wait(Device *device, Error *err) {
+    CudaDevice *d = cuda_of(device);
+    CHECK(d, stream_wait(d->stream), "a step");
+    return true;
+}
+
+static bool cuda_logits(Device *device, int32_t rows, float *out, Error *err) {
+    CudaDevice *d = cuda_of(device);
+    const ModelInfo *m = &d->e->info;
+    CUdeviceptr from = (CUdeviceptr)(uintptr_t)d->run.base[REGION_ARENA] + (uint64_t)m->logits_offset;
+    size_t bytes = (size_t)rows * (size_t)m->vocab_size * sizeof *out;
+    CHECK(d, copy_to_host(out, from, bytes, d->stream), "cuMemcpyDtoHAsync");
+    return cuda_wait(device, err);
+}
+
+static bool cuda_sampled(Device *device, Error *err) {
+    CudaDevice *d = cuda_of(device);
+    int64_t offset = d->e->batch.sampled;
+    size_t bytes = (size_t)d->e->info.max_batch_size * sizeof *d->sampled;
+    CUdeviceptr from = (CUdeviceptr)(uintptr_t)d->run.base[REGION_BATCH] + (uint64_t)offset;
+    CHECK(d, copy_to_host(d->sampled, from, bytes, d->stream), "cuMemcpyDtoHAsync");
+    TRY(cuda_wait(device, err));
+    memcpy(d->batch + offset, d->sampled, bytes);
+    return true;
+}
+
+// ---- the limit ----------------------------------------------------------------------------------
+
+static bool copies_time(CudaDevice *d, CUdeviceptr to, int64_t bytes, CUevent events[2],
+                        double *seconds, Error *err) {
+    CUdeviceptr from = (CUdeviceptr)(uintptr_t)d->run.base[REGION_WEIGHTS];
+    *seconds = 1e30;
+    for (int attempt = 0; attempt < 5; attempt++) {
+        float ms;
+        CHECK(d, event_record(events[0], d->stream), "cuEventRecord");
+        CHECK(d, copy_on_device(to, from, (size_t)bytes, d->stream), "cuMemcpyDtoDAsync");
+        CHECK(d, event_record(events[1], d->stream), "cuEventRecord");
+        CHECK(d, event_wait(events[1]), "cuEventSynchronize");
+        CHECK(d, event_elapsed(&ms, events[0], events[1]), "cuEventElapsedTime");
+        *seconds = (double)ms * 1e-3 < *seconds ? (double)ms * 1e-3 : *seconds;
+    }
+    return true;
+}
+
+static bool cuda_read_seconds(Device *device, int64_t bytes, double *seconds, const char **how,
+                              Error *err) {
+    CudaDevice *d = cuda_of(device);
+    CUdeviceptr to = 0;
+    CUevent events[2] = {0};
+    *how = "a copy on the device that reads and writes as many bytes in total";
+    CHECK(d, memory_alloc(&to, (size_t)(bytes / 2)), "cuMemAlloc");
+    bool good = check(d, d->cu.event_create(&events[0], 0), "cuEventCreate", err) &&
+                check(d, d->cu.event_create(&events[1], 0), "cuEventCreate", err) &&
+                copies_time(d, to, bytes / 2, events, seconds, err);
+    for (int at = 0; at < 2; at++)
+        if (events[at])
+            d->cu.event_destroy(events[at]);
+    d->cu.memory_free(to);
+    return good;
+}
+
+const DeviceType device_cuda = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .upload = cuda_upload,
+    .run = cuda_run,
+    .decode = cuda_decode,
+    .logits = cuda_logits,
+    .sampled = cuda_sampled,
+    .wait = cuda_wait,
+    .read_seconds = cuda_read_seconds,
+};
