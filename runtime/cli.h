@@ -1,0 +1,59 @@
+// The executable's command line: options as a table, commands as functions.
+#ifndef CLI_H
+#define CLI_H
+
+#include <stdio.h>
+
+#include "engine.h"
+#include "tokenizer.h"
+
+#define RUNTIME_VERSION "0.1.0"
+
+enum { CLI_MAX_BATCHES = 8 };
+
+typedef struct CliOptions {
+    const char *command; // "run" when none is given
+    const char *prompt;  // -p
+    const char *file;    // -f, or the one plain word of `perplexity`
+    const char *ids;     // --ids 1,2,3
+    const char *output;  // -o
+    const char *device;  // "cpu", "cuda", "cuda:1"; NULL: pick
+    const char *batches; // -b 1,8
+    int64_t max_tokens;  // -n; 0: until it stops or the context is full
+    int64_t prompt_tokens; // bench -p
+    int64_t context;     // -c: tokens of the KV cache for one sequence; 0: all that fits
+    int64_t windows, threads, top_k, seed;
+    double temperature, top_p, min_p, repetition_penalty;
+    bool seed_given, raw, ignore_eos, stats, json, all, help;
+} CliOptions;
+
+// What every command gets.
+typedef struct Cli {
+    CliOptions options;
+    Executable executable;
+    Tokenizer *tokenizer;
+} Cli;
+
+// Defaults of sampling come from the model. ERR_USAGE names the word that is wrong.
+bool cli_parse(CliOptions *o, const ModelInfo *model, int argc, char **argv, Error *err);
+void cli_help(const char *command, FILE *out);
+bool cli_command_known(const char *word);
+
+// Opens the engine on the device that the options name.
+bool cli_engine(Cli *cli, Engine **out, Error *err);
+// "1,2,3" into ids the caller frees.
+bool cli_ids(const char *text, int32_t **ids, int64_t *count, Error *err);
+// Text of -p, -f or stdin; the caller frees data.
+bool cli_text(const CliOptions *o, char **data, size_t *size, Error *err);
+double cli_seconds(void);
+
+bool command_run(Cli *cli, Error *err);
+bool command_tokenize(Cli *cli, Error *err);
+bool command_detokenize(Cli *cli, Error *err);
+bool command_logits(Cli *cli, Error *err);
+bool command_perplexity(Cli *cli, Error *err);
+bool command_bench(Cli *cli, Error *err);
+bool command_info(Cli *cli, Error *err);
+bool command_explain(Cli *cli, Error *err);
+
+#endif

@@ -1,0 +1,180 @@
+// Options of the executable, with llama.cpp's spelling and the names of OpenAI and vLLM as synonyms.
+#include "cli.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef enum OptionKind { OPTION_FLAG, OPTION_TEXT, OPTION_INT, OPTION_REAL } OptionKind;
+
+typedef struct OptionSpec {
+    const char *names; // separated by spaces
+    OptionKind kind;
+    size_t offset; // in CliOptions
+    double low, high;
+    const char *commands; // of which it is an option, for help; "" = all
+    const char *value, *help;
+} OptionSpec;
+
+#define AT(field) offsetof(CliOptions, field)
+
+// clang-format off
+static const OptionSpec specs[] = {
+    {"-p --prompt", OPTION_TEXT, AT(prompt), 0, 0, "run tokenize", "TEXT", "the prompt (else -f FILE or standard input)"},
+    {"-p --prompt-tokens", OPTION_INT, AT(prompt_tokens), 1, 1e9, "bench", "N", "tokens to prefill (512)"},
+    {"-f --file", OPTION_TEXT, AT(file), 0, 0, "run tokenize perplexity", "FILE", "read the text from a file"},
+    {"-n --max-tokens --n-predict", OPTION_INT, AT(max_tokens), 1, 1e9, "run bench", "N", "tokens to write (until it stops; bench: 128)"},
+    {"--temp --temperature", OPTION_REAL, AT(temperature), 0, 100, "run", "T", "0 = always the most likely token"},
+    {"--top-k --top_k", OPTION_INT, AT(top_k), 0, 1e9, "run", "K", "only the K most likely tokens (0 = off)"},
+    {"--top-p --top_p", OPTION_REAL, AT(top_p), 0, 1, "run", "P", "only the most likely tokens that reach P together"},
+    {"--min-p --min_p", OPTION_REAL, AT(min_p), 0, 1, "run", "P", "only tokens of at least P times the best one"},
+    {"--repeat-penalty --repetition-penalty", OPTION_REAL, AT(repetition_penalty), 1e-3, 100, "run", "R", "1 = off"},
+    {"-s --seed", OPTION_INT, AT(seed), 0, 9e18, "run", "N", "same seed, same text"},
+    {"--raw", OPTION_FLAG, AT(raw), 0, 0, "run", NULL, "no chat template (this version applies none)"},
+    {"--ignore-eos", OPTION_FLAG, AT(ignore_eos), 0, 0, "run", NULL, "write on after a stop token"},
+    {"--stats", OPTION_FLAG, AT(stats), 0, 0, "run", NULL, "times and device on stderr"},
+    {"--json", OPTION_FLAG, AT(json), 0, 0, "run tokenize perplexity bench info", NULL, "one JSON object instead of text"},
+    {"--ids", OPTION_TEXT, AT(ids), 0, 0, "detokenize logits", "1,2,3", "token ids"},
+    {"--all", OPTION_FLAG, AT(all), 0, 0, "logits", NULL, "of all positions, not only the last"},
+    {"-o --output", OPTION_TEXT, AT(output), 0, 0, "logits", "FILE", "float32 little-endian [positions, vocab_size]"},
+    {"--windows", OPTION_INT, AT(windows), 1, 1e9, "perplexity", "N", "windows at most (all)"},
+    {"-b --batch", OPTION_TEXT, AT(batches), 0, 0, "bench", "1,8", "batch sizes of decode"},
+    {"-c --ctx-size --ctx --max-model-len", OPTION_INT, AT(context), 1, 1e9, "run bench logits perplexity", "N", "context in tokens"},
+    {"--device", OPTION_TEXT, AT(device), 0, 0, "run bench logits perplexity", "cpu|cuda:N", "where to run"},
+    {"-t --threads", OPTION_INT, AT(threads), 1, 256, "run bench logits perplexity", "N", "CPU threads (all cores)"},
+    {"-h --help", OPTION_FLAG, AT(help), 0, 0, "", NULL, "this text"},
+};
+
+static const struct {
+    const char *name, *help;
+} commands[] = {
+    {"run", "writes on from a prompt (the default)"},
+    {"tokenize", "token ids of a text"},
+    {"detokenize", "text of token ids"},
+    {"logits", "logits of token ids, to a file"},
+    {"perplexity", "of a text file"},
+    {"bench", "speed, and its ratio to the limit measured in the same run"},
+    {"info", "the model, its sizes, what this file runs on"},
+    {"explain", "which kernel runs each layer, and why"},
+    {"version", "version of the runtime"},
+};
+// clang-format on
+
+bool cli_command_known(const char *word) {
+    for (size_t at = 0; at < sizeof commands / sizeof *commands; at++)
+        if (strcmp(commands[at].name, word) == 0)
+            return true;
+    return false;
+}
+
+// Is `word` one of the space-separated names?
+static bool listed(const char *names, const char *word, size_t size) {
+    for (const char *at = names; *at;) {
+        size_t length = strcspn(at, " ");
+        if (length == size && memcmp(at, word, size) == 0)
+            return true;
+        at += length + (at[length] == ' ');
+    }
+    return false;
+}
+
+static bool of_command(const OptionSpec *s, const char *command) {
+    return !s->commands[0] || listed(s->commands, command, strlen(command));
+}
+
+static const OptionSpec *spec_find(const char *command, const char *word, size_t size) {
+    for (size_t at = 0; at < sizeof specs / sizeof *specs; at++)
+        if (of_command(&specs[at], command) && listed(specs[at].names, word, size))
+            return &specs[at];
+    return NULL;
+}
+
+static bool value_set(CliOptions *o, const OptionSpec *s, const char *word, const char *value,
+                      Error *err) {
+    unsigned char *field = (unsigned char *)o + s->offset;
+    char *end;
+    if (s->kind == OPTION_FLAG) {
+        *(bool *)field = true;
+        return true;
+    }
+    if (s->kind == OPTION_TEXT) {
+        memcpy(field, &value, sizeof value);
+        return true;
+    }
+    errno = 0;
+    double number = strtod(value, &end);
+    long long whole = s->kind == OPTION_INT ? strtoll(value, &end, 10) : 0;
+    if (errno || end == value || *end || !(number >= s->low && number <= s->high))
+        return fail(err, ERR_USAGE, 1001, "%s wants a number from %g to %g, found \"%s\"", word,
+                    s->low, s->high, value);
+    if (s->kind == OPTION_INT)
+        memcpy(field, &(int64_t){whole}, sizeof(int64_t));
+    else
+        memcpy(field, &number, sizeof number);
+    if (s->offset == AT(seed))
+        o->seed_given = true;
+    return true;
+}
+
+static bool option_parse(CliOptions *o, int argc, char **argv, int *at, Error *err) {
+    const char *word = argv[*at];
+    const char *equals = word[1] == '-' ? strchr(word, '=') : NULL;
+    size_t size = equals ? (size_t)(equals - word) : strlen(word);
+    const OptionSpec *s = spec_find(o->command, word, size);
+    if (!s)
+        return fail(err, ERR_USAGE, 1002, "%s has no option %s; see %s --help", o->command, word,
+                    o->command);
+    if (s->kind == OPTION_FLAG && equals)
+        return fail(err, ERR_USAGE, 1003, "%.*s takes no value", (int)size, word);
+    if (s->kind == OPTION_FLAG)
+        return value_set(o, s, word, NULL, err);
+    if (equals)
+        return value_set(o, s, word, equals + 1, err);
+    if (*at + 1 >= argc)
+        return fail(err, ERR_USAGE, 1004, "%s wants a value: %s", word, s->value);
+    return value_set(o, s, word, argv[++*at], err);
+}
+
+bool cli_parse(CliOptions *o, const ModelInfo *m, int argc, char **argv, Error *err) {
+    *o = (CliOptions){.command = "run",
+                      .temperature = m->default_sample ? (double)m->default_temperature : 0,
+                      .top_k = m->default_sample ? m->default_top_k : 0,
+                      .top_p = (double)m->default_top_p,
+                      .min_p = (double)m->default_min_p,
+                      .repetition_penalty = (double)m->default_repetition_penalty,
+                      .seed = (int64_t)time(NULL)};
+    int at = 1;
+    if (argc > 1 && argv[1][0] != '-') {
+        if (!cli_command_known(argv[1]))
+            return fail(err, ERR_USAGE, 1005, "unknown command \"%s\"; see --help", argv[1]);
+        o->command = argv[at++];
+    }
+    for (; at < argc; at++) {
+        bool file = strcmp(o->command, "perplexity") == 0 && !o->file;
+        if (argv[at][0] == '-' && argv[at][1])
+            TRY(option_parse(o, argc, argv, &at, err));
+        else if (file)
+            o->file = argv[at];
+        else
+            return fail(err, ERR_USAGE, 1006, "\"%s\" is one word too many; a prompt follows -p",
+                        argv[at]);
+    }
+    return true;
+}
+
+void cli_help(const char *command, FILE *out) {
+    fprintf(out, "usage: %s [options]\n\n", command ? command : "[COMMAND]");
+    for (size_t at = 0; !command && at < sizeof commands / sizeof *commands; at++)
+        fprintf(out, "  %-12s %s\n", commands[at].name, commands[at].help);
+    if (!command)
+        fputs("\noptions of run:\n", out);
+    for (size_t at = 0; at < sizeof specs / sizeof *specs; at++) {
+        char left[80];
+        if (!of_command(&specs[at], command ? command : "run"))
+            continue;
+        snprintf(left, sizeof left, "%s%s%s", specs[at].names, specs[at].value ? " " : "",
+                 specs[at].value ? specs[at].value : "");
+        fprintf(out, "  %-42s %s\n", left, specs[at].help);
+    }
+}
