@@ -33,12 +33,18 @@ typedef struct Folder {
     const char *base;   // model_file_base_name, NULL: none
 } Folder;
 
+// One entry of the index.
+typedef struct Place {
+    const char *tensor, *file;
+} Place;
+
 // The files to map, and where the index says that each tensor is.
 typedef struct Choice {
     const char **files; // [count]
     int count;
-    struct cJSON *weight_map; // NULL: no index
-    const char *index;        // its name
+    const char *index; // its name, NULL: none
+    Place *places;     // [place_count], sorted by tensor
+    size_t place_count;
 } Choice;
 
 // ---- the folder ---------------------------------------------------------------------------------
@@ -63,14 +69,7 @@ static bool is_foreign(const char *name) {
 }
 
 static void folder_add(Folder *f, const char *name, Arena *a) {
-    if (f->file_count == f->capacity) {
-        int capacity = f->capacity ? 2 * f->capacity : 16;
-        const char **files = ARENA_NEW(a, const char *, capacity);
-        if (f->file_count)
-            memcpy(files, f->files, (size_t)f->file_count * sizeof *files);
-        f->files = files;
-        f->capacity = capacity;
-    }
+    f->files = array_grow(a, f->files, f->file_count, &f->capacity, sizeof *f->files);
     f->files[f->file_count++] = arena_strndup(a, name, strlen(name));
 }
 
@@ -226,30 +225,43 @@ static bool index_file_check(const char *name, const char *path, Error *err) {
                 "%s: \"%s\" is not the plain name of a .safetensors file", path, text);
 }
 
-// Sorted, distinct names of the files of a weight_map. *stale names one that is not there.
-static bool index_files(Choice *out, const Folder *f, const char *path, const char **stale,
-                        Arena *a, Error *err) {
-    size_t entries = (size_t)cJSON_GetArraySize(out->weight_map), kept = 0;
-    const char **names = ARENA_NEW(a, const char *, entries + 1);
-    size_t at = 0;
-    for (const cJSON *item = out->weight_map->child; item; item = item->next) {
+static int compare_place(const void *a, const void *b) {
+    return strcmp(((const Place *)a)->tensor, ((const Place *)b)->tensor);
+}
+
+static bool index_places(Choice *out, const cJSON *weight_map, const char *path, Arena *a,
+                         Error *err) {
+    if (!cJSON_IsObject(weight_map))
+        return fail(err, ERR_CORRUPT, 128, "%s: no weight_map in it", path);
+    out->places = ARENA_NEW(a, Place, cJSON_GetArraySize(weight_map));
+    for (const cJSON *item = weight_map->child; item; item = item->next) {
         if (!cJSON_IsString(item))
             return fail(err, ERR_CORRUPT, 127, "%s: weight_map must map names to file names", path);
         TRY(index_file_check(item->valuestring, path, err));
-        names[at++] = item->valuestring;
+        out->places[out->place_count++] =
+            (Place){arena_strndup(a, item->string, strlen(item->string)),
+                    arena_strndup(a, item->valuestring, strlen(item->valuestring))};
     }
-    qsort(names, entries, sizeof *names, compare_text);
-    for (size_t i = 0; i < entries; i++) {
-        if (kept && strcmp(names[kept - 1], names[i]) == 0)
+    qsort(out->places, out->place_count, sizeof *out->places, compare_place);
+    return true;
+}
+
+// Sorted, distinct names of the files of the index. Returns one that is not there, or NULL.
+static const char *index_files(Choice *out, const Folder *f, Arena *a) {
+    const char **names = ARENA_NEW(a, const char *, out->place_count), *stale = NULL;
+    for (size_t i = 0; i < out->place_count; i++)
+        names[i] = out->places[i].file;
+    qsort(names, out->place_count, sizeof *names, compare_text);
+    for (size_t i = 0; i < out->place_count; i++) {
+        if (out->count && strcmp(names[out->count - 1], names[i]) == 0)
             continue;
-        names[kept++] = names[i];
-        const char *file = arena_printf(a, "%s/%s", f->dir, names[i]);
-        if (!*stale && access(file, F_OK) != 0)
-            *stale = arena_strndup(a, names[i], strlen(names[i]));
+        names[out->count++] = names[i];
+        const char *file = arena_printf(a, "%s/%s", f->dir, names[out->count - 1]);
+        if (!stale && access(file, F_OK) != 0)
+            stale = names[out->count - 1];
     }
     out->files = names;
-    out->count = (int)kept;
-    return true;
+    return stale;
 }
 
 // Reads the index if there is one and all of its files exist.
@@ -268,20 +280,19 @@ static bool choose_by_index(Choice *out, const Folder *f, Notes *notes, Arena *a
     }
     if (!out->index)
         return true;
-    const char *path = arena_printf(a, "%s/%s", f->dir, out->index), *stale = NULL;
+    const char *path = arena_printf(a, "%s/%s", f->dir, out->index);
     bool found;
-    cJSON *root; // lives until exit, like the mappings: the choice points into it
+    cJSON *root;
     TRY(json_read(&root, &found, path, err));
-    out->weight_map = cJSON_GetObjectItemCaseSensitive(root, "weight_map");
-    if (!cJSON_IsObject(out->weight_map))
-        return fail(err, ERR_CORRUPT, 128, "%s: no weight_map in it", path);
-    TRY(index_files(out, f, path, &stale, a, err));
+    bool done = index_places(out, json_get(root, "weight_map"), path, a, err);
+    cJSON_Delete(root);
+    TRY(done);
+    const char *stale = index_files(out, f, a);
     if (!stale && out->count)
         return true;
-    out->weight_map = NULL;
-    out->count = 0;
     note(notes, a, "%s is stale: %s is not there; using the files of the folder", out->index,
          stale ? stale : "any file");
+    *out = (Choice){0};
     return true;
 }
 
@@ -329,22 +340,16 @@ static int compare_tensor(const void *a, const void *b) {
     return strcmp(((const Tensor *)a)->name, ((const Tensor *)b)->name);
 }
 
-static int compare_item(const void *a, const void *b) {
-    const cJSON *x = *(const cJSON *const *)a, *y = *(const cJSON *const *)b;
-    return strcmp(x->string, y->string);
-}
-
-// Merges equal names of different files: the file that the index names counts, `items` is its
-// weight_map sorted by name. Without an index two equal names are an error.
-static bool tensors_merge(Checkpoint *c, const cJSON *const *items, size_t item_count,
-                          Error *err) {
+// Merges equal names of different files: the file that the index names counts. Without an index
+// two equal names are an error.
+static bool tensors_merge(Checkpoint *c, const Choice *choice, Error *err) {
     int kept = 0;
-    size_t item = 0;
+    size_t at = 0;
     for (int i = 0; i < c->count; i++) {
         Tensor *t = &c->tensors[i];
-        while (item < item_count && strcmp(items[item]->string, t->name) < 0)
-            item++;
-        bool listed = item < item_count && strcmp(items[item]->string, t->name) == 0;
+        while (at < choice->place_count && strcmp(choice->places[at].tensor, t->name) < 0)
+            at++;
+        bool listed = at < choice->place_count && strcmp(choice->places[at].tensor, t->name) == 0;
         bool again = kept && strcmp(c->tensors[kept - 1].name, t->name) == 0;
         if (again && !listed) {
             char name[NAME_TEXT_BYTES];
@@ -352,27 +357,26 @@ static bool tensors_merge(Checkpoint *c, const cJSON *const *items, size_t item_
             return fail(err, ERR_CORRUPT, 132, "%s: tensor %s stands in %s too", t->file, name,
                         c->tensors[kept - 1].file);
         }
-        bool wanted = !listed || strcmp(items[item]->valuestring, t->file) == 0;
-        if (again && wanted)
-            c->tensors[kept - 1] = *t;
-        else if (!again)
+        if (!again)
             c->tensors[kept++] = *t;
+        else if (strcmp(choice->places[at].file, t->file) == 0)
+            c->tensors[kept - 1] = *t;
     }
     c->count = kept;
     return true;
 }
 
 // Whether every tensor of the index is where the index says; notes the first that is not.
-static bool index_agrees(Checkpoint *c, const cJSON *const *items, size_t item_count,
-                         const char *index, Arena *a) {
-    for (size_t i = 0; i < item_count; i++) {
-        const Tensor *t = checkpoint_find(c, items[i]->string);
-        if (t && strcmp(t->file, items[i]->valuestring) == 0)
+static bool index_agrees(Checkpoint *c, const Choice *choice, Arena *a) {
+    for (size_t i = 0; i < choice->place_count; i++) {
+        const Place *place = &choice->places[i];
+        const Tensor *t = checkpoint_find(c, place->tensor);
+        if (t && strcmp(t->file, place->file) == 0)
             continue;
         char name[NAME_TEXT_BYTES];
-        text_escape(name, sizeof name, items[i]->string, strlen(items[i]->string));
+        text_escape(name, sizeof name, place->tensor, strlen(place->tensor));
         note(&c->notes, a, "%s is stale: tensor %s is not in %s; using the files of the folder",
-             index, name, items[i]->valuestring);
+             choice->index, name, place->file);
         return false;
     }
     return true;
@@ -394,14 +398,8 @@ static bool tensors_load(Checkpoint *out, const Choice *choice, bool *agrees, Ar
         at += (size_t)shards[file].count;
     }
     qsort(out->tensors, at, sizeof *out->tensors, compare_tensor);
-    size_t item_count = 0;
-    size_t room = choice->weight_map ? (size_t)cJSON_GetArraySize(choice->weight_map) : 0;
-    const cJSON **items = ARENA_NEW(a, const cJSON *, room);
-    for (const cJSON *i = room ? choice->weight_map->child : NULL; i; i = i->next)
-        items[item_count++] = i;
-    qsort(items, item_count, sizeof *items, compare_item);
-    TRY(tensors_merge(out, items, item_count, err));
-    *agrees = index_agrees(out, items, item_count, choice->index, a);
+    TRY(tensors_merge(out, choice, err));
+    *agrees = index_agrees(out, choice, a);
     return true;
 }
 

@@ -186,6 +186,13 @@ typedef struct Config {
 } Config;
 
 bool config_read(Config *out, const char *dir, Arena *a, Error *err);
+// quant_config.c: the quantization configuration from `config_json` (the root of config.json, NULL:
+// none) and quantize_config.json and its other names. out->present = false: there is none.
+bool quant_config_read(QuantConfig *out, const struct cJSON *config_json, const char *dir,
+                       Notes *notes, Arena *a, Error *err);
+// rope.c: the rope settings of config.json, old and new spelling. Needs out's head_dim and
+// max_position_embeddings.
+bool rope_read(Config *out, const struct cJSON *json, const char *file, Arena *a, Error *err);
 // inv_freq[r / 2] and the factor on cos and sin for sequences of up to max_seq_len tokens.
 // r = rotary dimensions = head_dim * partial_rotary_factor.
 int64_t rope_frequencies(const Config *c, int64_t max_seq_len, float *inv_freq, float *factor);

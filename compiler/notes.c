@@ -12,13 +12,6 @@ void note(Notes *notes, Arena *a, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (notes->count == notes->capacity) {
-        int capacity = notes->capacity ? 2 * notes->capacity : 4;
-        const char **items = ARENA_NEW(a, const char *, capacity);
-        if (notes->count)
-            memcpy(items, notes->items, (size_t)notes->count * sizeof *items);
-        notes->items = items;
-        notes->capacity = capacity;
-    }
+    notes->items = array_grow(a, notes->items, notes->count, &notes->capacity, sizeof *notes->items);
     notes->items[notes->count++] = arena_strndup(a, text, strlen(text));
 }

@@ -1,0 +1,170 @@
+// What: what a linear does with its results, the same for every linear kernel.
+// Idea: a lane of an mma holds the packed rows r and r + 8 of a tile of 16 for one token, and row
+//     orders (compiler/compile.h, RowOrder) are chosen so that these two belong together: gate and
+//     up of one feature, or the two halves of a rotated pair. An epilogue is two calls, so that its
+//     loads can be under way while the sums are still being made: pair_before, then pair_store.
+// Parameters: EPILOGUE, HAS_BIAS, OUT_F32, ACT, ROWS, OUT_FEATURES; for EPILOGUE_ROPE_KV also HEADS,
+//     KV_HEADS, HEAD_DIM, PAGE_TOKENS, PAGES_PER_SEQ, KV_PAGE_BYTES, KV_VALUES_AT and
+//     ROPE_FACTOR_BITS (fp32).
+#ifndef EPILOGUE_CUH
+#define EPILOGUE_CUH
+
+#define EPILOGUE_STORE 0 // ORDER EPILOGUES (compiler/compile.h)
+#define EPILOGUE_ADD 1
+#define EPILOGUE_ACT_MUL 2
+#define EPILOGUE_ROPE_KV 3
+#define ACT_SILU 0 // ORDER ACTIVATIONS (compiler/compile.h)
+#define ACT_GELU_TANH 1
+
+static_assert(EPILOGUE >= EPILOGUE_STORE && EPILOGUE <= EPILOGUE_ROPE_KV, "EPILOGUE");
+static_assert(ROWS % 16 == 0 && OUT_FEATURES <= ROWS, "ROWS");
+static_assert(ACT == ACT_SILU || ACT == ACT_GELU_TANH, "ACT");
+
+// Where results go and what they are combined with; unused ones are null.
+struct EpilogueOperands {
+    const float *bias;     // fp32 [ROWS], packed order
+    void *out;             // STORE: act or fp32 [tokens, N]; ADD: fp32 [tokens, N], the residual;
+                           // ACT_MUL: act [tokens, N / 2]; ROPE_KV: act [tokens, HEADS * HEAD_DIM]
+    u8 *kv;                // KV pages, at this layer
+    const float *inv_freq; // fp32 [HEAD_DIM / 2]
+    const s32 *positions;  // [tokens]
+    const s32 *slots;      // [tokens]; -1: an empty row, written to page 0
+    const s32 *page_table; // [slots, PAGES_PER_SEQ]
+};
+
+// Where a token stands: the same for all rows.
+struct TokenPlace {
+    int position;
+    u8 *page; // of this layer: keys, then values; already at the token's row of head 0
+};
+
+__device__ __forceinline__ TokenPlace token_place(const EpilogueOperands &o, int token) {
+    TokenPlace place = {0, nullptr};
+#if EPILOGUE == EPILOGUE_ROPE_KV
+    place.position = (int)ld_global_u32(o.positions + token);
+    int slot = (int)ld_global_u32(o.slots + token);
+    u32 position = (u32)place.position;
+    u32 page = 0;
+    if (slot >= 0) {
+        page = ld_global_u32(o.page_table + (s64)slot * PAGES_PER_SEQ + position / PAGE_TOKENS);
+    }
+    place.page = o.kv + (s64)page * KV_PAGE_BYTES +
+                 (s64)(position % PAGE_TOKENS) * HEAD_DIM * (s64)sizeof(act_t);
+#endif
+    return place;
+}
+
+// What a pair of rows needs besides its sums.
+struct PairBefore {
+    float low, high;       // ADD: the residual; ROPE_KV: cos and sin
+    float bias_low, bias_high;
+};
+
+#if EPILOGUE == EPILOGUE_ROPE_KV
+constexpr int HEAD_TILES = HEAD_DIM / 16;
+constexpr int Q_TILES = HEADS * HEAD_TILES;
+constexpr int K_TILES = KV_HEADS * HEAD_TILES;
+static_assert(HEAD_DIM % 16 == 0 && ROWS == (HEADS + 2 * KV_HEADS) * HEAD_DIM, "heads");
+
+// cos and sin of position * inv_freq, times the rope factor. The angle is rounded to fp32 as the
+// reference implementation rounds it, then reduced to [-pi, pi] by 2 pi in three parts (Cody and
+// Waite); there the hardware's sine is within 2^-20.9 (PTX ISA).
+__device__ __forceinline__ void rope_cos_sin(float *cosine, float *sine, int position,
+                                             float inv_freq) {
+    float angle = __fmul_rn((float)position, inv_freq);
+    float turns = rintf(angle * 0.15915494309f);
+    float rest = __fmaf_rn(-turns, 6.28125f, angle);
+    rest = __fmaf_rn(-turns, 1.93500518798828125e-3f, rest);
+    rest = __fmaf_rn(-turns, 3.0199159819567e-7f, rest);
+    const float factor = __uint_as_float(ROPE_FACTOR_BITS);
+    *cosine = cos_approx(rest) * factor;
+    *sine = sin_approx(rest) * factor;
+}
+#endif
+
+__device__ __forceinline__ float activation(float x) {
+    constexpr float LOG2_E = 1.4426950409f;
+    // gelu_tanh(x) = x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x^3))
+    float z = ACT == ACT_SILU ? x : 1.5957691216f * (x + 0.044715f * x * x * x);
+    return x * rcp_approx(1.0f + ex2_approx(-z * LOG2_E));
+}
+
+// The rows 16 * tile + r and + 8, r = 0..7, of one token.
+__device__ __forceinline__ PairBefore pair_before(const EpilogueOperands &o,
+                                                  const TokenPlace &place, int tile, int r,
+                                                  int token) {
+    PairBefore before = {0.0f, 0.0f, 0.0f, 0.0f};
+    int row = tile * 16 + r;
+    if (HAS_BIAS) {
+        before.bias_low = ld_global_f32(o.bias + row);
+        before.bias_high = ld_global_f32(o.bias + row + 8);
+    }
+#if EPILOGUE == EPILOGUE_ADD
+    const float *residual = (const float *)o.out + (s64)token * OUT_FEATURES + row;
+    before.low = row < OUT_FEATURES ? ld_global_f32(residual) : 0.0f;
+    before.high = row + 8 < OUT_FEATURES ? ld_global_f32(residual + 8) : 0.0f;
+#elif EPILOGUE == EPILOGUE_ROPE_KV
+    if (tile < Q_TILES + K_TILES) {
+        float inv_freq = ld_global_f32(o.inv_freq + tile % HEAD_TILES * 8 + r);
+        rope_cos_sin(&before.low, &before.high, place.position, inv_freq);
+    }
+#endif
+    return before;
+}
+
+__device__ __forceinline__ void pair_store(const EpilogueOperands &o, const TokenPlace &place,
+                                           const PairBefore &before, int tile, int r, int token,
+                                           float low, float high) {
+    low += before.bias_low;
+    high += before.bias_high;
+#if EPILOGUE == EPILOGUE_STORE || EPILOGUE == EPILOGUE_ADD
+    int row = tile * 16 + r;
+    s64 at = (s64)token * OUT_FEATURES + row;
+    if (EPILOGUE == EPILOGUE_ADD || OUT_F32) {
+        float *out = (float *)o.out + at;
+        if (row < OUT_FEATURES) {
+            st_global_f32(out, low + before.low);
+        }
+        if (row + 8 < OUT_FEATURES) {
+            st_global_f32(out + 8, high + before.high);
+        }
+    } else {
+        act_t *out = (act_t *)o.out + at;
+        if (row < OUT_FEATURES) {
+            st_global_u16(out, act_from_f32(low));
+        }
+        if (row + 8 < OUT_FEATURES) {
+            st_global_u16(out + 8, act_from_f32(high));
+        }
+    }
+#elif EPILOGUE == EPILOGUE_ACT_MUL
+    int feature = tile * 8 + r;
+    if (feature < OUT_FEATURES / 2) {
+        act_t *out = (act_t *)o.out + (s64)token * (OUT_FEATURES / 2) + feature;
+        st_global_u16(out, act_from_f32(activation(low) * high));
+    }
+#else
+    int head_tile = tile % HEAD_TILES;
+    if (tile < Q_TILES + K_TILES) {
+        float x = low, y = high;
+        low = x * before.low - y * before.high;
+        high = y * before.low + x * before.high;
+    }
+    if (tile < Q_TILES) {
+        act_t *q = (act_t *)o.out + ((s64)token * HEADS + tile / HEAD_TILES) * HEAD_DIM +
+                   head_tile * 8 + r;
+        st_global_u16(q, act_from_f32(low));
+        st_global_u16(q + HEAD_DIM / 2, act_from_f32(high));
+        return;
+    }
+    bool is_key = tile < Q_TILES + K_TILES;
+    int head = (tile - Q_TILES - (is_key ? 0 : K_TILES)) / HEAD_TILES;
+    act_t *row = (act_t *)(place.page + (is_key ? 0 : (s64)KV_VALUES_AT)) +
+                 (s64)head * PAGE_TOKENS * HEAD_DIM;
+    int feature = is_key ? head_tile * 8 + r : head_tile * 16 + r;
+    st_global_u16(row + feature, act_from_f32(low));
+    st_global_u16(row + feature + (is_key ? HEAD_DIM / 2 : 8), act_from_f32(high));
+#endif
+}
+
+#endif
