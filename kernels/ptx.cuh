@@ -279,6 +279,19 @@ __device__ __forceinline__ void st_shared_v4(u32 p, uint4 v) {
                  "r"(v.w)
                  : "memory");
 }
+__device__ __forceinline__ float4 ld_shared_v4_f32(u32 p) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(p)
+                 : "memory");
+    return v;
+}
+__device__ __forceinline__ void st_shared_v4_f32(u32 p, float4 v) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(p), "f"(v.x), "f"(v.y), "f"(v.z),
+                 "f"(v.w)
+                 : "memory");
+}
 __device__ __forceinline__ void st_shared_v2(u32 p, uint2 v) {
     asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(p), "r"(v.x), "r"(v.y) : "memory");
 }
@@ -351,18 +364,13 @@ __device__ __forceinline__ void fence_mbarrier_init() {
 }
 // `bytes`: multiple of 16; both addresses aligned to 16. Completes on the barrier.
 __device__ __forceinline__ void cp_async_bulk(u32 shared, const void *global, u32 bytes,
-                                              u32 barrier, u64 policy) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-                 "[%0], [%1], %2, [%3], %4;" ::"r"(shared),
-                 "l"(global), "r"(bytes), "r"(barrier), "l"(policy)
+                                              u32 barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1], %2, [%3];" ::"r"(shared),
+                 "l"(global), "r"(bytes), "r"(barrier)
                  : "memory");
 }
 #endif
-__device__ __forceinline__ u64 createpolicy_evict_first() {
-    u64 policy;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
 
 // ---- tensor cores -------------------------------------------------------------------------------
 

@@ -21,16 +21,16 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// Sum over the WARPS warps of the block, for all threads. `scratch`: WARPS floats in shared memory
+// Sum over the BLOCK_WARPS warps of the block, for all threads. `scratch`: as many floats in shared memory
 // that nobody else uses; may be reused after the next __syncthreads().
-template <int WARPS> __device__ __forceinline__ float block_sum(float x, float *scratch) {
+template <int BLOCK_WARPS> __device__ __forceinline__ float block_sum(float x, float *scratch) {
     x = warp_sum(x);
     if (threadIdx.x % WARP_LANES == 0) {
         scratch[threadIdx.x / WARP_LANES] = x;
     }
     __syncthreads();
     float sum = 0.0f;
-    for (int warp = 0; warp < WARPS; warp++) {
+    for (int warp = 0; warp < BLOCK_WARPS; warp++) {
         sum += scratch[warp];
     }
     return sum;

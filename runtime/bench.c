@@ -54,7 +54,7 @@ static bool cpu_flops(int threads, double *flops_per_s, Error *err) {
     }
     volatile float sink = call.sums[0];
     (void)sink;
-    *flops_per_s = 2.0 * FLOP_LANES * (double)call.rounds * threads / best;
+    *flops_per_s = 2.0 * (double)(FLOP_LANES * call.rounds) * threads / best;
     pool_close(pool);
     return true;
 }

@@ -199,8 +199,9 @@ static void packed_fill(Lab *lab, const PackedTensor *t, uint32_t seed) {
             if (t->bits == 16)
                 continue;
             const uint32_t kind = mix(seed + 1, (uint32_t)row, (uint32_t)(k / t->group)) % 16;
+            const float large = t->order == ROWS_ROPE ? 1.0f : 100.0f; // keys are fp16
             float scale = 0.01f + 0.001f * (float)kind;
-            scale = kind == 0 ? 0.0f : kind == 1 ? 3e-6f : kind == 2 ? 100.0f : scale;
+            scale = kind == 0 ? 0.0f : kind == 1 ? 3e-6f : kind == 2 ? large : scale;
             const uint16_t half = half_from_float(row < t->out_features ? scale : 0.0f);
             memcpy(to + scale_place(t, row, k), &half, sizeof half);
         }
@@ -248,6 +249,7 @@ static void linear_add(Lab *lab, int index) {
     const int norm = c->norm ? vector_add(lab, "norm", c->k, 1, 0.2f) : -1;
     int inv_freq = -1;
     if (c->epilogue == EPILOGUE_ROPE_KV) {
+        lab->graph.packed[weight].order = ROWS_ROPE;
         float *values = ARENA_NEW(&lab->arena, float, c->head_dim / 2);
         for (int64_t at = 0; at < c->head_dim / 2; at++)
             values[at] = (float)pow(10000.0, -2.0 * (double)at / (double)c->head_dim);

@@ -1,0 +1,610 @@
+// (1) out = epilogue(prologue(x) W^T + bias) for few tokens, bound by reading W once.
+//
+// (2) Operands, in this order; each is an 8-byte slot, unused ones are 0:
+//     x            PROLOGUE_NONE: act [tokens, K]; PROLOGUE_NORM: fp32 [tokens, K], used as
+//                  act(x * rsqrt(mean(x^2) + eps) * norm_weight)
+//     weights      layout tile16 [ROWS / 16, k_padded], aligned to 16 bytes
+//     norm_weight  fp32 [K]
+//     bias         fp32 [ROWS], packed row order
+//     out, kv, inv_freq, positions, slots, page_table   epilogue.cuh
+//     tokens       1 .. TOKENS_MAX
+//
+// (3) Layout tile16 and the fragment words are drawn in docs/kernels.md. Shared memory:
+//
+//     ring      [WARPS][STAGES][TILES][RECORD_BYTES]   weights under way, private to a warp
+//     x         [TOKENS_MAX][X_STRIDE]                 activations, one row per token
+//     partials  [2][WARPS][TILES][HALVES][32 lanes][4] fp32 sums of a pass, by parity of the pass
+//     squares   [TOKENS_MAX][WARPS]                    PROLOGUE_NORM: parts of sum x^2
+//     barriers  [WARPS][STAGES]                        LOAD_BULK: mbarriers
+//
+// (4) Bytes: ROWS * k_padded * (BITS + 16 / GROUP) / 8 once; 2 * tokens * N * K flops. On an H200
+//     the read rate is 3 TB/s at 64 MiB and 4.6 at 4 GiB (docs/performance.md has the table).
+//
+// (5) Parameters: BITS, GROUP (dequant.cuh); IN_FEATURES = K, multiple of 8; ROWS, OUT_FEATURES;
+//     TOKENS_MAX 1..16; WARPS that split K, 1..24; STAGES of a ring, 2..; TILES that share
+//     activations, 1..4; X_PHASES in which K is staged, 1..; LOAD_BULK 0, or 1 from sm_90 on;
+//     CTAS_PER_SM; PROLOGUE 0 none, 1 norm, with EPS_BITS (fp32); EPILOGUE and its parameters
+//     (epilogue.cuh); SHARED_BYTES, as the launch reserves them.
+//     The sum of an output depends on K, BITS, GROUP and WARPS only: not on the number of tokens.
+//
+// (6) A pass is TILES row tiles; block b does passes b, b + grid, .... The records of a row tile are
+//     split over WARPS compute warps, each a contiguous range of K; lane l feeds itself and its warp
+//     from a ring that runs ahead over the ends of passes. Two more warps, one per parity of the
+//     pass, add up the partial sums in the order of the warps and run the epilogue, so that its
+//     latency is nobody else's.
+//
+//         compute warps:  ring -> dequant -> mma -> partials[p] --full[p]--> epilogue warp p
+//                                            ^------------------empty[p]----------'
+//
+// (7) Read from the bottom: linear_decode, linear_decode_body, compute_warps, record_sums.
+#include "ptx.cuh"
+#include "reduce.cuh"
+#include "dequant.cuh"
+#include "epilogue.cuh"
+
+#define PROLOGUE_NONE 0 // ORDER PROLOGUES (compiler/compile.h)
+#define PROLOGUE_NORM 1
+
+static_assert(IN_FEATURES % 8 == 0 && IN_FEATURES > 0, "IN_FEATURES");
+static_assert(TOKENS_MAX >= 1 && TOKENS_MAX <= 16, "TOKENS_MAX");
+static_assert(WARPS >= 1 && WARPS <= 24, "WARPS");
+static_assert(STAGES >= 2 && TILES >= 1 && TILES <= 4 && X_PHASES >= 1, "STAGES, TILES, X_PHASES");
+static_assert(PROLOGUE == PROLOGUE_NONE || PROLOGUE == PROLOGUE_NORM, "PROLOGUE");
+
+constexpr int HALVES = (TOKENS_MAX + 7) / 8; // mma n8 tiles of tokens
+constexpr int COMPUTE_THREADS = WARPS * WARP_LANES;
+constexpr int EPILOGUE_WARPS = 2;
+constexpr int THREADS = COMPUTE_THREADS + EPILOGUE_WARPS * WARP_LANES;
+constexpr int HANDOVER_THREADS = COMPUTE_THREADS + WARP_LANES;
+
+constexpr int RECORDS = (IN_FEATURES + RECORD_K - 1) / RECORD_K;
+constexpr int K_PADDED = RECORDS * RECORD_K;
+constexpr s64 ROW_TILE_BYTES = (s64)RECORDS * RECORD_BYTES;
+constexpr int ROW_TILES = ROWS / TILE_ROWS;
+constexpr int PASSES = (ROW_TILES + TILES - 1) / TILES;
+
+// In one phase all of K lies in its natural order; in several, warp w's part of phase p is a slice
+// of PHASE_RECORDS records at w * SLICE_K.
+constexpr int WARP_RECORDS = (RECORDS + WARPS - 1) / WARPS; // at most
+constexpr int PHASE_RECORDS = (WARP_RECORDS + X_PHASES - 1) / X_PHASES;
+constexpr int SLICE_K = PHASE_RECORDS * RECORD_K;
+constexpr int STAGED_K = X_PHASES == 1 ? K_PADDED : WARPS * SLICE_K;
+constexpr int X_STRIDE = STAGED_K * 2 + 16; // 16 more than a multiple of 128 where K allows:
+                                            // ldmatrix reads 8 rows without a bank conflict
+constexpr int RING_STAGE_BYTES = TILES * RECORD_BYTES;
+constexpr int RING_BYTES = STAGES * RING_STAGE_BYTES;
+
+constexpr int X_AT = WARPS * RING_BYTES;
+constexpr int PARTIALS_AT = X_AT + TOKENS_MAX * X_STRIDE;
+constexpr int PARTIAL_BYTES = WARP_LANES * 16;
+constexpr int PARTIALS_BYTES = WARPS * TILES * HALVES * PARTIAL_BYTES; // of one parity
+constexpr int SQUARES_AT = PARTIALS_AT + 2 * PARTIALS_BYTES;
+constexpr int SQUARES_BYTES = PROLOGUE == PROLOGUE_NORM ? TOKENS_MAX * WARPS * 4 : 0;
+constexpr int BARRIERS_AT = (SQUARES_AT + SQUARES_BYTES + 7) / 8 * 8;
+constexpr int BARRIERS_BYTES = LOAD_BULK ? WARPS * STAGES * 8 : 0;
+static_assert(SHARED_BYTES == BARRIERS_AT + BARRIERS_BYTES, "compiler/kernel_linear_decode.c");
+
+enum { BAR_COMPUTE = 1, BAR_FULL = 2, BAR_EMPTY = 4 }; // FULL and EMPTY: one per parity
+
+struct Operands {
+    const void *x;
+    const u8 *weights;
+    const float *norm_weight;
+    EpilogueOperands epilogue;
+    int tokens;
+};
+
+// The passes first, first + step, ... of one block.
+struct WorkRange {
+    int first, step;
+};
+
+// ---- the weight stream of a warp ----------------------------------------------------------------
+
+__device__ __forceinline__ int warp_first_record(int warp) {
+    return warp * RECORDS / WARPS;
+}
+
+struct Stream {
+    const u8 *next;  // record to fetch next, of the first tile of its pass
+    int record;      // its number in this warp's range
+    int records;     // in this warp's range
+    int pass, step;  // the pass of `next`, and how far it is to the following one
+    u32 ring;        // shared address of stage 0
+    u32 fetch_at;    // offset of the stage to fill next
+    u32 read_at;     // offset of the stage to read next
+    u32 barriers;    // LOAD_BULK: shared address of the barrier of stage 0
+    u32 parity;      // LOAD_BULK: of the barriers on this round of the ring
+};
+
+__device__ __forceinline__ const u8 *stream_start(const Operands &o, int pass, int warp) {
+    return o.weights + (s64)pass * TILES * ROW_TILE_BYTES + warp_first_record(warp) * RECORD_BYTES;
+}
+
+// Tile t of a pass; behind the last one, that one again, whose sums nobody uses.
+__device__ __forceinline__ s64 tile_offset(int pass, int t) {
+    return pass * TILES + t < ROW_TILES ? t * ROW_TILE_BYTES : 0;
+}
+
+__device__ __forceinline__ void record_copy(const Stream &s, int lane) {
+    for (int t = 0; t < TILES; t++) {
+        const u8 *from = s.next + tile_offset(s.pass, t);
+        u32 to = s.ring + s.fetch_at + t * RECORD_BYTES;
+#if LOAD_BULK
+        if (lane == 0) {
+            u32 barrier = s.barriers + s.fetch_at / RING_STAGE_BYTES * 8;
+            if (t == 0) {
+                mbarrier_arrive_expect_tx(barrier, RING_STAGE_BYTES);
+            }
+            cp_async_bulk(to, from, RECORD_BYTES, barrier);
+        }
+#else
+        if (lane < RECORD_SCALE_BYTES / 16) {
+            cp_async_16(to + lane * 16, from + lane * 16);
+        }
+        for (int tile = 0; tile < RECORD_TILES; tile++) {
+            int at = RECORD_SCALE_BYTES + tile * TILE_BYTES + lane * 16;
+            cp_async_16(to + at, from + at);
+        }
+#endif
+    }
+}
+
+// Fills the next stage of the ring, if there is anything left to fetch.
+__device__ __forceinline__ void stream_fetch(Stream &s, const Operands &o, int warp, int lane) {
+    if (s.pass < PASSES) {
+        record_copy(s, lane);
+        s.next += RECORD_BYTES;
+        if (++s.record == s.records) {
+            s.record = 0;
+            s.pass += s.step;
+            s.next = stream_start(o, s.pass, warp);
+        }
+        s.fetch_at = s.fetch_at + RING_STAGE_BYTES == RING_BYTES ? 0 : s.fetch_at + RING_STAGE_BYTES;
+    }
+#if !LOAD_BULK
+    cp_async_commit(); // an empty group too: stream_wait counts groups
+#endif
+}
+
+__device__ __forceinline__ Stream stream_open(const Operands &o, WorkRange range, u32 shared,
+                                              int warp, int lane) {
+    Stream s;
+    s.records = warp_first_record(warp + 1) - warp_first_record(warp);
+    s.record = 0;
+    s.pass = s.records > 0 ? range.first : PASSES;
+    s.step = range.step;
+    s.next = stream_start(o, range.first, warp);
+    s.ring = shared + warp * RING_BYTES;
+    s.fetch_at = s.read_at = 0;
+    s.barriers = shared + BARRIERS_AT + warp * STAGES * 8;
+    s.parity = 0;
+#if LOAD_BULK
+    if (lane == 0) {
+        for (int stage = 0; stage < STAGES; stage++) {
+            mbarrier_init(s.barriers + stage * 8, 1);
+        }
+        fence_proxy_async();
+    }
+    __syncwarp();
+#endif
+    for (int stage = 0; stage < STAGES - 1; stage++) {
+        stream_fetch(s, o, warp, lane);
+    }
+    return s;
+}
+
+// Until the stage at read_at has arrived, for all lanes; the one read before it is free then.
+__device__ __forceinline__ void stream_wait(const Stream &s) {
+#if LOAD_BULK
+    u32 barrier = s.barriers + s.read_at / RING_STAGE_BYTES * 8;
+    while (!mbarrier_try_wait_parity(barrier, s.parity)) {
+    }
+#else
+    cp_async_wait<STAGES - 2>();
+#endif
+    __syncwarp();
+}
+
+__device__ __forceinline__ void stream_next(Stream &s) {
+    s.read_at += RING_STAGE_BYTES;
+    if (s.read_at == RING_BYTES) {
+        s.read_at = 0;
+        s.parity ^= 1;
+    }
+}
+
+// ---- prologue: activations to shared memory -----------------------------------------------------
+
+// K index of 8 staged elements, or -1 if no weight of the phase reads them.
+__device__ __forceinline__ int staged_k(int at, int phase) {
+    if (X_PHASES == 1) {
+        return at;
+    }
+    int warp = at / SLICE_K, first = warp_first_record(warp);
+    int record = first + phase * PHASE_RECORDS + at % SLICE_K / RECORD_K;
+    return record < warp_first_record(warp + 1) ? record * RECORD_K + at % RECORD_K : -1;
+}
+
+__device__ __forceinline__ u32 norm_pair(float a, float b, float factor, float wa, float wb) {
+    return act2_from_f32(a * factor * wa, b * factor * wb);
+}
+
+// Eight activations of a token from k on, as they enter the products.
+__device__ __forceinline__ uint4 x_load(const Operands &o, int token, int k, float factor) {
+    uint4 v = make_uint4(0, 0, 0, 0); // K is padded with zeros
+    if (k < 0 || k >= IN_FEATURES) {
+        return v;
+    }
+    if (PROLOGUE == PROLOGUE_NONE) {
+        return ld_global_v4((const act_t *)o.x + (s64)token * IN_FEATURES + k);
+    }
+    const float *x = (const float *)o.x + (s64)token * IN_FEATURES + k;
+    float4 a = ld_global_v4_f32(x), b = ld_global_v4_f32(x + 4);
+    float4 wa = ld_global_v4_f32(o.norm_weight + k), wb = ld_global_v4_f32(o.norm_weight + k + 4);
+    v.x = norm_pair(a.x, a.y, factor, wa.x, wa.y);
+    v.y = norm_pair(a.z, a.w, factor, wa.z, wa.w);
+    v.z = norm_pair(b.x, b.y, factor, wb.x, wb.y);
+    v.w = norm_pair(b.z, b.w, factor, wb.z, wb.w);
+    return v;
+}
+
+// rsqrt(mean(x^2) + eps) of a token, from the parts of all warps.
+__device__ __forceinline__ float norm_factor(u32 shared, int token) {
+    if (PROLOGUE == PROLOGUE_NONE) {
+        return 1.0f;
+    }
+    float sum = 0.0f;
+    for (int warp = 0; warp < WARPS; warp++) {
+        sum += ld_shared_f32(shared + SQUARES_AT + (token * WARPS + warp) * 4);
+    }
+    return rsqrt_approx(sum * (1.0f / IN_FEATURES) + __uint_as_float(EPS_BITS));
+}
+
+// Stages what phase `phase` needs of all tokens. Loads go out in batches, ahead of their use.
+__device__ __forceinline__ void x_stage(const Operands &o, u32 shared, int phase) {
+    constexpr int CHUNKS = STAGED_K / 8, BATCH = PROLOGUE == PROLOGUE_NORM ? 1 : 4;
+    int total = o.tokens * CHUNKS;
+    for (int first = threadIdx.x; first < total; first += BATCH * COMPUTE_THREADS) {
+        uint4 v[BATCH];
+#pragma unroll // v stays in registers
+        for (int i = 0; i < BATCH; i++) {
+            int chunk = first + i * COMPUTE_THREADS, token = chunk / CHUNKS;
+            if (chunk < total) {
+                float factor = norm_factor(shared, token);
+                v[i] = x_load(o, token, staged_k(chunk % CHUNKS * 8, phase), factor);
+            }
+        }
+#pragma unroll // v stays in registers
+        for (int i = 0; i < BATCH; i++) {
+            int chunk = first + i * COMPUTE_THREADS, token = chunk / CHUNKS;
+            if (chunk < total) {
+                st_shared_v4(shared + X_AT + token * X_STRIDE + chunk % CHUNKS * 16, v[i]);
+            }
+        }
+    }
+}
+
+constexpr int NORM_CHUNKS = (IN_FEATURES / 4 + COMPUTE_THREADS - 1) / COMPUTE_THREADS; // per thread
+constexpr int NORM_TOKENS = NORM_CHUNKS >= 8 || TOKENS_MAX == 1 ? 1
+                            : 8 / NORM_CHUNKS < TOKENS_MAX      ? 8 / NORM_CHUNKS
+                                                                : TOKENS_MAX; // held at a time
+
+// This thread's part of a token: four elements of every COMPUTE_THREADS * 4.
+__device__ __forceinline__ void norm_load(float4 x[NORM_CHUNKS], const float *row) {
+#pragma unroll // x stays in registers
+    for (int i = 0; i < NORM_CHUNKS; i++) {
+        int k = (i * COMPUTE_THREADS + (int)threadIdx.x) * 4;
+        x[i] = k < IN_FEATURES ? ld_global_v4_f32(row + k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+}
+
+__device__ __forceinline__ float norm_squares(const float4 x[NORM_CHUNKS]) {
+    float sum = 0.0f;
+#pragma unroll // x stays in registers
+    for (int i = 0; i < NORM_CHUNKS; i++) {
+        sum += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
+    }
+    return warp_sum(sum);
+}
+
+__device__ __forceinline__ void norm_store(const float4 x[NORM_CHUNKS], const float4 w[NORM_CHUNKS],
+                                           u32 row, float factor) {
+#pragma unroll // x stays in registers
+    for (int i = 0; i < NORM_CHUNKS; i++) {
+        int k = (i * COMPUTE_THREADS + (int)threadIdx.x) * 4;
+        if (k < IN_FEATURES) {
+            st_shared_v2(row + k * 2,
+                         make_uint2(norm_pair(x[i].x, x[i].y, factor, w[i].x, w[i].y),
+                                    norm_pair(x[i].z, x[i].w, factor, w[i].z, w[i].w)));
+        } else if (k < K_PADDED) {
+            st_shared_v2(row + k * 2, make_uint2(0, 0));
+        }
+    }
+}
+
+// Sums of squares of all tokens; with one phase of K also the staging, from registers.
+__device__ __forceinline__ void x_norm(const Operands &o, u32 shared, const float4 w[NORM_CHUNKS]) {
+    int warp = threadIdx.x / WARP_LANES;
+    for (int first = 0; first < o.tokens; first += NORM_TOKENS) {
+        float4 x[NORM_TOKENS][NORM_CHUNKS];
+#pragma unroll // x stays in registers
+        for (int i = 0; i < NORM_TOKENS; i++) {
+            int token = first + i < o.tokens ? first + i : o.tokens - 1;
+            norm_load(x[i], (const float *)o.x + (s64)token * IN_FEATURES);
+        }
+#pragma unroll // x stays in registers
+        for (int i = 0; i < NORM_TOKENS; i++) {
+            float sum = norm_squares(x[i]);
+            if (threadIdx.x % WARP_LANES == 0 && first + i < o.tokens) {
+                st_shared_f32(shared + SQUARES_AT + ((first + i) * WARPS + warp) * 4, sum);
+            }
+        }
+        bar_sync(BAR_COMPUTE, COMPUTE_THREADS);
+#pragma unroll // x stays in registers
+        for (int i = 0; i < NORM_TOKENS; i++) {
+            if (X_PHASES == 1 && first + i < o.tokens) {
+                norm_store(x[i], w, shared + X_AT + (first + i) * X_STRIDE,
+                           norm_factor(shared, first + i));
+            }
+        }
+    }
+    for (int k = NORM_CHUNKS * COMPUTE_THREADS * 4 + (int)threadIdx.x * 4;
+         X_PHASES == 1 && k < K_PADDED; k += COMPUTE_THREADS * 4) {
+        for (int token = 0; token < o.tokens; token++) {
+            st_shared_v2(shared + X_AT + token * X_STRIDE + k * 2, make_uint2(0, 0));
+        }
+    }
+}
+
+// ---- compute warps ------------------------------------------------------------------------------
+
+typedef float Sums[TILES][HALVES][4]; // of one lane: rows r, r + 8 and two tokens each
+
+// sums += scale * group
+__device__ __forceinline__ void group_add(float sums[HALVES][4], const float group[HALVES][4],
+                                          u32 scales) {
+    float low, high;
+    dequant_scales(&low, &high, scales);
+#pragma unroll // sums stay in registers
+    for (int half = 0; half < HALVES; half++) {
+        sums[half][0] += low * group[half][0];
+        sums[half][1] += low * group[half][1];
+        sums[half][2] += high * group[half][2];
+        sums[half][3] += high * group[half][3];
+    }
+}
+
+// One k16 step of one tile. `first`: the group starts here.
+__device__ __forceinline__ void step_sums(float group[HALVES][4], const u32 a[4],
+                                          const u32 b[HALVES][4], int step, bool first) {
+#pragma unroll // group stays in registers
+    for (int half = 0; half < HALVES; half++) {
+        u32 b0 = b[half][step % 2 * 2], b1 = b[half][step % 2 * 2 + 1];
+        if (first) {
+            mma_m16n8k16_f16_zero(group[half], a[0], a[1], a[2], a[3], b0, b1);
+        } else {
+            mma_m16n8k16_f16(group[half], a[0], a[1], a[2], a[3], b0, b1);
+        }
+    }
+}
+
+__device__ __forceinline__ void tile_load(u32 words[4], u32 shared) {
+    uint4 v = ld_shared_v4(shared);
+    words[0] = v.x;
+    words[1] = v.y;
+    words[2] = v.z;
+    words[3] = v.w;
+}
+
+// Adds the products of one record of all TILES tiles. stage: shared address of the record;
+// x[half]: where this lane's ldmatrix row of the record's first 32 k lies.
+__device__ __forceinline__ void record_sums(Sums sums, u32 stage, const u32 x[HALVES], int lane) {
+    float group[TILES][HALVES][4];
+    u32 words[TILES][4];
+#pragma unroll // steps index registers
+    for (int pair = 0; pair < RECORD_STEPS / 2; pair++) {
+        u32 b[HALVES][4]; // two k16 steps
+#pragma unroll // b stays in registers
+        for (int half = 0; half < HALVES; half++) {
+            ldmatrix_x4(b[half], x[half] + pair * 64);
+        }
+#pragma unroll // sums stay in registers
+        for (int i = 0; i < 2 * TILES; i++) {
+            int t = i / 2, step = pair * 2 + i % 2;
+            u32 record = stage + t * RECORD_BYTES, a[4];
+            if (step % TILE_STEPS == 0) {
+                tile_load(words[t], record + RECORD_SCALE_BYTES + step / TILE_STEPS * TILE_BYTES +
+                                        lane * 16);
+            }
+            dequant_step(a, words[t], step % TILE_STEPS);
+            if (BITS == 16) {
+                step_sums(sums[t], a, b, step, false);
+                continue;
+            }
+            step_sums(group[t], a, b, step, step % GROUP_STEPS == 0);
+            if (step % GROUP_STEPS == GROUP_STEPS - 1) {
+                u32 at = record + step / GROUP_STEPS * SCALE_BLOCK_BYTES + lane / 4 * 4;
+                group_add(sums[t], group[t], ld_shared_u32(at));
+            }
+        }
+    }
+}
+
+__device__ __forceinline__ void sums_clear(Sums sums) {
+#pragma unroll // sums stay in registers
+    for (int i = 0; i < TILES * HALVES * 4; i++) {
+        sums[i / (HALVES * 4)][i / 4 % HALVES][i % 4] = 0.0f;
+    }
+}
+
+// Shared address of this lane's four partial sums of a warp, in the buffer of a parity.
+__device__ __forceinline__ u32 partial_at(u32 shared, int parity, int warp, int t, int half) {
+    return shared + PARTIALS_AT + parity * PARTIALS_BYTES +
+           ((warp * TILES + t) * HALVES + half) * PARTIAL_BYTES + threadIdx.x % WARP_LANES * 16;
+}
+
+__device__ __forceinline__ void sums_hand_over(const Sums sums, u32 shared, int warp, int turn) {
+    if (turn >= 2) {
+        bar_sync(BAR_EMPTY + turn % 2, HANDOVER_THREADS);
+    }
+#pragma unroll // sums stay in registers
+    for (int i = 0; i < TILES * HALVES; i++) {
+        const float *v = sums[i / HALVES][i % HALVES];
+        st_shared_v4_f32(partial_at(shared, turn % 2, warp, i / HALVES, i % HALVES),
+                         make_float4(v[0], v[1], v[2], v[3]));
+    }
+    bar_arrive(BAR_FULL + turn % 2, HANDOVER_THREADS);
+}
+
+__device__ __forceinline__ void prologue(const Operands &o, u32 shared) {
+#if PROLOGUE == PROLOGUE_NORM
+    float4 w[NORM_CHUNKS];
+    norm_load(w, o.norm_weight);
+    griddepcontrol_wait();
+    x_norm(o, shared, w);
+#else
+    griddepcontrol_wait();
+    if (X_PHASES == 1) {
+        x_stage(o, shared, 0);
+    }
+#endif
+    bar_sync(BAR_COMPUTE, COMPUTE_THREADS);
+}
+
+// Where this lane's row of an ldmatrix of four 8 x 8 parts (k 0-7, 8-15, 16-23, 24-31) lies, for the
+// first k of the warp. Behind the last token that one again, whose sums nobody uses.
+__device__ __forceinline__ void x_rows(u32 x[HALVES], const Operands &o, u32 shared, int warp,
+                                       int lane) {
+    int k = X_PHASES == 1 ? warp_first_record(warp) * RECORD_K : warp * SLICE_K;
+#pragma unroll // x stays in registers
+    for (int half = 0; half < HALVES; half++) {
+        int token = half * 8 + lane % 8;
+        token = token < o.tokens ? token : o.tokens - 1;
+        x[half] = shared + X_AT + token * X_STRIDE + k * 2 + lane / 8 * 16;
+    }
+}
+
+__device__ __forceinline__ void compute_warps(const Operands &o, WorkRange range, u32 shared) {
+    int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
+    Stream stream = stream_open(o, range, shared, warp, lane); // before anything that waits
+    int records = stream.records;
+    prologue(o, shared);
+    u32 x_row[HALVES];
+    x_rows(x_row, o, shared, warp, lane);
+    int turn = 0;
+    for (int pass = range.first; pass < PASSES; pass += range.step, turn++) {
+        Sums sums;
+        sums_clear(sums);
+        for (int phase = 0; phase < X_PHASES; phase++) {
+            if (X_PHASES > 1) {
+                bar_sync(BAR_COMPUTE, COMPUTE_THREADS); // the phase before has been read
+                x_stage(o, shared, phase);
+                bar_sync(BAR_COMPUTE, COMPUTE_THREADS);
+            }
+            u32 x[HALVES];
+#pragma unroll // x stays in registers
+            for (int half = 0; half < HALVES; half++) {
+                x[half] = x_row[half];
+            }
+            int end = (phase + 1) * PHASE_RECORDS < records ? (phase + 1) * PHASE_RECORDS : records;
+#pragma unroll 1 // a record is long enough
+            for (int record = phase * PHASE_RECORDS; record < end; record++) {
+                stream_wait(stream);
+                stream_fetch(stream, o, warp, lane);
+                record_sums(sums, stream.ring + stream.read_at, x, lane);
+                stream_next(stream);
+#pragma unroll // x stays in registers
+                for (int half = 0; half < HALVES; half++) {
+                    x[half] += RECORD_K * 2;
+                }
+            }
+        }
+        sums_hand_over(sums, shared, warp, turn);
+    }
+}
+
+// ---- epilogue warps -----------------------------------------------------------------------------
+
+// Sum of the partial sums of all compute warps, in their order.
+__device__ __forceinline__ float4 partials_sum(u32 shared, int parity, int t, int half) {
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (int warp = 0; warp < WARPS; warp++) {
+        float4 v = ld_shared_v4_f32(partial_at(shared, parity, warp, t, half));
+        sum.x += v.x;
+        sum.y += v.y;
+        sum.z += v.z;
+        sum.w += v.w;
+    }
+    return sum;
+}
+
+// The passes of one parity.
+__device__ __forceinline__ void epilogue_warp(const Operands &o, WorkRange range, u32 shared,
+                                              int parity) {
+    int lane = threadIdx.x % WARP_LANES, r = lane / 4, column = lane % 4 * 2;
+    TokenPlace places[HALVES][2];
+    griddepcontrol_wait();
+#pragma unroll // places stay in registers
+    for (int i = 0; i < HALVES * 2; i++) {
+        int token = i / 2 * 8 + column + i % 2;
+        places[i / 2][i % 2] = token_place(o.epilogue, token < o.tokens ? token : o.tokens - 1);
+    }
+    for (int pass = range.first + parity * range.step; pass < PASSES; pass += 2 * range.step) {
+        PairBefore before[TILES][HALVES][2];
+#pragma unroll // before stays in registers
+        for (int i = 0; i < TILES * HALVES * 2; i++) {
+            int t = i / (HALVES * 2), half = i / 2 % HALVES, token = half * 8 + column + i % 2;
+            if (token < o.tokens && pass * TILES + t < ROW_TILES) {
+                before[t][half][i % 2] = pair_before(o.epilogue, places[half][i % 2],
+                                                     pass * TILES + t, r, token);
+            }
+        }
+        float4 sums[TILES][HALVES];
+        bar_sync(BAR_FULL + parity, HANDOVER_THREADS);
+#pragma unroll // sums stay in registers
+        for (int i = 0; i < TILES * HALVES; i++) {
+            sums[i / HALVES][i % HALVES] = partials_sum(shared, parity, i / HALVES, i % HALVES);
+        }
+        if (pass + 2 * range.step < PASSES) {
+            bar_arrive(BAR_EMPTY + parity, HANDOVER_THREADS);
+        }
+#pragma unroll // sums stay in registers
+        for (int i = 0; i < TILES * HALVES * 2; i++) {
+            int t = i / (HALVES * 2), half = i / 2 % HALVES, token = half * 8 + column + i % 2;
+            float4 sum = sums[t][half];
+            if (token < o.tokens && pass * TILES + t < ROW_TILES) {
+                pair_store(o.epilogue, places[half][i % 2], before[t][half][i % 2],
+                           pass * TILES + t, r, token, i % 2 ? sum.y : sum.x,
+                           i % 2 ? sum.w : sum.z);
+            }
+        }
+    }
+}
+
+// ---- the kernel ---------------------------------------------------------------------------------
+
+__device__ __forceinline__ void linear_decode_body(const Operands &o, WorkRange range, u32 shared) {
+    griddepcontrol_launch_dependents();
+    int warp = threadIdx.x / WARP_LANES;
+    if (warp < WARPS) {
+        compute_warps(o, range, shared);
+    } else {
+        epilogue_warp(o, range, shared, warp - WARPS);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
+    linear_decode(const void *x, const void *weights, const void *norm_weight, const void *bias,
+                  void *out, void *kv, const void *inv_freq, const void *positions,
+                  const void *slots, const void *page_table, long long tokens) {
+    extern __shared__ __align__(128) u8 shared[];
+    Operands o = {x,
+                  (const u8 *)weights,
+                  (const float *)norm_weight,
+                  {(const float *)bias, out, (u8 *)kv, (const float *)inv_freq,
+                   (const s32 *)positions, (const s32 *)slots, (const s32 *)page_table},
+                  (int)tokens};
+    WorkRange range = {(int)blockIdx.x, (int)gridDim.x};
+    linear_decode_body(o, range, shared_address(shared));
+}
