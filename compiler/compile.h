@@ -437,7 +437,7 @@ typedef struct Arch {
 
 extern const Arch arch_llama;
 const Arch *arch_find(const char *architecture); // NULL: unsupported (arch.c: the table)
-void arch_list(FILE *out);
+const char *arch_names(Arena *a); // "LlamaForCausalLM, ..."
 
 // check.c: `gptq-compile check DIR`, a table of all modules and what is wrong with each
 int check_command(int argc, char **argv);

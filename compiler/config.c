@@ -130,9 +130,9 @@ static bool architecture_read(Config *c, const Reader *root) {
         return true;
     char text[TEXT_BYTES];
     return fail(root->err, ERR_UNSUPPORTED, 257,
-                "%s: architecture \"%s\" is not supported; gptq-compile targets lists what is",
-                root->file,
-                text_escape(text, sizeof text, c->architecture, strlen(c->architecture)));
+                "%s: architecture \"%s\" is not supported; supported: %s", root->file,
+                text_escape(text, sizeof text, c->architecture, strlen(c->architecture)),
+                arch_names(root->arena));
 }
 
 // ---- tokens that start and stop -----------------------------------------------------------------

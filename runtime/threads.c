@@ -1,17 +1,26 @@
-// The pool sleeps between runs (condition variable) and spins between the steps of a run: a decode
-// step has some hundred barriers of a few microseconds each, too short for the kernel's help. After
-// a while a spinner yields, so that more threads than cores still make progress.
+// Between the steps of a run threads spin: a decode step has some hundred barriers of a few
+// microseconds each, too short for the kernel's help. After a while a spinner yields, so that more
+// threads than cores still make progress. Between runs a worker spins a little longer, since the next
+// token follows soon, and then sleeps on a futex.
+// Non-goal: pinning. A thread that must wait for its own core while another is idle holds up all.
 #include "threads.h"
 
 #include "step.h"
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-enum { SPINS_BEFORE_YIELD = 4096 };
+enum {
+    SPINS_BEFORE_YIELD = 4096,  // some 50 us
+    SPINS_BEFORE_SLEEP = 16384, // some 200 us
+};
 
 typedef struct Worker {
     Pool *pool;
@@ -22,43 +31,98 @@ typedef struct Worker {
 struct Pool {
     int threads;
     Worker *workers; // [threads - 1]
-    pthread_mutex_t lock;
-    pthread_cond_t start, done;
-    uint64_t round; // of pool_run; under lock
-    int running;    // workers that are not done with this round; under lock
-    bool closing;
     void (*work)(void *user, int thread);
     void *user;
-    // the barrier, on cache lines of its own
-    _Alignas(64) atomic_int arrived;
-    _Alignas(64) atomic_uint generation;
+    bool closing;
+    // each on a cache line of its own
+    _Alignas(64) atomic_uint round;      // of pool_run; workers wait for it to change
+    _Alignas(64) atomic_int sleepers;    // workers that wait in the kernel
+    _Alignas(64) atomic_int running;     // workers that are not done with this round
+    _Alignas(64) atomic_int arrived;     // at the barrier
+    _Alignas(64) atomic_uint generation; // of the barrier
 };
+
+// ---- how many threads ---------------------------------------------------------------------------
+
+// The first number in a small file of the kernel's; `otherwise` when there is none.
+static long file_number(const char *path, long otherwise) {
+    char text[64];
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return otherwise;
+    char *end = text, *line = fgets(text, sizeof text, file);
+    long value = line ? strtol(line, &end, 10) : 0;
+    fclose(file);
+    return end == text ? otherwise : value;
+}
+
+// Threads of one core share its units, so only the first one of each counts.
+static int cores_of(const cpu_set_t *set) {
+    int cores = 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        char path[96];
+        if (!CPU_ISSET(cpu, set))
+            continue;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_cpus_list", cpu);
+        long first = file_number(path, cpu);
+        bool counted = first != cpu && first >= 0 && first < cpu && CPU_ISSET((int)first, set);
+        cores += !counted;
+    }
+    return cores;
+}
+
+// A container's share of the processors (cgroup v2: "200000 100000" is two of them).
+static int cores_allowed(int cores) {
+    long quota = 0, period = 0;
+    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
+    if (!file)
+        return cores;
+    bool limited = fscanf(file, "%ld %ld", &quota, &period) == 2 && quota > 0 && period > 0;
+    fclose(file);
+    long share = limited ? (quota + period - 1) / period : cores;
+    return share < cores ? (int)share : cores;
+}
 
 int threads_available(void) {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) != 0)
         return 1;
-    return CPU_COUNT(&set);
+    int cores = cores_allowed(cores_of(&set));
+    return cores > 0 ? cores : 1;
+}
+
+// ---- the pool -----------------------------------------------------------------------------------
+
+// Returns when the round is not `old` any more.
+static void worker_wait(Pool *p, unsigned old) {
+    for (int spins = 0; spins < SPINS_BEFORE_SLEEP; spins++) {
+        if (atomic_load_explicit(&p->round, memory_order_acquire) != old)
+            return;
+        __builtin_ia32_pause();
+    }
+    // The waker changes round, then looks at sleepers; we do it the other way round (both
+    // sequentially consistent), so one of us sees the other.
+    atomic_fetch_add(&p->sleepers, 1);
+    while (atomic_load(&p->round) == old)
+        syscall(SYS_futex, &p->round, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    atomic_fetch_sub(&p->sleepers, 1);
+}
+
+static void workers_wake(Pool *p) {
+    atomic_fetch_add(&p->round, 1);
+    if (atomic_load(&p->sleepers) > 0)
+        syscall(SYS_futex, &p->round, FUTEX_WAKE_PRIVATE, p->threads, NULL, NULL, 0);
 }
 
 static void *worker_main(void *argument) {
     Worker *w = argument;
     Pool *p = w->pool;
-    uint64_t seen = 0;
-    for (;;) {
-        pthread_mutex_lock(&p->lock);
-        while (p->round == seen && !p->closing)
-            pthread_cond_wait(&p->start, &p->lock);
-        seen = p->round;
-        bool closing = p->closing;
-        pthread_mutex_unlock(&p->lock);
-        if (closing)
+    for (unsigned round = 0;; round++) {
+        worker_wait(p, round);
+        if (p->closing)
             return NULL;
         p->work(p->user, w->index);
-        pthread_mutex_lock(&p->lock);
-        if (--p->running == 0)
-            pthread_cond_signal(&p->done);
-        pthread_mutex_unlock(&p->lock);
+        atomic_fetch_sub_explicit(&p->running, 1, memory_order_release);
     }
 }
 
@@ -73,9 +137,6 @@ bool pool_open(Pool **out, int threads, Error *err) {
     memset(p, 0, sizeof *p);
     p->threads = 1;
     p->workers = workers;
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->start, NULL);
-    pthread_cond_init(&p->done, NULL);
     for (int at = 1; at < threads; at++) {
         Worker *w = &workers[at - 1];
         *w = (Worker){.pool = p, .index = at};
@@ -92,10 +153,8 @@ bool pool_open(Pool **out, int threads, Error *err) {
 void pool_close(Pool *p) {
     if (!p)
         return;
-    pthread_mutex_lock(&p->lock);
     p->closing = true;
-    pthread_cond_broadcast(&p->start);
-    pthread_mutex_unlock(&p->lock);
+    workers_wake(p);
     for (int at = 0; at < p->threads - 1; at++)
         pthread_join(p->workers[at].id, NULL);
     free(p->workers);
@@ -106,19 +165,21 @@ int pool_threads(const Pool *p) {
     return p->threads;
 }
 
+static void spin(int spins) {
+    if (spins < SPINS_BEFORE_YIELD)
+        __builtin_ia32_pause();
+    else
+        sched_yield();
+}
+
 void pool_run(Pool *p, void (*work)(void *user, int thread), void *user) {
-    pthread_mutex_lock(&p->lock);
     p->work = work;
     p->user = user;
-    p->running = p->threads - 1;
-    p->round++;
-    pthread_cond_broadcast(&p->start);
-    pthread_mutex_unlock(&p->lock);
+    atomic_store_explicit(&p->running, p->threads - 1, memory_order_relaxed);
+    workers_wake(p);
     work(user, 0);
-    pthread_mutex_lock(&p->lock);
-    while (p->running)
-        pthread_cond_wait(&p->done, &p->lock);
-    pthread_mutex_unlock(&p->lock);
+    for (int spins = 0; atomic_load_explicit(&p->running, memory_order_acquire); spins++)
+        spin(spins);
 }
 
 void pool_barrier(Pool *p) {
@@ -128,13 +189,9 @@ void pool_barrier(Pool *p) {
         atomic_store_explicit(&p->generation, generation + 1, memory_order_release);
         return;
     }
-    for (int spins = 0;
-         atomic_load_explicit(&p->generation, memory_order_acquire) == generation; spins++) {
-        if (spins < SPINS_BEFORE_YIELD)
-            __builtin_ia32_pause();
-        else
-            sched_yield();
-    }
+    for (int spins = 0; atomic_load_explicit(&p->generation, memory_order_acquire) == generation;
+         spins++)
+        spin(spins);
 }
 
 void cpu_barrier(const StepRun *run, int32_t thread) {

@@ -1,0 +1,538 @@
+// One linear module of a checkpoint: finding its tensors, checking them, reading codes and scales.
+//
+//   W[n][k] = scales[g][n] * (code[k][n] - zero[g][n]),  g = k / group_size
+//   qweight  int32 [ceil(K * bits / 32), N]   codes along K, low bits first, one bit stream a column
+//   qzeros   int32 [G, ceil(N * bits / 32)]   the code of weight 0, along N
+//   scales   fp16  [G, N]
+//   g_idx    int32 [K]                        group of each input; absent means k / group_size
+//
+// Idea: tensor names and shapes decide, the configuration is compared with them. weight_read takes
+// all that the format allows as far as this reader goes; weight_supported says what the rest of the
+// compiler takes, so that a wider compiler changes one function.
+//
+// Source: gptqmodel/nn_modules/qlinear/__init__.py (packing), gptqmodel/utils/model.py (zero points
+// v1 and v2). Non-goals: quantizing, and repairing files whose label and tensors disagree.
+#include "compile.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { WORD_BITS = 32, PLAIN_BITS = 16, MAX_PERIOD = 3 };
+
+static const char SUPPORTED[] = "supported: 4 and 8 bits, symmetric, group_size 32, 64, multiples "
+                                "of 128 and -1, no act-order, fp16 scales";
+
+// ---- zero points --------------------------------------------------------------------------------
+
+// What a whole row of qzeros looks like when every zero point is 2^(bits - 1): the stored value is
+// z - 1 in version 1 of the format and z in version 2. 3-bit codes repeat every three words.
+typedef struct ZeroWords {
+    int bits;
+    const char *label;
+    int period;
+    uint32_t words[MAX_PERIOD];
+} ZeroWords;
+
+static const ZeroWords ZERO_WORDS[] = {
+    {2, "v1", 1, {0x55555555}},
+    {2, "v2", 1, {0xaaaaaaaa}},
+    {3, "v1", 3, {0xdb6db6db, 0xb6db6db6, 0x6db6db6d}},
+    {3, "v2", 3, {0x24924924, 0x49249249, 0x92492492}},
+    {3, "v1 (old)", 3, {0x00000000, 0xb6db6db7, 0x49249249}}, // GPTQModel before 7.0
+    {4, "v1", 1, {0x77777777}},
+    {4, "v2", 1, {0x88888888}},
+    {8, "v1", 1, {0x7f7f7f7f}},
+    {8, "v2", 1, {0x80808080}},
+};
+
+static uint32_t word_at(const unsigned char *data, int64_t index) {
+    uint32_t word; // little-endian in the file, as on every machine that we run on
+    memcpy(&word, data + index * (int64_t)sizeof word, sizeof word);
+    return word;
+}
+
+// Whether all rows of qzeros are the pattern; behind the last of N fields anything may stand.
+static bool zeros_match(const Weight *w, const ZeroWords *pattern) {
+    int64_t columns = w->qzeros->shape[1];
+    int64_t spare = columns * WORD_BITS - w->out_features * w->bits;
+    uint32_t last_mask = UINT32_MAX >> spare;
+    for (int64_t row = 0; row < w->groups; row++) {
+        const unsigned char *data = w->qzeros->data + row * columns * 4;
+        for (int64_t column = 0; column < columns; column++) {
+            uint32_t mask = column == columns - 1 ? last_mask : UINT32_MAX;
+            if ((word_at(data, column) ^ pattern->words[column % pattern->period]) & mask)
+                return false;
+        }
+    }
+    return true;
+}
+
+// Names what qzeros holds.
+static const char *zeros_label(const Weight *w) {
+    for (size_t at = 0; at < sizeof ZERO_WORDS / sizeof ZERO_WORDS[0]; at++)
+        if (ZERO_WORDS[at].bits == w->bits && zeros_match(w, &ZERO_WORDS[at]))
+            return ZERO_WORDS[at].label;
+    return "asymmetric";
+}
+
+int weight_zero(const Weight *w, int64_t group, int64_t n) {
+    (void)group, (void)n; // symmetric, as weight_supported ensured
+    return 1 << (w->bits - 1);
+}
+
+// ---- codes --------------------------------------------------------------------------------------
+
+// 4-bit fields of a word to bytes, low field first.
+static uint64_t nibbles_spread(uint32_t word) {
+    uint64_t x = word;
+    x = (x | x << 16) & 0x0000ffff0000ffff;
+    x = (x | x << 8) & 0x00ff00ff00ff00ff;
+    return (x | x << 4) & 0x0f0f0f0f0f0f0f0f;
+}
+
+void weight_codes(const Weight *w, int64_t n, int64_t k0, int64_t count, uint8_t *codes) {
+    int64_t columns = w->out_features;
+    for (int64_t at = 0; at < count; at++) {
+        int64_t bit = (k0 + at) * w->bits, word = bit / WORD_BITS, shift = bit % WORD_BITS;
+        uint32_t code = word_at(w->qweight->data, word * columns + n) >> shift;
+        if (shift + w->bits > WORD_BITS)
+            code |= word_at(w->qweight->data, (word + 1) * columns + n) << (WORD_BITS - shift);
+        codes[at] = (uint8_t)(code & ((1u << w->bits) - 1));
+    }
+}
+
+void weight_code_block(const Weight *w, int64_t n0, int64_t columns, int64_t k0, int64_t count,
+                       uint8_t *codes) {
+    int64_t per_word = WORD_BITS / w->bits; // exact for 4 and 8 bits
+    if ((w->bits != 4 && w->bits != 8) || k0 % per_word || count % per_word) {
+        for (int64_t column = 0; column < columns; column++)
+            weight_codes(w, n0 + column, k0, count, codes + column * count);
+        return;
+    }
+    for (int64_t step = 0; step < count / per_word; step++) {
+        const unsigned char *row =
+            w->qweight->data + ((k0 / per_word + step) * w->out_features + n0) * 4;
+        uint8_t *out = codes + step * per_word;
+        for (int64_t column = 0; column < columns; column++, out += count) {
+            uint32_t word = word_at(row, column);
+            uint64_t spread = nibbles_spread(word);
+            if (w->bits == 4)
+                memcpy(out, &spread, 8);
+            else
+                memcpy(out, &word, 4);
+        }
+    }
+}
+
+uint16_t weight_scale_half(const Weight *w, int64_t group, int64_t n) {
+    uint16_t half;
+    memcpy(&half, w->scales->data + (group * w->out_features + n) * 2, sizeof half);
+    return half;
+}
+
+void weight_halves(const Weight *w, int64_t n, int64_t k0, int64_t count, uint16_t *out) {
+    int64_t first = n * w->in_features + k0;
+    if (w->weight->type == TENSOR_F16) {
+        memcpy(out, w->weight->data + first * 2, (size_t)count * 2);
+        return;
+    }
+    for (int64_t at = 0; at < count; at++) {
+        float value;
+        tensor_read_f32(w->weight, first + at, 1, &value);
+        out[at] = half_from_float(value);
+    }
+}
+
+void weight_row(const Weight *w, int64_t n, float *row) {
+    enum { CHUNK = 64 };
+    uint8_t codes[CHUNK];
+    if (w->bits == PLAIN_BITS) {
+        tensor_read_f32(w->weight, n * w->in_features, w->in_features, row);
+        return;
+    }
+    for (int64_t k0 = 0; k0 < w->in_features; k0 += CHUNK) {
+        int64_t count = w->in_features - k0 < CHUNK ? w->in_features - k0 : CHUNK;
+        weight_codes(w, n, k0, count, codes);
+        for (int64_t at = 0; at < count; at++) {
+            int64_t group = (k0 + at) / w->group_size;
+            int difference = codes[at] - weight_zero(w, group, n);
+            row[k0 + at] = half_to_float(weight_scale_half(w, group, n)) * (float)difference;
+        }
+    }
+}
+
+// ---- tensors and their shapes -------------------------------------------------------------------
+
+// What the checks of one module need.
+typedef struct Module {
+    Weight *w;
+    const Checkpoint *checkpoint;
+    QuantEffective quant;
+    const char *source; // file of the quantization configuration
+    Arena *arena;
+    Error *err;
+} Module;
+
+static const Tensor *module_tensor(const Module *m, const char *suffix) {
+    return checkpoint_find(m->checkpoint, arena_printf(m->arena, "%s.%s", m->w->module, suffix));
+}
+
+static bool is_float(const Tensor *t) {
+    return t->type == TENSOR_F16 || t->type == TENSOR_BF16 || t->type == TENSOR_F32;
+}
+
+// Expects [first] or [first, second] (second 0: one dimension).
+static bool shape_check(const Module *m, const Tensor *t, int64_t first, int64_t second) {
+    int rank = second ? 2 : 1;
+    int64_t expected[2] = {first, second};
+    if (t->rank == rank && t->shape[0] == first && (!second || t->shape[1] == second))
+        return true;
+    char found[160], wanted[64];
+    return fail(m->err, ERR_CORRUPT, 301,
+                "%s: %s is %s, expected %s (in_features %lld, out_features %lld from config.json)",
+                t->file, t->name, shape_text(found, sizeof found, t->shape, t->rank),
+                shape_text(wanted, sizeof wanted, expected, rank), (long long)m->w->in_features,
+                (long long)m->w->out_features);
+}
+
+static bool type_check(const Module *m, const Tensor *t, bool good, const char *expected) {
+    if (good)
+        return true;
+    return fail(m->err, ERR_CORRUPT, 302, "%s: %s has dtype %s, expected %s", t->file, t->name,
+                tensor_type_name(t->type), expected);
+}
+
+// Fails at the first NaN or infinite element.
+static bool finite_check(const Module *m, const Tensor *t) {
+    const uint32_t exponent = t->type == TENSOR_F16    ? 0x7c00
+                              : t->type == TENSOR_BF16 ? 0x7f80
+                                                       : 0x7f800000;
+    size_t elem_bytes = t->type == TENSOR_F32 ? 4 : 2;
+    for (size_t at = 0; at < t->bytes; at += elem_bytes) {
+        uint32_t bits = 0;
+        memcpy(&bits, t->data + at, elem_bytes);
+        if ((bits & exponent) == exponent)
+            return fail(m->err, ERR_CORRUPT, 303,
+                        "%s: %s holds NaN or infinity at element %zu; the file is damaged or its "
+                        "quantization failed",
+                        t->file, t->name, at / elem_bytes);
+    }
+    return true;
+}
+
+static bool qweight_check(Module *m) {
+    Weight *w = m->w;
+    const Tensor *t = w->qweight;
+    TRY(type_check(m, t, t->type == TENSOR_I32 || t->type == TENSOR_U32, "I32"));
+    if (t->rank != 2 || t->shape[1] != w->out_features)
+        return shape_check(m, t, ceil_div(w->in_features * m->quant.bits, WORD_BITS),
+                           w->out_features);
+    if (t->shape[0] == ceil_div(w->in_features * m->quant.bits, WORD_BITS)) {
+        w->bits = m->quant.bits;
+        return true;
+    }
+    char found[160];
+    return fail(m->err, ERR_CORRUPT, 304,
+                "%s: %s is %s, which is %.4g bits for in_features %lld; %s says bits %d", t->file,
+                t->name, shape_text(found, sizeof found, t->shape, t->rank),
+                (double)t->shape[0] * WORD_BITS / (double)w->in_features,
+                (long long)w->in_features, m->source, m->quant.bits);
+}
+
+// Groups: one row of scales is one group whatever the label says; else the label must fit, or K
+// must fall into equal groups.
+static bool scales_check(Module *m) {
+    Weight *w = m->w;
+    const Tensor *t = w->scales;
+    if (!t)
+        return fail(m->err, ERR_CORRUPT, 305, "%s: %s has no %s.scales", w->qweight->file,
+                    w->qweight->name, w->module);
+    TRY(type_check(m, t, is_float(t), "F16"));
+    int64_t size = m->quant.group_size;
+    int64_t expected = size == -1 ? 1 : ceil_div(w->in_features, size);
+    if (t->rank != 2 || t->shape[1] != w->out_features || t->shape[0] < 1)
+        return shape_check(m, t, expected, w->out_features);
+    w->groups = t->shape[0];
+    w->group_size = w->groups == 1 ? w->in_features : size;
+    if (w->groups != expected) {
+        if (w->in_features % w->groups)
+            return fail(m->err, ERR_CORRUPT, 306,
+                        "%s: %s has %lld groups, %s says group_size %lld, which is %lld groups for "
+                        "in_features %lld",
+                        t->file, t->name, (long long)w->groups, m->source, (long long)size,
+                        (long long)expected, (long long)w->in_features);
+        w->group_size = w->in_features / w->groups;
+        note(&w->notes, m->arena, "%s: %s has %lld groups: group_size %lld, not %lld as in %s",
+             t->file, t->name, (long long)w->groups, (long long)w->group_size, (long long)size,
+             m->source);
+    }
+    return finite_check(m, t);
+}
+
+static bool zeros_check(Module *m) {
+    Weight *w = m->w;
+    const Tensor *t = w->qzeros;
+    if (!t && !w->sym)
+        return fail(m->err, ERR_CORRUPT, 307, "%s: %s is asymmetric but has no %s.qzeros",
+                    w->qweight->file, w->qweight->name, w->module);
+    if (!t)
+        return true;
+    TRY(type_check(m, t, t->type == TENSOR_I32 || t->type == TENSOR_U32, "I32"));
+    TRY(shape_check(m, t, w->groups, ceil_div(w->out_features * w->bits, WORD_BITS)));
+    w->zeros = zeros_label(w);
+    if (strcmp(w->zeros, "asymmetric") == 0) {
+        if (w->sym)
+            return fail(m->err, ERR_CORRUPT, 308,
+                        "%s: %s holds zero points other than %d, but %s says sym true; the label "
+                        "is wrong or the file is damaged",
+                        t->file, t->name, 1 << (w->bits - 1), m->source);
+        return true;
+    }
+    // The words show the label of a symmetric file, and an asymmetric one that happens to be so.
+    bool stores_z = strcmp(w->zeros, "v2") == 0;
+    if (w->sym && stores_z != (w->format != QUANT_GPTQ))
+        note(&w->notes, m->arena, "%s: %s holds zero points of the other version (%s); not used",
+             t->file, t->name, w->zeros);
+    return true;
+}
+
+static int64_t index_at(const Tensor *t, int64_t k) {
+    int64_t wide;
+    if (t->type == TENSOR_I32)
+        return (int32_t)word_at(t->data, k);
+    memcpy(&wide, t->data + k * 8, sizeof wide);
+    return wide;
+}
+
+// Sets act_order from what g_idx holds. Negative entries count from the end, as Python's do.
+static bool g_idx_check(Module *m) {
+    Weight *w = m->w;
+    const Tensor *t = w->g_idx;
+    if (!t)
+        return true;
+    TRY(type_check(m, t, t->type == TENSOR_I32 || t->type == TENSOR_I64, "I32"));
+    TRY(shape_check(m, t, w->in_features, 0));
+    if (w->groups == 1)
+        return true;
+    bool all_zero = true;
+    for (int64_t k = 0; k < w->in_features; k++) {
+        int64_t group = index_at(t, k);
+        if (group < -w->groups || group >= w->groups)
+            return fail(m->err, ERR_CORRUPT, 309, "%s: %s[%lld] is %lld, there are %lld groups",
+                        t->file, t->name, (long long)k, (long long)group, (long long)w->groups);
+        group += group < 0 ? w->groups : 0;
+        all_zero = all_zero && group == 0;
+        w->act_order = w->act_order || group != k / w->group_size;
+    }
+    if (all_zero && m->quant.desc_act)
+        return fail(m->err, ERR_CORRUPT, 310,
+                    "%s: %s is all zero, but there are %lld groups and %s says desc_act true",
+                    t->file, t->name, (long long)w->groups, m->source);
+    if (all_zero)
+        w->act_order = false; // exllama's way to say that there is none
+    return true;
+}
+
+static bool all_zero(const Tensor *t) {
+    for (size_t at = 0; at < t->bytes; at++) {
+        // the sign bit of -0.0 is the top bit of an element's last byte
+        bool top = at % (t->type == TENSOR_F32 ? 4 : 2) == (t->type == TENSOR_F32 ? 3 : 1);
+        if (t->data[at] & (top ? 0x7f : 0xff))
+            return false;
+    }
+    return true;
+}
+
+// AutoGPTQ wrote an all-zero bias for every module in some versions.
+static bool bias_check(Module *m, bool wants_bias) {
+    Weight *w = m->w;
+    const Tensor *t = module_tensor(m, "bias");
+    if (!t && wants_bias)
+        return fail(m->err, ERR_CORRUPT, 311, "%s: %s.bias is missing, the architecture has one",
+                    m->checkpoint->dir, w->module);
+    if (!t)
+        return true;
+    TRY(type_check(m, t, is_float(t), "F16, BF16 or F32"));
+    TRY(shape_check(m, t, w->out_features, 0));
+    TRY(finite_check(m, t));
+    if (!wants_bias && all_zero(t)) {
+        w->spurious_bias = t;
+        return true;
+    }
+    if (!wants_bias)
+        note(&w->notes, m->arena, "%s: %s is not zero although the architecture has no bias; used",
+             t->file, t->name);
+    w->bias = t;
+    return true;
+}
+
+// ---- the module ---------------------------------------------------------------------------------
+
+bool quant_effective(QuantEffective *out, const QuantConfig *q, const char *module, Error *err) {
+    *out = (QuantEffective){q->bits, q->group_size, q->sym, q->desc_act, q->format};
+    if (q->rule_count) {
+        char pattern[80];
+        const char *first = q->rules[0].pattern;
+        return fail(err, ERR_UNSUPPORTED, 320,
+                    "%s: \"dynamic\" has rules (the first is \"%s\"), which may change %s; rules "
+                    "are not supported",
+                    q->source, text_escape(pattern, sizeof pattern, first, strlen(first)), module);
+    }
+    return true;
+}
+
+static bool quantized_read(Module *m, bool wants_bias) {
+    Weight *w = m->w;
+    w->sym = m->quant.sym;
+    w->format = m->quant.format;
+    w->scales = module_tensor(m, "scales");
+    w->qzeros = module_tensor(m, "qzeros");
+    w->g_idx = module_tensor(m, "g_idx");
+    TRY(qweight_check(m));
+    TRY(scales_check(m));
+    TRY(zeros_check(m));
+    TRY(g_idx_check(m));
+    return bias_check(m, wants_bias);
+}
+
+static bool plain_read(Module *m, bool wants_bias) {
+    Weight *w = m->w;
+    const Tensor *t = w->weight;
+    TRY(type_check(m, t, is_float(t), "F16, BF16 or F32"));
+    TRY(shape_check(m, t, w->out_features, w->in_features));
+    TRY(finite_check(m, t));
+    w->bits = PLAIN_BITS;
+    w->group_size = w->in_features;
+    w->groups = 1;
+    return bias_check(m, wants_bias);
+}
+
+static bool absent(const Module *m) {
+    static const struct {
+        const char *suffix, *format;
+    } FOREIGN[] = {{"weight_packed", "compressed-tensors"}, {"B", "marlin"}};
+    for (size_t at = 0; at < sizeof FOREIGN / sizeof FOREIGN[0]; at++)
+        if (module_tensor(m, FOREIGN[at].suffix))
+            return fail(m->err, ERR_UNSUPPORTED, 321,
+                        "%s: %s.%s is a tensor of the format %s, which is not supported; expected "
+                        "qweight",
+                        m->checkpoint->dir, m->w->module, FOREIGN[at].suffix, FOREIGN[at].format);
+    return fail(m->err, ERR_CORRUPT, 322, "%s: neither %s.qweight nor %s.weight is there",
+                m->checkpoint->dir, m->w->module, m->w->module);
+}
+
+static bool module_read(Module *m, const QuantConfig *q, bool wants_bias) {
+    Weight *w = m->w;
+    w->qweight = module_tensor(m, "qweight");
+    if (!w->qweight) {
+        w->weight = module_tensor(m, "weight");
+        return w->weight ? plain_read(m, wants_bias) : absent(m);
+    }
+    if (!q->present)
+        return fail(m->err, ERR_CORRUPT, 323,
+                    "%s: no quantization_config, but %s is there; expected quantize_config.json",
+                    q->source, w->qweight->name);
+    TRY(quant_effective(&m->quant, q, w->module, m->err));
+    m->source = q->source;
+    return quantized_read(m, wants_bias);
+}
+
+bool weight_read(Weight *out, const Checkpoint *c, const QuantConfig *q, const char *module,
+                 int64_t in_features, int64_t out_features, bool wants_bias, Arena *a,
+                 Error *err) {
+    const Weight blank = {
+        .module = arena_strndup(a, module, strlen(module)),
+        .in_features = in_features,
+        .out_features = out_features,
+        .zeros = "-",
+    };
+    *out = blank;
+    Module m = {.w = out, .checkpoint = c, .arena = a, .err = err};
+    if (module_read(&m, q, wants_bias))
+        return true;
+    if (!q->other || !out->qweight)
+        return false;
+    Error second = *err;
+    m.err = &second;
+    *out = blank;
+    if (!module_read(&m, q->other, wants_bias))
+        return false; // the message about the configuration that should win stays
+    note(&out->notes, a, "%s: the tensors fit %s, not %s", module, q->other->source, q->source);
+    return true;
+}
+
+// ---- what the rest of the compiler takes --------------------------------------------------------
+
+// The first element of a plain weight that fp16 cannot hold exactly; -1: none.
+static int64_t inexact_element(const Tensor *t) {
+    enum { CHUNK = 4096 };
+    float values[CHUNK];
+    int64_t total = (int64_t)(t->bytes / (t->type == TENSOR_F32 ? 4 : 2));
+    for (int64_t first = 0; t->type != TENSOR_F16 && first < total; first += CHUNK) {
+        int64_t count = total - first < CHUNK ? total - first : CHUNK;
+        tensor_read_f32(t, first, count, values);
+        for (int64_t at = 0; at < count; at++) {
+            float half = half_to_float(half_from_float(values[at]));
+            if (memcmp(&half, &values[at], sizeof half) != 0)
+                return first + at;
+        }
+    }
+    return -1;
+}
+
+static bool plain_supported(const Weight *w, Error *err) {
+    int64_t at = inexact_element(w->weight);
+    if (at < 0)
+        return true;
+    float value;
+    tensor_read_f32(w->weight, at, 1, &value);
+    return fail(err, ERR_UNSUPPORTED, 330,
+                "%s: %s is %s and fp16 cannot hold element %lld = %g exactly; supported: fp16",
+                w->weight->file, w->weight->name, tensor_type_name(w->weight->type), (long long)at,
+                (double)value);
+}
+
+bool weight_supported(const Weight *w, Error *err) {
+    if (w->bits == PLAIN_BITS)
+        return plain_supported(w, err);
+    int64_t size = w->group_size;
+    bool group_good = w->groups == 1 || size == 32 || size == 64 || size % 128 == 0;
+    const Tensor *t = w->qweight;
+    if (w->bits != 4 && w->bits != 8)
+        return fail(err, ERR_UNSUPPORTED, 331, "%s: %s has %d bits; %s", t->file, t->name, w->bits,
+                    SUPPORTED);
+    if (!w->sym)
+        return fail(err, ERR_UNSUPPORTED, 332, "%s: %s is asymmetric (sym false); %s", t->file,
+                    t->name, SUPPORTED);
+    if (w->format == QUANT_GPTQ_P)
+        return fail(err, ERR_UNSUPPORTED, 333,
+                    "%s: %s has the format gptq_p; supported: gptq, gptq_v2", t->file, t->name);
+    if (w->act_order)
+        return fail(err, ERR_UNSUPPORTED, 334, "%s: %s is not sequential (act-order); %s",
+                    w->g_idx->file, w->g_idx->name, SUPPORTED);
+    if (!group_good)
+        return fail(err, ERR_UNSUPPORTED, 335, "%s: %s has groups of %lld; %s", w->scales->file,
+                    w->scales->name, (long long)size, SUPPORTED);
+    if (w->scales->type != TENSOR_F16)
+        return fail(err, ERR_UNSUPPORTED, 336, "%s: %s has dtype %s; %s", w->scales->file,
+                    w->scales->name, tensor_type_name(w->scales->type), SUPPORTED);
+    return true;
+}
+
+bool weight_open(Weight *out, const Checkpoint *c, const QuantConfig *q, const char *module,
+                 int64_t in_features, int64_t out_features, bool wants_bias, Arena *a,
+                 Error *err) {
+    return weight_read(out, c, q, module, in_features, out_features, wants_bias, a, err) &&
+           weight_supported(out, err);
+}
+
+bool quant_require(const Checkpoint *c, const QuantConfig *q, Error *err) {
+    static const char SUFFIX[] = ".qweight";
+    for (int at = 0; at < c->count; at++) {
+        size_t size = strlen(c->tensors[at].name), suffix = sizeof SUFFIX - 1;
+        if (size > suffix && strcmp(c->tensors[at].name + size - suffix, SUFFIX) == 0)
+            return true;
+    }
+    return fail(err, ERR_UNSUPPORTED, 337, "%s: not a GPTQ model: no tensor is named *.qweight%s",
+                c->dir, q->present ? "" : " and there is no quantization_config");
+}
