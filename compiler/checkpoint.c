@@ -77,8 +77,9 @@ static bool folder_read(Folder *f, const char *dir, Arena *a, Error *err) {
     f->dir = dir;
     DIR *d = opendir(dir);
     if (!d)
-        return fail(err, ERR_USAGE, 120, "%s: cannot open this folder: %s; expected the folder of "
-                                         "a Hugging Face GPTQ checkpoint",
+        return fail(err, ERR_USAGE, 120,
+                    "%s: cannot open this folder: %s; expected the folder of "
+                    "a Hugging Face GPTQ checkpoint",
                     dir, strerror(errno));
     for (struct dirent *entry = readdir(d); entry && f->file_count < MAX_FILES;
          entry = readdir(d)) {
@@ -221,8 +222,8 @@ static bool index_file_check(const char *name, const char *path, Error *err) {
         return true;
     char text[NAME_TEXT_BYTES];
     text_escape(text, sizeof text, name, strlen(name));
-    return fail(err, ERR_CORRUPT, 126,
-                "%s: \"%s\" is not the plain name of a .safetensors file", path, text);
+    return fail(err, ERR_CORRUPT, 126, "%s: \"%s\" is not the plain name of a .safetensors file",
+                path, text);
 }
 
 static int compare_place(const void *a, const void *b) {
@@ -323,8 +324,7 @@ typedef struct Shard {
     int count;
 } Shard;
 
-static bool shards_map(Checkpoint *out, Shard *shards, const Choice *choice, Arena *a,
-                       Error *err) {
+static bool shards_map(Checkpoint *out, Shard *shards, const Choice *choice, Arena *a, Error *err) {
     for (int file = 0; file < choice->count; file++) {
         const char *name = choice->files[file];
         Bytes bytes;

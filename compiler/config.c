@@ -103,8 +103,9 @@ static bool settings_read(Config *c, const Reader *r) {
     const char *act = "silu", *type = "";
     c->rms_norm_eps = 1e-6;
     TRY(json_number(r->json, "rms_norm_eps", &c->rms_norm_eps, r->file, r->err));
-    if (!(c->rms_norm_eps >= 0 && c->rms_norm_eps < 1))
-        return fail(r->err, ERR_CORRUPT, 255, "%s: rms_norm_eps is %g, expected 0 to 1", r->file,
+    if (!(c->rms_norm_eps > 0 && c->rms_norm_eps < 1))
+        return fail(r->err, ERR_CORRUPT, 255,
+                    "%s: rms_norm_eps is %g, expected a number between 0 and 1", r->file,
                     c->rms_norm_eps);
     TRY(json_text(r->json, "hidden_act", &act, r->file, r->err));
     TRY(json_text(r->json, "hidden_activation", &act, r->file, r->err));

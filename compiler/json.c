@@ -19,7 +19,7 @@
 
 enum {
     JSON_MAX_DEPTH = 64,
-    JSON_MAX_VALUES = 1 << 24,      // 1 GiB of cJSON nodes; the largest tokenizer.json has 2 million
+    JSON_MAX_VALUES = 1 << 24,     // 1 GiB of cJSON nodes; the largest tokenizer.json has 2 million
     JSON_MAX_FILE_BYTES = 1 << 28, // the largest tokenizer.json has 35 MB
 };
 
@@ -75,7 +75,9 @@ static size_t utf8_length(const unsigned char *p, const unsigned char *end) {
     static const struct {
         unsigned char mask, value, length;
         uint32_t least;
-    } FORMS[] = {{0x80, 0x00, 1, 0}, {0xe0, 0xc0, 2, 0x80}, {0xf0, 0xe0, 3, 0x800},
+    } FORMS[] = {{0x80, 0x00, 1, 0},
+                 {0xe0, 0xc0, 2, 0x80},
+                 {0xf0, 0xe0, 3, 0x800},
                  {0xf8, 0xf0, 4, 0x10000}};
     for (size_t form = 0; form < sizeof FORMS / sizeof FORMS[0]; form++) {
         size_t length = FORMS[form].length;

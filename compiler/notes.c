@@ -12,6 +12,7 @@ void note(Notes *notes, Arena *a, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    notes->items = array_grow(a, notes->items, notes->count, &notes->capacity, sizeof *notes->items);
+    notes->items =
+        array_grow(a, notes->items, notes->count, &notes->capacity, sizeof *notes->items);
     notes->items[notes->count++] = arena_strndup(a, text, strlen(text));
 }

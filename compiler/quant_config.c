@@ -15,8 +15,11 @@
 
 enum { TEXT_BYTES = 80 };
 
-static const char *const FORMATS[QUANT_FORMAT_COUNT] = { // ORDER QUANT_FORMATS
-    "gptq", "gptq_v2", "gptq_p",
+static const char *const FORMATS[QUANT_FORMAT_COUNT] = {
+    // ORDER QUANT_FORMATS
+    "gptq",
+    "gptq_v2",
+    "gptq_p",
 };
 
 // Everything that this file reads, then what only the quantizer or another reader needs.
@@ -164,8 +167,7 @@ static bool extras_refuse(const Source *s) {
     };
     for (size_t at = 0; at < sizeof EXTRAS / sizeof EXTRAS[0]; at++) {
         const cJSON *item = json_get(s->json, EXTRAS[at].key);
-        bool empty = !item || cJSON_IsFalse(item) ||
-                     (cJSON_IsObject(item) && !item->child) ||
+        bool empty = !item || cJSON_IsFalse(item) || (cJSON_IsObject(item) && !item->child) ||
                      (cJSON_IsString(item) && !*item->valuestring);
         if (!empty)
             return fail(s->err, ERR_UNSUPPORTED, EXTRAS[at].id, "%s: \"%s\" is set: %s", s->file,
@@ -182,8 +184,8 @@ static void quantizer_read(QuantConfig *q, const Source *s) {
     for (const cJSON *item = cJSON_IsArray(quantizer) ? quantizer->child : NULL; item;
          item = item->next)
         if (cJSON_IsString(item) && strlen(q->quantizer) < TEXT_BYTES)
-            q->quantizer = arena_printf(s->arena, "%s%s%s", q->quantizer,
-                                        *q->quantizer ? ", " : "", item->valuestring);
+            q->quantizer = arena_printf(s->arena, "%s%s%s", q->quantizer, *q->quantizer ? ", " : "",
+                                        item->valuestring);
 }
 
 // ---- dynamic ------------------------------------------------------------------------------------
@@ -198,8 +200,9 @@ static bool rule_read(QuantRule *rule, const cJSON *item, const Source *s) {
     TRY(json_int(item, "bits", &bits, s->file, s->err));
     TRY(json_int(item, "group_size", &rule->group_size, s->file, s->err));
     if (bits < 0 || bits > 8 || rule->group_size < -1 || rule->group_size > 1 << 24)
-        return fail(s->err, ERR_CORRUPT, 238, "%s: a rule of \"dynamic\" has bits %lld, "
-                                              "group_size %lld",
+        return fail(s->err, ERR_CORRUPT, 238,
+                    "%s: a rule of \"dynamic\" has bits %lld, "
+                    "group_size %lld",
                     s->file, (long long)bits, (long long)rule->group_size);
     rule->bits = (int)bits;
     for (size_t at = 0; at < sizeof flags / sizeof flags[0]; at++) {
@@ -252,8 +255,12 @@ static void unknown_note(const Source *s) {
 }
 
 static bool source_read(QuantConfig *q, const Source *s) {
-    *q = (QuantConfig){.present = true, .bits = 4, .group_size = 128, .sym = true,
-                       .source = s->file, .quantizer = ""};
+    *q = (QuantConfig){.present = true,
+                       .bits = 4,
+                       .group_size = 128,
+                       .sym = true,
+                       .source = s->file,
+                       .quantizer = ""};
     if (!cJSON_IsObject(s->json))
         return fail(s->err, ERR_CORRUPT, 240, "%s: the quantization configuration is no object",
                     s->file);

@@ -18,15 +18,11 @@ static const double TAU = 6.283185307179586;
 static const struct {
     const char *name;
     RopeType type;
-} NAMES[] = { // ORDER ROPE_TYPES, then older names
-    {"default", ROPE_DEFAULT},
-    {"linear", ROPE_LINEAR},
-    {"dynamic", ROPE_DYNAMIC},
-    {"llama3", ROPE_LLAMA3},
-    {"yarn", ROPE_YARN},
-    {"longrope", ROPE_LONGROPE},
-    {"su", ROPE_LONGROPE},
-    {"mrope", ROPE_DEFAULT}, // for text all three positions are equal
+} NAMES[] = {
+    // ORDER ROPE_TYPES, then older names
+    {"default", ROPE_DEFAULT}, {"linear", ROPE_LINEAR}, {"dynamic", ROPE_DYNAMIC},
+    {"llama3", ROPE_LLAMA3},   {"yarn", ROPE_YARN},     {"longrope", ROPE_LONGROPE},
+    {"su", ROPE_LONGROPE},     {"mrope", ROPE_DEFAULT}, // for text all three positions are equal
 };
 
 // ---- settings -----------------------------------------------------------------------------------
@@ -174,8 +170,8 @@ static double llama3_frequency(const RopeConfig *r, double inv) {
         return inv / r->factor;
     if (wavelength < original / r->high_freq_factor)
         return inv;
-    double smooth = (original / wavelength - r->low_freq_factor) /
-                    (r->high_freq_factor - r->low_freq_factor);
+    double smooth =
+        (original / wavelength - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
     return (1 - smooth) * inv / r->factor + smooth * inv;
 }
 

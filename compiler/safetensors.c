@@ -27,7 +27,8 @@ typedef struct DType {
     size_t bits;
 } DType;
 
-static const DType DTYPES[] = { // ORDER TENSOR_TYPES, then names for TENSOR_OTHER
+static const DType DTYPES[] = {
+    // ORDER TENSOR_TYPES, then names for TENSOR_OTHER
     {"BOOL", TENSOR_BOOL, 8},
     {"U8", TENSOR_U8, 8},
     {"I8", TENSOR_I8, 8},

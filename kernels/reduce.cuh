@@ -21,8 +21,8 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// Sum over the BLOCK_WARPS warps of the block, for all threads. `scratch`: as many floats in shared memory
-// that nobody else uses; may be reused after the next __syncthreads().
+// Sum over the BLOCK_WARPS warps of the block, for all threads. `scratch`: as many floats in shared
+// memory that nobody else uses; may be reused after the next __syncthreads().
 template <int BLOCK_WARPS> __device__ __forceinline__ float block_sum(float x, float *scratch) {
     x = warp_sum(x);
     if (threadIdx.x % WARP_LANES == 0) {

@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 enum {
-    SPINS_BEFORE_YIELD = 4096,  // some 50 us
-    SPINS_BEFORE_SLEEP = 16384, // some 200 us
+    SPINS_BEFORE_YIELD = 1024, // some 20 us
+    SPINS_BEFORE_SLEEP = 1536, // and some 200 us of yielding
 };
 
 typedef struct Worker {
@@ -59,13 +59,13 @@ static long file_number(const char *path, long otherwise) {
 // Threads of one core share its units, so only the first one of each counts.
 static int cores_of(const cpu_set_t *set) {
     int cores = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         char path[96];
         if (!CPU_ISSET(cpu, set))
             continue;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_cpus_list", cpu);
-        long first = file_number(path, cpu);
-        bool counted = first != cpu && first >= 0 && first < cpu && CPU_ISSET((int)first, set);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/core_cpus_list", cpu);
+        size_t first = (size_t)file_number(path, (long)cpu);
+        bool counted = first < cpu && CPU_ISSET(first, set);
         cores += !counted;
     }
     return cores;
@@ -93,12 +93,19 @@ int threads_available(void) {
 
 // ---- the pool -----------------------------------------------------------------------------------
 
+static void spin(int spins) {
+    if (spins < SPINS_BEFORE_YIELD)
+        __builtin_ia32_pause();
+    else
+        sched_yield();
+}
+
 // Returns when the round is not `old` any more.
 static void worker_wait(Pool *p, unsigned old) {
     for (int spins = 0; spins < SPINS_BEFORE_SLEEP; spins++) {
         if (atomic_load_explicit(&p->round, memory_order_acquire) != old)
             return;
-        __builtin_ia32_pause();
+        spin(spins);
     }
     // The waker changes round, then looks at sleepers; we do it the other way round (both
     // sequentially consistent), so one of us sees the other.
@@ -163,13 +170,6 @@ void pool_close(Pool *p) {
 
 int pool_threads(const Pool *p) {
     return p->threads;
-}
-
-static void spin(int spins) {
-    if (spins < SPINS_BEFORE_YIELD)
-        __builtin_ia32_pause();
-    else
-        sched_yield();
 }
 
 void pool_run(Pool *p, void (*work)(void *user, int thread), void *user) {
