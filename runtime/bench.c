@@ -66,7 +66,7 @@ static bool prefill_time(Bench *b, int32_t slot, double *seconds, double *first_
     int32_t token;
     TRY(engine_start(b->engine, slot, &greedy, err));
     double start = cli_seconds();
-    TRY(engine_prefill(b->engine, slot, b->ids, b->prompt, NULL, NULL, err));
+    TRY(engine_prefill(b->engine, slot, b->ids, b->prompt, NULL, err));
     TRY(engine_device(b->engine)->type->wait(engine_device(b->engine), err));
     *seconds = cli_seconds() - start;
     TRY(engine_sample(b->engine, slot, &token, err));
@@ -134,10 +134,11 @@ static bool decode_report(Bench *b, int32_t batch, Error *err) {
     TRY(d->type->read_seconds(d, m->streamed_bytes, &read_s, &how, err));
     double bytes = (double)m->streamed_bytes, flops = 2.0 * (double)m->linear_params * batch;
     if (b->cli->options.json) {
-        printf("%s{\"batch\":%d,\"tokens_per_s\":%.2f,\"step_ms\":%.4f,\"bytes\":%.0f,\"flops\":%.6g,"
-               "\"bytes_per_s\":%.6g,\"limit_bytes_per_s\":%.6g,\"ratio\":%.4f}",
-               b->first ? "" : ",", batch, batch / seconds, seconds * 1e3, bytes, flops,
-               bytes / seconds, bytes / read_s, read_s / seconds);
+        printf(
+            "%s{\"batch\":%d,\"tokens_per_s\":%.2f,\"step_ms\":%.4f,\"bytes\":%.0f,\"flops\":%.6g,"
+            "\"bytes_per_s\":%.6g,\"limit_bytes_per_s\":%.6g,\"ratio\":%.4f}",
+            b->first ? "" : ",", batch, batch / seconds, seconds * 1e3, bytes, flops,
+            bytes / seconds, bytes / read_s, read_s / seconds);
         b->first = false;
         return true;
     }
@@ -171,9 +172,9 @@ static bool bench_run(Bench *b, Error *err) {
     TRY(cli_engine(b->cli, &b->engine, err));
     int64_t context = engine_context(b->engine);
     if (b->prompt + b->tokens + 1 > context)
-        return fail(err, ERR_USAGE, 1061, "%" PRId64 " + %" PRId64
-                    " tokens do not fit into the context of %" PRId64, b->prompt, b->tokens + 1,
-                    context);
+        return fail(err, ERR_USAGE, 1061,
+                    "%" PRId64 " + %" PRId64 " tokens do not fit into the context of %" PRId64,
+                    b->prompt, b->tokens + 1, context);
     b->ids = calloc((size_t)b->prompt, sizeof *b->ids);
     if (!b->ids)
         return fail(err, ERR_RESOURCE, 1062, "no memory for the prompt");

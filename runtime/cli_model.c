@@ -47,8 +47,8 @@ bool cli_ids(const char *text, int32_t **ids, int64_t *count, Error *err) {
         errno = 0;
         long long id = strtoll(at, &end, 10);
         if (end == at || errno || (*end && *end != ',') || id < 0 || id > INT32_MAX)
-            return fail(err, ERR_USAGE, 1042, "--ids wants numbers separated by commas, found \"%s\"",
-                        at);
+            return fail(err, ERR_USAGE, 1042,
+                        "--ids wants numbers separated by commas, found \"%s\"", at);
         (*ids)[(*count)++] = (int32_t)id;
         at = *end ? end + 1 : end;
     }
@@ -80,13 +80,11 @@ typedef struct LogitsFile {
     FILE *file;
     const char *path;
     int64_t vocab_size;
-    int64_t first; // position of the first row to write
 } LogitsFile;
 
 static bool logits_write(void *user, int64_t position, const float *logits, Error *err) {
     LogitsFile *f = user;
-    if (position < f->first)
-        return true;
+    (void)position;
     if (fwrite(logits, sizeof *logits, (size_t)f->vocab_size, f->file) != (size_t)f->vocab_size)
         return fail(err, ERR_RESOURCE, 1045, "%s: %s", f->path, strerror(errno));
     return true;
@@ -100,11 +98,12 @@ static bool logits_run(Cli *cli, Engine **engine, LogitsFile *f, const int32_t *
     if (!f->file)
         return fail(err, ERR_RESOURCE, 1046, "%s: %s", f->path, strerror(errno));
     TRY(engine_start(*engine, 0, &greedy, err));
-    TRY(engine_prefill(*engine, 0, ids, count, logits_write, f, err));
+    LogitsVisit visit = {
+        .visit = logits_write, .user = f, .first = cli->options.all ? 0 : count - 1};
+    TRY(engine_prefill(*engine, 0, ids, count, &visit, err));
     FILE *file = f->file;
     f->file = NULL;
-    return fclose(file) == 0 ||
-           fail(err, ERR_RESOURCE, 1047, "%s: %s", f->path, strerror(errno));
+    return fclose(file) == 0 || fail(err, ERR_RESOURCE, 1047, "%s: %s", f->path, strerror(errno));
 }
 
 bool command_logits(Cli *cli, Error *err) {
@@ -116,7 +115,6 @@ bool command_logits(Cli *cli, Error *err) {
     if (!o->output)
         return fail(err, ERR_USAGE, 1048, "-o FILE is missing");
     bool done = cli_ids(o->ids, &ids, &count, err);
-    f.first = o->all ? 0 : count - 1;
     done = done && logits_run(cli, &engine, &f, ids, count, err);
     if (f.file)
         fclose(f.file);
@@ -160,8 +158,10 @@ static bool windows_run(Cli *cli, Engine *engine, const int32_t *ids, int64_t co
     if (ctx < 2 || ctx > engine_context(engine) || windows < 1)
         return fail(err, ERR_USAGE, 1050,
                     "--ctx %" PRId64 " does not fit: the text has %" PRId64
-                    " tokens, the context is %" PRId64, ctx, count, engine_context(engine));
+                    " tokens, the context is %" PRId64,
+                    ctx, count, engine_context(engine));
     windows = o->windows && o->windows < windows ? o->windows : windows;
+    LogitsVisit visit = {.visit = nll_add, .user = n};
     int32_t *window = calloc((size_t)ctx, sizeof *window);
     bool done = window || fail(err, ERR_RESOURCE, 1051, "no memory for a window");
     for (int64_t at = 0; done && at < windows; at++) {
@@ -170,7 +170,7 @@ static bool windows_run(Cli *cli, Engine *engine, const int32_t *ids, int64_t co
         n->ids = window;
         n->count = ctx;
         done = engine_start(engine, 0, &greedy, err) &&
-               engine_prefill(engine, 0, window, ctx, nll_add, n, err);
+               engine_prefill(engine, 0, window, ctx, &visit, err);
     }
     free(window);
     return done;

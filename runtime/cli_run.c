@@ -211,7 +211,7 @@ static bool generate(Run *r, int64_t limit, Error *err) {
     int32_t token;
     bool more;
     TRY(engine_start(r->engine, slot, &params, err));
-    TRY(engine_prefill(r->engine, slot, r->prompt, r->prompt_count, NULL, NULL, err));
+    TRY(engine_prefill(r->engine, slot, r->prompt, r->prompt_count, NULL, err));
     TRY(engine_sample(r->engine, slot, &token, err));
     r->first_s = cli_seconds();
     TRY(token_take(r, token, &more, err));
@@ -267,8 +267,8 @@ static bool run_all(Run *r, Error *err) {
     if (o->stats)
         stats_print(r);
     if (fflush(stdout) != 0 || ferror(stdout))
-        return errno == EPIPE || fail(err, ERR_RESOURCE, 1022, "standard output: %s",
-                                      strerror(errno));
+        return errno == EPIPE ||
+               fail(err, ERR_RESOURCE, 1022, "standard output: %s", strerror(errno));
     return true;
 }
 

@@ -9,7 +9,8 @@
 typedef struct DeviceOptions {
     int index;         // CUDA: which GPU
     int threads;       // CPU: 0 = all cores
-    int64_t kv_tokens; // room of the KV cache; 0 = what fits, at most max_batch_size * max_seq_len
+    int64_t kv_tokens; // room of the KV cache, over all sequences; 0 = for a full batch
+    bool kv_required;  // less will not do: ERR_RESOURCE; else take what fits
 } DeviceOptions;
 
 typedef struct Device Device;
@@ -46,6 +47,9 @@ struct Device {
 
 extern const DeviceType device_cpu, device_cuda;
 
+// Pages of the KV cache, page 0 included, where `fit` pages have room. ERR_RESOURCE.
+bool device_kv_pages(int64_t *pages, const ModelInfo *m, const DeviceOptions *o, int64_t fit,
+                     Error *err);
 // The first step function of a target and phase that takes `rows` rows; NULL: none.
 const StepEntry *step_find(const char *target, StepPhase phase, int32_t rows);
 

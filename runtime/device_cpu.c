@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +22,11 @@ typedef struct CpuDevice {
     const Executable *e;
     StepRun run;
     Pool *pool;
-    float *scratch;   // [vocab_size], for the sampler
+    float *scratch; // [vocab_size], for the sampler
     size_t kv_bytes;
+    pthread_t checker; // compares the weights with their checks while steps run
+    bool checking;     // the checker was started
+    atomic_bool closing;
 } CpuDevice;
 
 // ---- levels -------------------------------------------------------------------------------------
@@ -47,7 +51,8 @@ typedef struct Level {
     bool (*present)(void);
 } Level;
 
-static const Level levels[] = { // best first
+static const Level levels[] = {
+    // best first
     {"cpu:x86-64-v4-vnni", has_v4_vnni},
     {"cpu:x86-64-v4", has_v4},
     {"cpu:x86-64-v3", has_v3},
@@ -78,19 +83,31 @@ static bool reserve(unsigned char **out, size_t bytes, const char *what, Error *
     if (data == MAP_FAILED)
         return fail(err, ERR_RESOURCE, 830, "no memory for %s (%zu MB): %s", what, bytes >> 20,
                     strerror(errno));
+    madvise(data, bytes, MADV_HUGEPAGE);
     *out = data;
     return true;
 }
 
-// At most half of this machine's memory, unless the user says how much.
-static int64_t kv_pages(const ModelInfo *m, const DeviceOptions *o) {
-    int64_t per_seq = ceil_div(m->max_seq_len, m->page_tokens);
-    int64_t most = m->max_batch_size * per_seq;
+// At most half of this machine's memory.
+static int64_t kv_fit(const ModelInfo *m) {
     int64_t ram = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
-    int64_t fit = ram / 2 / m->kv_page_bytes;
-    int64_t wanted = o->kv_tokens ? ceil_div(o->kv_tokens, m->page_tokens) : fit;
+    return ram / 2 / m->kv_page_bytes;
+}
+
+bool device_kv_pages(int64_t *pages, const ModelInfo *m, const DeviceOptions *o, int64_t fit,
+                     Error *err) {
+    int64_t most = m->max_batch_size * ceil_div(m->max_seq_len, m->page_tokens);
+    int64_t wanted = o->kv_tokens ? ceil_div(o->kv_tokens, m->page_tokens) : most;
     wanted = wanted < most ? wanted : most;
-    return 1 + (wanted > 1 ? wanted : 1);
+    if (fit - 1 < (o->kv_required ? wanted : 1))
+        return fail(err, ERR_RESOURCE, 835,
+                    "the KV cache of %lld tokens takes %.2f GB, there is room for %.2f GB; a "
+                    "smaller -c takes less",
+                    (long long)(wanted * m->page_tokens),
+                    (double)(wanted + 1) * (double)m->kv_page_bytes * 1e-9,
+                    (double)(fit > 0 ? fit : 0) * (double)m->kv_page_bytes * 1e-9);
+    *pages = 1 + (wanted < fit - 1 ? wanted : fit - 1);
+    return true;
 }
 
 static bool page_check(const Executable *e, int64_t page, Error *err) {
@@ -100,32 +117,32 @@ static bool page_check(const Executable *e, int64_t page, Error *err) {
     return executable_page_check(e, page, weights.data + at, size, err);
 }
 
-static bool weights_check(const Executable *e, Error *err) {
-    for (int64_t page = 0; page < ceil_div(e->info.weights_bytes, PAYLOAD_PAGE_BYTES); page++)
+// *closing: stop early. May be NULL.
+static bool weights_check(const Executable *e, const atomic_bool *closing, Error *err) {
+    int64_t pages = ceil_div(e->info.weights_bytes, PAYLOAD_PAGE_BYTES);
+    for (int64_t page = 0; page < pages && !(closing && atomic_load(closing)); page++)
         TRY(page_check(e, page, err));
     return true;
 }
 
 // Text made from damaged weights must not stand unmarked: the process ends.
 static void *background_check(void *argument) {
+    CpuDevice *d = argument;
     Error err = {0};
-    if (!weights_check(argument, &err)) {
+    if (!weights_check(d->e, &d->closing, &err)) {
         fprintf(stderr, "\nerror GQC-%04d: %s\n", err.id, err.message);
         _exit((int)err.code);
     }
     return NULL;
 }
 
-static bool weights_open(const Executable *e, Error *err) {
-    Bytes weights = executable_segment(e, SEGMENT_WEIGHTS);
+static bool weights_open(CpuDevice *d, Error *err) {
+    Bytes weights = executable_segment(d->e, SEGMENT_WEIGHTS);
     madvise((void *)(uintptr_t)weights.data, weights.size, MADV_WILLNEED);
-    if (e->info.weights_bytes <= CHECK_FIRST_BYTES)
-        return weights_check(e, err);
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, background_check, (void *)(uintptr_t)e) != 0)
-        return weights_check(e, err);
-    pthread_detach(thread);
-    return true;
+    if (d->e->info.weights_bytes <= CHECK_FIRST_BYTES)
+        return weights_check(d->e, NULL, err);
+    d->checking = pthread_create(&d->checker, NULL, background_check, d) == 0;
+    return d->checking || weights_check(d->e, NULL, err);
 }
 
 // ---- open and close -----------------------------------------------------------------------------
@@ -148,6 +165,9 @@ static void processor_name(char *out, size_t size, int threads) {
 
 static void cpu_close(Device *device) {
     CpuDevice *d = (CpuDevice *)(void *)device;
+    atomic_store(&d->closing, true);
+    if (d->checking)
+        pthread_join(d->checker, NULL);
     pool_close(d->pool);
     if (d->run.base[REGION_ARENA])
         munmap(d->run.base[REGION_ARENA], (size_t)d->e->info.arena_bytes);
@@ -165,9 +185,9 @@ static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o
                     "this file holds no code for this CPU; it needs at least x86-64-v3 (AVX2), or "
                     "compile with --target cpu");
     int threads = o->threads ? o->threads : threads_available();
-    TRY(weights_open(e, err));
+    TRY(weights_open(d, err));
     TRY(pool_open(&d->pool, threads, err));
-    d->device.kv_pages = kv_pages(&e->info, o);
+    TRY(device_kv_pages(&d->device.kv_pages, &e->info, o, kv_fit(&e->info), err));
     d->kv_bytes = (size_t)d->device.kv_pages * (size_t)e->info.kv_page_bytes;
     TRY(reserve(&d->run.base[REGION_ARENA], (size_t)e->info.arena_bytes, "activations", err));
     TRY(reserve(&d->run.base[REGION_KV], d->kv_bytes, "the KV cache", err));
@@ -226,8 +246,8 @@ static void sample_rows(CpuDevice *d, int32_t rows) {
         if (slot < 0)
             continue;
         uint32_t *bits = seen + slot * b->seen_words;
-        float *logits = (float *)(void *)(d->run.base[REGION_ARENA] + m->logits_offset) +
-                        row * m->vocab_size;
+        float *logits =
+            (float *)(void *)(d->run.base[REGION_ARENA] + m->logits_offset) + row * m->vocab_size;
         int32_t token = sample_token(logits, m->vocab_size, &params[slot], bits, d->scratch);
         int32_t position = batch_ints(d, b->positions)[batch_ints(d, b->head_rows)[row]];
         bits[token / 32] |= 1u << (token % 32);
@@ -285,19 +305,18 @@ typedef struct ReadCall {
     uint64_t sums[256]; // a result that depends on every byte
 } ReadCall;
 
-static void read_part(void *user, int thread) {
+typedef uint64_t Words __attribute__((vector_size(32)));
+
+__attribute__((target("avx2"))) static void read_part(void *user, int thread) {
     ReadCall *c = user;
-    int64_t part = c->bytes / c->threads / 64 * 64;
-    const unsigned char *data = c->data + thread * part;
-    uint64_t sums[8] = {0};
-    for (int64_t at = 0; at < part; at += 64) {
-        uint64_t words[8];
-        memcpy(words, data + at, sizeof words);
-        for (int i = 0; i < 8; i++)
-            sums[i] ^= words[i];
-    }
-    for (int i = 0; i < 8; i++)
-        c->sums[thread] ^= sums[i];
+    int64_t part = c->bytes / c->threads / 128 * 128;
+    const Words *data = (const Words *)(const void *)(c->data + thread * part);
+    Words sums[4] = {{0}};
+    for (int64_t at = 0; at < part / 32; at += 4)
+        for (int i = 0; i < 4; i++)
+            sums[i] ^= data[at + i];
+    Words sum = sums[0] ^ sums[1] ^ sums[2] ^ sums[3];
+    c->sums[thread] ^= sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
 }
 
 static double now_s(void) {
@@ -310,7 +329,8 @@ static bool cpu_read_seconds(Device *device, int64_t bytes, double *seconds, con
                              Error *err) {
     (void)err;
     CpuDevice *d = (CpuDevice *)(void *)device;
-    ReadCall call = {.data = d->run.base[REGION_WEIGHTS], .bytes = bytes, .threads = d->run.threads};
+    ReadCall call = {
+        .data = d->run.base[REGION_WEIGHTS], .bytes = bytes, .threads = d->run.threads};
     *how = "a plain read of as many bytes of the weights by the same threads";
     *seconds = 1e30;
     for (int attempt = 0; attempt < 5; attempt++) {

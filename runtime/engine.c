@@ -54,11 +54,13 @@ static bool has_target(const Executable *e, TargetDevice device) {
 static bool device_pick(Engine *en, const DeviceType *type, const DeviceOptions *o, Error *err) {
     bool gpu = has_target(en->e, DEVICE_CUDA), cpu = has_target(en->e, DEVICE_CPU);
     if (type == &device_cpu && !cpu)
-        return fail(err, ERR_USAGE, 840, "this file holds no code for a CPU: compile with "
-                                         "--target cpu,...");
+        return fail(err, ERR_USAGE, 840,
+                    "this file holds no code for a CPU: compile with "
+                    "--target cpu,...");
     if (type == &device_cuda && !gpu)
-        return fail(err, ERR_USAGE, 841, "this file holds no code for a GPU: compile with a GPU "
-                                         "target, such as --target cpu,sm_90a");
+        return fail(err, ERR_USAGE, 841,
+                    "this file holds no code for a GPU: compile with a GPU "
+                    "target, such as --target cpu,sm_90a");
     if (type)
         return type->open(&en->device, en->e, en->block, o, err);
     if (!gpu)
@@ -89,10 +91,10 @@ bool engine_open(Engine **out, const Executable *e, const DeviceType *type, cons
     if (!en)
         return fail(err, ERR_RESOURCE, 843, "no memory for the engine");
     en->e = e;
-    bool done = engine_allocate(en, err) && device_pick(en, type, o, err) &&
-                kvcache_open(&en->kv, en->device->kv_pages, e->info.max_batch_size,
-                             e->batch.pages_per_seq, e->info.page_tokens,
-                             ints(en, e->batch.page_table), err);
+    bool done =
+        engine_allocate(en, err) && device_pick(en, type, o, err) &&
+        kvcache_open(&en->kv, en->device->kv_pages, e->info.max_batch_size, e->batch.pages_per_seq,
+                     e->info.page_tokens, ints(en, e->batch.page_table), err);
     if (!done) {
         engine_close(en);
         return false;
@@ -163,12 +165,12 @@ static bool reserve(Engine *en, int32_t slot, int64_t tokens, Error *err) {
 
 // ---- prefill ------------------------------------------------------------------------------------
 
-// Logits of rows [0, rows) of the step that just ran, a few at a time.
-static bool rows_visit(Engine *en, int64_t position, int32_t rows, LogitsVisit *visit, void *user,
-                       Error *err) {
+// Logits of rows [first, rows) of the step that just ran, a few at a time. Row 0 is at `position`.
+static bool rows_visit(Engine *en, int64_t position, int32_t first, int32_t rows,
+                       const LogitsVisit *v, Error *err) {
     const BatchLayout *b = &en->e->batch;
     int32_t most = (int32_t)en->e->info.max_head_rows;
-    for (int32_t first = 0; first < rows; first += most) {
+    for (; first < rows; first += most) {
         int32_t count = rows - first < most ? rows - first : most;
         for (int32_t at = 0; at < count; at++) {
             ints(en, b->head_rows)[at] = first + at;
@@ -178,7 +180,8 @@ static bool rows_visit(Engine *en, int64_t position, int32_t rows, LogitsVisit *
         TRY(en->device->type->run(en->device, PHASE_HEAD, count, err));
         TRY(en->device->type->logits(en->device, count, en->logits, err));
         for (int32_t at = 0; at < count; at++)
-            TRY(visit(user, position + first + at, en->logits + at * en->e->info.vocab_size, err));
+            TRY(v->visit(v->user, position + first + at, en->logits + at * en->e->info.vocab_size,
+                         err));
     }
     return true;
 }
@@ -201,8 +204,8 @@ static bool chunk_run(Engine *en, int32_t slot, const int32_t *ids, int32_t coun
     return true;
 }
 
-bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count, LogitsVisit *visit,
-                    void *user, Error *err) {
+bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
+                    const LogitsVisit *visit, Error *err) {
     for (int64_t at = 0; at < count; at++)
         if (ids[at] < 0 || ids[at] >= en->e->info.vocab_size)
             return fail(err, ERR_USAGE, 845, "token id %d is outside the vocabulary of %lld",
@@ -213,8 +216,9 @@ bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
         int32_t rows = (int32_t)(count - first < most ? count - first : most);
         int64_t position = en->sequences[slot].length;
         TRY(chunk_run(en, slot, ids + first, rows, err));
-        if (visit)
-            TRY(rows_visit(en, position, rows, visit, user, err));
+        int64_t skipped = visit && visit->first > position ? visit->first - position : 0;
+        if (visit && skipped < rows)
+            TRY(rows_visit(en, position, (int32_t)skipped, rows, visit, err));
     }
     return true;
 }
@@ -240,8 +244,8 @@ bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err) {
 // other slots take part now.
 static bool rows_fill(Engine *en, const int32_t *slots, int32_t count, Error *err) {
     const BatchLayout *b = &en->e->batch;
-    bool same = en->row_count == count &&
-                memcmp(en->row_slots, slots, (size_t)count * sizeof *slots) == 0;
+    bool same =
+        en->row_count == count && memcmp(en->row_slots, slots, (size_t)count * sizeof *slots) == 0;
     for (int32_t row = 0; row < count; row++) {
         ints(en, b->token_ids)[row] = en->sequences[slots[row]].last;
         ints(en, b->positions)[row] = (int32_t)en->sequences[slots[row]].length;

@@ -20,11 +20,18 @@ bool engine_start(Engine *en, int32_t slot, const SampleParams *params, Error *e
 void engine_end(Engine *en, int32_t slot);
 int64_t engine_length(const Engine *en, int32_t slot); // tokens in the cache
 
-// Called with the logits of one position, float [vocab_size].
-typedef bool LogitsVisit(void *user, int64_t position, const float *logits, Error *err);
-// Appends a prompt, in chunks. visit may be NULL; else it sees the logits of every token.
-bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count, LogitsVisit *visit,
-                    void *user, Error *err);
+// Who wants to see logits while a prompt is prefilled.
+typedef struct LogitsVisit {
+    // Called with the logits of one position, float [vocab_size], in order.
+    bool (*visit)(void *user, int64_t position, const float *logits, Error *err);
+    void *user;
+    int64_t first; // position of the first token that is wanted
+} LogitsVisit;
+
+// Appends a prompt, in chunks. visit may be NULL. ERR_USAGE: an id is outside of the vocabulary;
+// ERR_RESOURCE: it does not fit, and nothing was done.
+bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
+                    const LogitsVisit *visit, Error *err);
 // Draws the token that follows the prompt which was prefilled last.
 bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err);
 // One step: feeds each slot's last drawn token, draws the next. tokens: [count].
