@@ -30,7 +30,7 @@
 enum { NAME_BYTES = 96, REGION_OF_BUFFERS = 1 /* ORDER REGIONS: REGION_ARENA */ };
 
 #define HOLE_PREFIX "HOLE_"
-#define PASSES      "default<O3>"
+#define PASSES      "default<O2>"
 
 typedef struct HostTarget {
     const char *triple;

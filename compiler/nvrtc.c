@@ -283,15 +283,15 @@ static Bytes key_text(const Source *s, const char *version, Arena *a) {
 // ---- compiling ----------------------------------------------------------------------------------
 
 // What one compile leaves behind; malloc, since it is filled by a thread.
-typedef struct Output {
-    char *image; // owner: output_free
+typedef struct Compiled {
+    char *image; // owner: compiled_free
     size_t size;
-    char *log; // owner: output_free; "" if there is none
+    char *log; // owner: compiled_free; "" if there is none
     int result;
     bool failed;
-} Output;
+} Compiled;
 
-static void output_free(Output *o) {
+static void compiled_free(Compiled *o) {
     free(o->image);
     free(o->log);
     o->image = NULL;
@@ -313,8 +313,8 @@ static char *fetch(NvrtcProgram *program, int (*size_of)(NvrtcProgram *, size_t 
 }
 
 // Runs in any thread.
-static Output source_compile(const Nvrtc *n, const Source *s, bool ptx) {
-    Output out = {.failed = true};
+static Compiled source_compile(const Nvrtc *n, const Source *s, bool ptx) {
+    Compiled out = {.failed = true};
     NvrtcProgram *program = NULL;
     size_t log_size;
     out.result = n->create(&program, s->text, s->name, s->headers.count, s->headers.texts,
@@ -344,7 +344,7 @@ static long log_bytes(const char *log, const char *what) {
     return most;
 }
 
-static bool output_check(const Output *o, const Nvrtc *n, const Step *kernel, const Target *t,
+static bool compiled_check(const Compiled *o, const Nvrtc *n, const Step *kernel, const Target *t,
                          Error *err) {
     const char *log = o->log ? o->log : "";
     if (o->failed)
@@ -368,14 +368,21 @@ typedef struct Job {
     Source source;
     int kernel;
     Bytes key;
-    Output output;
+    Compiled output;
 } Job;
+
+// A kernel whose source and parameters another one has too: two entries of one file.
+typedef struct Twin {
+    int kernel, of;
+} Twin;
 
 typedef struct Queue {
     const Nvrtc *nvrtc;
     Job *jobs;
     int count;
     atomic_int next;
+    Twin *twins;
+    int twin_count;
 } Queue;
 
 static void *queue_work(void *user) {
@@ -400,8 +407,8 @@ static void queue_run(Queue *q, int threads) {
 }
 
 static void cubin_set(Cubin *c, Bytes key, Bytes image, bool cached) {
+    *c = (Cubin){.image = image, .cached = cached};
     payload_hash128(key.data, key.size, c->key);
-    *c = (Cubin){.key = {c->key[0], c->key[1]}, .image = image, .cached = cached};
 }
 
 static bool queue_collect(Queue *q, Cubin *cubins, const Plan *p, Cache *cache, CubinStats *stats,
@@ -409,7 +416,7 @@ static bool queue_collect(Queue *q, Cubin *cubins, const Plan *p, Cache *cache, 
     bool done = true;
     for (int at = 0; at < q->count; at++) {
         Job *job = &q->jobs[at];
-        done = done && output_check(&job->output, q->nvrtc, p->kernels[job->kernel], p->target, err);
+        done = done && compiled_check(&job->output, q->nvrtc, p->kernels[job->kernel], p->target, err);
         if (done) {
             unsigned char *image = arena_alloc(a, job->output.size);
             memcpy(image, job->output.image, job->output.size);
@@ -418,15 +425,17 @@ static bool queue_collect(Queue *q, Cubin *cubins, const Plan *p, Cache *cache, 
                       cubins[job->kernel].image);
             stats->compiled++;
         }
-        output_free(&job->output);
+        compiled_free(&job->output);
     }
+    for (int at = 0; done && at < q->twin_count; at++)
+        cubins[q->twins[at].kernel] = cubins[q->twins[at].of];
     stats->spilled += !done && err->id == 505;
     return done;
 }
 
-// The version decides the key, and NVRTC knows it only when it is open (100 MB to map). The cache
-// remembers which version was used last with which library, so that a warm compile need not open it,
-// and so that a cache that was imported works without any NVRTC.
+// The version is part of the key, and NVRTC knows it only when it is open (100 MB to map). The cache
+// remembers the version used last, so that a warm compile need not open NVRTC, and so that a cache
+// that was imported works without one.
 static const char version_key[] = "nvrtc version used last";
 
 static bool version_find(char version[16], Nvrtc **nvrtc, Cache *cache, Arena *a, Error *err) {
@@ -443,9 +452,18 @@ static bool version_find(char version[16], Nvrtc **nvrtc, Cache *cache, Arena *a
     return true;
 }
 
+// The kernel among the jobs that compiles from the same text; -1: none.
+static int job_twin(const Queue *q, Bytes key) {
+    for (int at = 0; at < q->count; at++)
+        if (q->jobs[at].key.size == key.size &&
+            memcmp(q->jobs[at].key.data, key.data, key.size) == 0)
+            return q->jobs[at].kernel;
+    return -1;
+}
+
 static bool jobs_find(Queue *q, Cubin *cubins, const Plan *p, const char *version, Cache *cache,
                       CubinStats *stats, Arena *a, Error *err) {
-    q->count = 0;
+    q->count = q->twin_count = 0;
     for (int kernel = 0; kernel < p->kernel_count; kernel++) {
         Job *job = &q->jobs[q->count];
         Bytes image;
@@ -453,6 +471,11 @@ static bool jobs_find(Queue *q, Cubin *cubins, const Plan *p, const char *versio
         *job = (Job){.kernel = kernel};
         TRY(source_make(&job->source, p->kernels[kernel], p->target, a, err));
         job->key = key_text(&job->source, version, a);
+        int twin = job_twin(q, job->key);
+        if (twin >= 0) {
+            q->twins[q->twin_count++] = (Twin){kernel, twin};
+            continue;
+        }
         TRY(cache_get(cache, (const char *)job->key.data, job->key.size, &image, &found, a, err));
         if (found) {
             cubin_set(&cubins[kernel], job->key, image, true);
@@ -469,7 +492,8 @@ bool cubins_make(Cubin *cubins, const Plan *p, Cache *cache, int threads, CubinS
     double started = clock_seconds();
     char version[16], opened[16];
     Nvrtc *nvrtc = NULL;
-    Queue queue = {.jobs = ARENA_NEW(a, Job, p->kernel_count)};
+    Queue queue = {.jobs = ARENA_NEW(a, Job, p->kernel_count),
+                   .twins = ARENA_NEW(a, Twin, p->kernel_count)};
     TRY(version_find(version, &nvrtc, cache, a, err));
     CubinStats before = *stats;
     TRY(jobs_find(&queue, cubins, p, version, cache, stats, a, err));
@@ -530,12 +554,12 @@ bool kernel_emit(const Step *kernel, const Target *t, const char *stage, FILE *o
     Nvrtc *nvrtc;
     TRY(nvrtc_open(&nvrtc, a, err));
     bool ptx = strcmp(stage, "ptx") == 0;
-    Output output = source_compile(nvrtc, &source, ptx);
-    bool done = output_check(&output, nvrtc, kernel, t, err);
+    Compiled output = source_compile(nvrtc, &source, ptx);
+    bool done = compiled_check(&output, nvrtc, kernel, t, err);
     if (done && ptx)
         fputs(output.image, out);
     else if (done)
         done = disassemble((Bytes){(unsigned char *)output.image, output.size}, out, err);
-    output_free(&output);
+    compiled_free(&output);
     return done;
 }

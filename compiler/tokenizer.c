@@ -431,7 +431,8 @@ static uint64_t blob_add(Blob *out, const void *data, size_t size) {
     if (at + size > out->room) {
         size_t room = 2 * (at + size);
         unsigned char *bigger = arena_alloc(out->arena, room);
-        memcpy(bigger, out->data, out->size);
+        if (out->size)
+            memcpy(bigger, out->data, out->size);
         out->data = bigger;
         out->room = room;
     }

@@ -67,7 +67,7 @@ __device__ __forceinline__ void norm_token(const float *x, const float *w, act_t
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    norm(const float *x, const float *w, act_t *out, s64 tokens) {
+    rms_norm(const float *x, const float *w, act_t *out, s64 tokens) {
     __shared__ float scratch[WARPS];
     s64 token = blockIdx.y;
     if (token < tokens) {

@@ -49,7 +49,7 @@
 //     ROWS        rows that token_ids and positions have room for
 //
 // (6) sample_max and sample_mass: grid {CHUNKS, rows, 1}, 256 threads, warp w takes tokens 512 w ..
-//     512 w + 511 of the chunk, lane by lane. sample_draw: grid {1, rows, 1}, 1024 threads.
+//     512 w + 511 of the chunk, lane by lane. sample_draw: grid {1, rows, 1}, 512 threads.
 //
 // (7) Read: (1); penalised, weight; max_chunk; mass_chunk; then draw_row, whose last part is the list
 //     of steps. Row is what a block knows about its row.
@@ -69,7 +69,7 @@ constexpr int CHUNKS       = (VOCAB + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
 constexpr int CHUNK_WARPS  = 8;
 constexpr int CHUNK_LANE   = CHUNK_TOKENS / CHUNK_WARPS / WARP_LANES; // tokens of a lane
 constexpr int WINDOWS      = 3;
-constexpr int DRAW_THREADS = 1024;
+constexpr int DRAW_THREADS = 512;
 constexpr int DRAW_WARPS   = DRAW_THREADS / WARP_LANES;
 constexpr int LIST_TOKENS  = 4096; // tokens of all lists together that a draw takes
 constexpr int PIVOTS       = 3;    // per pass of a threshold's search
@@ -84,9 +84,8 @@ struct Chunk { // ORDER CHUNK: kernel_sample.c knows its size
     u32 counts[WINDOWS]; // tokens within window(0), window(1), ... of the row's maximum
     u32 stored;          // windows that the list covers
     u32 keys[CHUNK_LIST], ids[CHUNK_LIST];
-    u32 pad[2];
 };
-static_assert(sizeof(Chunk) == 4144, "kernel_sample.c: CHUNK_BYTES");
+static_assert(sizeof(Chunk) == 4128, "kernel_sample.c: CHUNK_BYTES");
 
 // Distance from the maximum, in logits, of the tokens that a list covers.
 __device__ __forceinline__ float window(int index) {
@@ -315,32 +314,21 @@ __device__ __forceinline__ void mass_chunk(Row &row, int chunk, const Chunk *chu
 
 struct DrawShared {
     u64 sums[PIVOTS][DRAW_WARPS];
-    u64 rest; // of r, in the warp that holds the token
-    u32 first[CHUNKS + 1];
     u32 chosen;
     u32 keys[LIST_TOKENS], ids[LIST_TOKENS];
 };
 
-// Where candidates come from, in the order of their ids: the lists in shared memory ...
-struct ListSource {
-    const DrawShared *shared;
-    int count;
-    __device__ __forceinline__ u32 key(int at) const {
-        return shared->keys[at];
-    }
-    __device__ __forceinline__ u32 id(int at) const {
-        return shared->ids[at];
-    }
-};
-// ... or the row itself, from token `first` on.
-struct RowSource {
+// Where candidates come from, in the order of their ids: the lists in shared memory, or, where `keys`
+// is NULL, the row itself from token `first` on.
+struct Source {
     const Row *row;
+    const u32 *keys, *ids;
     int first, count;
     __device__ __forceinline__ u32 key(int at) const {
-        return key_of(penalised(*row, first + at));
+        return keys ? keys[at] : key_of(penalised(*row, first + at));
     }
     __device__ __forceinline__ u32 id(int at) const {
-        return (u32)(first + at);
+        return keys ? ids[at] : (u32)(first + at);
     }
 };
 
@@ -408,13 +396,12 @@ __device__ __forceinline__ void block_sums(u64 values[PIVOTS], DrawShared *share
     __syncthreads();
 #pragma unroll // values stay in registers
     for (int pivot = 0; pivot < PIVOTS; pivot++) {
-        values[pivot] = warp_sum_u64(shared->sums[pivot][lane]);
+        values[pivot] = warp_sum_u64(lane < DRAW_WARPS ? shared->sums[pivot][lane] : 0);
     }
 }
 
 // The lowest key v for which the measure of the keys above v is less than `limit`; the measure of a
 // key is 1 or its W. Only keys of `least` or more count. Searched with PIVOTS pivots a pass.
-template <class Source>
 __device__ __forceinline__ u32 lowest_kept(const Source &source, const Row &row, bool by_weight,
                                            u32 least, u64 limit, DrawShared *shared) {
     u32 low = 0, high = key_of(row.max);
@@ -425,6 +412,7 @@ __device__ __forceinline__ u32 lowest_kept(const Source &source, const Row &row,
         for (int pivot = 0; pivot < PIVOTS; pivot++) {
             above[pivot] = 0;
         }
+#pragma unroll 4 // loads in flight
         for (int at = (int)threadIdx.x; at < source.count; at += DRAW_THREADS) {
             u32 key     = source.key(at);
             u64 measure = by_weight ? weight(row, key_value(key)) : 1;
@@ -455,10 +443,10 @@ __device__ __forceinline__ u32 lowest_kept(const Source &source, const Row &row,
 }
 
 // Sum of W over the keys of `least` or more.
-template <class Source>
 __device__ __forceinline__ u64 mass_kept(const Source &source, const Row &row, u32 least,
                                          DrawShared *shared) {
     u64 sums[PIVOTS] = {0};
+#pragma unroll 4 // loads in flight
     for (int at = (int)threadIdx.x; at < source.count; at += DRAW_THREADS) {
         u32 key = source.key(at);
         sums[0] += key >= least ? weight(row, key_value(key)) : 0;
@@ -474,7 +462,6 @@ __device__ __forceinline__ u64 top_p_limit(const Row &row, u64 mass) {
 }
 
 // The lowest key that top-k and top-p keep. `mass`: sum of W over the whole row.
-template <class Source>
 __device__ __forceinline__ u32 threshold(const Source &source, const Row &row, u64 mass,
                                          DrawShared *shared) {
     u32 least = 0;
@@ -511,13 +498,13 @@ __device__ __forceinline__ u64 kept_weight(const Row &row, u32 key, u32 least) {
 
 // The token at which the running sum of kept W passes r; r < 0 as a u64 (all ones): r is drawn here.
 // Warp w takes a contiguous part of the source.
-template <class Source>
 __device__ __forceinline__ u32 draw(const Source &source, const Row &row, u32 least, u64 r,
                                     DrawShared *shared) {
     int lane = (int)threadIdx.x % WARP_LANES, warp = (int)threadIdx.x / WARP_LANES;
     int part  = (source.count + DRAW_THREADS - 1) / DRAW_THREADS * WARP_LANES;
     int first = warp * part, last = min(first + part, source.count);
     u64 mass = 0;
+#pragma unroll 4 // loads in flight
     for (int at = first + lane; at < last; at += WARP_LANES) {
         mass += kept_weight(row, source.key(at), least);
     }
@@ -527,13 +514,14 @@ __device__ __forceinline__ u32 draw(const Source &source, const Row &row, u32 le
         shared->sums[0][warp] = mass;
     }
     __syncthreads();
-    u64 upto = warp_scan_u64(shared->sums[0][lane]); // through warp `lane`
+    u64 own  = lane < DRAW_WARPS ? shared->sums[0][lane] : 0;
+    u64 upto = warp_scan_u64(own); // through warp `lane`
     if (r == ~(u64)0) {
         r = __umul64hi(__shfl_sync(FULL_MASK, upto, WARP_LANES - 1), (u64)philox(row.p) << 32);
     }
     u32 passed = __ballot_sync(FULL_MASK, upto > r);
     int owner  = passed ? __ffs((int)passed) - 1 : DRAW_WARPS - 1;
-    u64 before = __shfl_sync(FULL_MASK, upto - shared->sums[0][lane], owner);
+    u64 before = __shfl_sync(FULL_MASK, upto - own, owner);
     if (warp == owner) {
         u64 rest = r - before;
         for (int from = first; from < last; from += WARP_LANES) {
@@ -568,12 +556,12 @@ __device__ __forceinline__ u32 draw_by_chunks(const Row &row, const Chunk *chunk
         chunk++;
     }
     int first = chunk * CHUNK_TOKENS;
-    RowSource source = {&row, first, min(CHUNK_TOKENS, VOCAB - first)};
+    Source source = {&row, nullptr, nullptr, first, min(CHUNK_TOKENS, VOCAB - first)};
     return draw(source, row, 0, r, shared);
 }
 
 // Whether the kept set lies inside of the lists, which cover `distance` and hold `count` tokens.
-__device__ __forceinline__ bool list_is_enough(const Row &row, const ListSource &source,
+__device__ __forceinline__ bool list_is_enough(const Row &row, const Source &source,
                                                float distance, u64 mass, DrawShared *shared) {
     if (distance * row.scale >= 40.0f) {
         return true; // W = 0 outside
@@ -597,13 +585,12 @@ __device__ __forceinline__ u32 draw_row(Row &row, const Chunk *chunks, DrawShare
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         mass += chunks[chunk].mass;
     }
-    ListSource list = {shared, 0};
-    int index       = lists_load(row, chunks, shared, &list.count);
-    if (index >= 0 && list_is_enough(row, list, window(index), mass, shared)) {
-        return draw(list, row, threshold(list, row, mass, shared), ~(u64)0, shared);
+    Source source = {&row, shared->keys, shared->ids, 0, 0};
+    int index     = lists_load(row, chunks, shared, &source.count);
+    if (index < 0 || !list_is_enough(row, source, window(index), mass, shared)) {
+        source = {&row, nullptr, nullptr, 0, VOCAB};
     }
-    RowSource all = {&row, 0, VOCAB};
-    return draw(all, row, threshold(all, row, mass, shared), ~(u64)0, shared);
+    return draw(source, row, threshold(source, row, mass, shared), ~(u64)0, shared);
 }
 
 // ---- entries ------------------------------------------------------------------------------------

@@ -19,12 +19,12 @@ typedef struct CliOptions {
     const char *output;  // -o
     const char *device;  // "cpu", "cuda", "cuda:1"; NULL: pick
     const char *batches; // -b 1,8
-    int64_t max_tokens;  // -n; 0: until it stops or the context is full
+    int64_t max_tokens;  // -n; 0 or less: until it stops or the context is full
     int64_t prompt_tokens; // bench -p
-    int64_t context;     // -c: tokens of the KV cache for one sequence; 0: all that fits
+    int64_t context;     // -c: tokens of one sequence; 0: as many as the model takes
     int64_t windows, threads, top_k, seed;
     double temperature, top_p, min_p, repetition_penalty;
-    bool seed_given, raw, ignore_eos, stats, json, all, help;
+    bool raw, ignore_eos, stats, json, all, help;
 } CliOptions;
 
 // What every command gets.
@@ -32,6 +32,7 @@ typedef struct Cli {
     CliOptions options;
     Executable executable;
     Tokenizer *tokenizer;
+    double start_s; // of the process
 } Cli;
 
 // Defaults of sampling come from the model. ERR_USAGE names the word that is wrong.
@@ -39,8 +40,9 @@ bool cli_parse(CliOptions *o, const ModelInfo *model, int argc, char **argv, Err
 void cli_help(const char *command, FILE *out);
 bool cli_command_known(const char *word);
 
-// Opens the engine on the device that the options name.
-bool cli_engine(Cli *cli, Engine **out, Error *err);
+// Opens the engine on the device that the options name, with room for that many tokens; 0: what
+// -c says, for one sequence.
+bool cli_engine(Cli *cli, Engine **out, int64_t kv_tokens, Error *err);
 // "1,2,3" into ids the caller frees.
 bool cli_ids(const char *text, int32_t **ids, int64_t *count, Error *err);
 // Text of -p, -f or stdin; the caller frees data.

@@ -24,13 +24,13 @@ static const OptionSpec specs[] = {
     {"-p --prompt", OPTION_TEXT, AT(prompt), 0, 0, "run tokenize", "TEXT", "the prompt (else -f FILE or standard input)"},
     {"-p --prompt-tokens", OPTION_INT, AT(prompt_tokens), 1, 1e9, "bench", "N", "tokens to prefill (512)"},
     {"-f --file", OPTION_TEXT, AT(file), 0, 0, "run tokenize perplexity", "FILE", "read the text from a file"},
-    {"-n --max-tokens --n-predict", OPTION_INT, AT(max_tokens), 1, 1e9, "run bench", "N", "tokens to write (until it stops; bench: 128)"},
+    {"-n --max-tokens --n-predict", OPTION_INT, AT(max_tokens), -1, 1e9, "run bench", "N", "tokens to write at most (-1: until it stops; bench: 128)"},
     {"--temp --temperature", OPTION_REAL, AT(temperature), 0, 100, "run", "T", "0 = always the most likely token"},
     {"--top-k --top_k", OPTION_INT, AT(top_k), 0, 1e9, "run", "K", "only the K most likely tokens (0 = off)"},
     {"--top-p --top_p", OPTION_REAL, AT(top_p), 0, 1, "run", "P", "only the most likely tokens that reach P together"},
     {"--min-p --min_p", OPTION_REAL, AT(min_p), 0, 1, "run", "P", "only tokens of at least P times the best one"},
     {"--repeat-penalty --repetition-penalty", OPTION_REAL, AT(repetition_penalty), 1e-3, 100, "run", "R", "1 = off"},
-    {"-s --seed", OPTION_INT, AT(seed), 0, 9e18, "run", "N", "same seed, same text"},
+    {"-s --seed", OPTION_INT, AT(seed), -1, 9e18, "run", "N", "same seed, same text (-1: a new one each time)"},
     {"--raw", OPTION_FLAG, AT(raw), 0, 0, "run", NULL, "no chat template (this version applies none)"},
     {"--ignore-eos", OPTION_FLAG, AT(ignore_eos), 0, 0, "run", NULL, "write on after a stop token"},
     {"--stats", OPTION_FLAG, AT(stats), 0, 0, "run", NULL, "times and device on stderr"},
@@ -90,6 +90,13 @@ static const OptionSpec *spec_find(const char *command, const char *word, size_t
     return NULL;
 }
 
+// Different in two processes of the same second.
+static int64_t seed_new(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (now.tv_sec * 1000000000 + now.tv_nsec) & INT64_MAX;
+}
+
 static bool value_set(CliOptions *o, const OptionSpec *s, const char *word, const char *value,
                       Error *err) {
     unsigned char *field = (unsigned char *)o + s->offset;
@@ -112,8 +119,8 @@ static bool value_set(CliOptions *o, const OptionSpec *s, const char *word, cons
         memcpy(field, &(int64_t){whole}, sizeof(int64_t));
     else
         memcpy(field, &number, sizeof number);
-    if (s->offset == AT(seed))
-        o->seed_given = true;
+    if (s->offset == AT(seed) && whole < 0)
+        o->seed = seed_new();
     return true;
 }
 
@@ -143,7 +150,7 @@ bool cli_parse(CliOptions *o, const ModelInfo *m, int argc, char **argv, Error *
                       .top_p = (double)m->default_top_p,
                       .min_p = (double)m->default_min_p,
                       .repetition_penalty = (double)m->default_repetition_penalty,
-                      .seed = (int64_t)time(NULL)};
+                      .seed = seed_new()};
     int at = 1;
     if (argc > 1 && argv[1][0] != '-') {
         if (!cli_command_known(argv[1]))

@@ -1,14 +1,15 @@
-// `run`: text goes in, text streams out as it is made. Never half a UTF-8 character.
+// `run`: text goes in, text streams out as it is made; and what all commands share.
 #include "cli.h"
+#include "cli_text.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { TEXT_MAX_BYTES = 1 << 30 };
 
@@ -51,6 +52,8 @@ bool cli_text(const CliOptions *o, char **data, size_t *size, Error *err) {
         *data = strdup(o->prompt);
         return *data || fail(err, ERR_RESOURCE, 1014, "no memory for the prompt");
     }
+    if (!o->file && isatty(STDIN_FILENO))
+        return fail(err, ERR_USAGE, 1022, "no text: give -p TEXT or -f FILE, or pipe it in");
     if (!o->file)
         return stream_read(stdin, "standard input", data, size, err);
     struct stat info;
@@ -85,64 +88,19 @@ static bool device_parse(const char *word, const DeviceType **type, int *index, 
     return true;
 }
 
-bool cli_engine(Cli *cli, Engine **out, Error *err) {
+bool cli_engine(Cli *cli, Engine **out, int64_t kv_tokens, Error *err) {
+    const CliOptions *options = &cli->options;
+    int64_t most = cli->executable.info.max_seq_len;
     const DeviceType *type;
-    DeviceOptions o = {.threads = (int)cli->options.threads, .kv_tokens = cli->options.context};
-    TRY(device_parse(cli->options.device, &type, &o.index, err));
+    DeviceOptions o = {.threads = (int)options->threads, .kv_required = options->context > 0};
+    TRY(device_parse(options->device, &type, &o.index, err));
+    if (options->context > most)
+        return fail(err, ERR_USAGE, 1018,
+                    "-c %" PRId64 ": this file was compiled for at most %" PRId64
+                    " tokens (gptq-compile --max-seq-len)",
+                    options->context, most);
+    o.kv_tokens = kv_tokens ? kv_tokens : options->context ? options->context : most;
     return engine_open(out, &cli->executable, type, &o, err);
-}
-
-// ---- output -------------------------------------------------------------------------------------
-
-// Bytes of a text that end with a whole character; what is cut off waits for the next token.
-typedef struct Stream {
-    char pending[8];
-    size_t size;
-    char *all; // the whole text, for --json; owner: run
-    size_t all_size, all_room;
-} Stream;
-
-// Length of the longest part of text that does not end inside a character.
-static size_t whole_length(const char *text, size_t size) {
-    for (size_t back = 1; back <= 3 && back <= size; back++) {
-        unsigned char byte = (unsigned char)text[size - back];
-        if ((byte & 0xc0) == 0x80)
-            continue;
-        size_t wants = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
-        return wants > back ? size - back : size;
-    }
-    return size;
-}
-
-static bool stream_add(Stream *s, Bytes piece, bool print, Error *err) {
-    size_t size = s->size + piece.size;
-    char *joined = malloc(size + 1);
-    if (!joined)
-        return fail(err, ERR_RESOURCE, 1017, "no memory for the answer");
-    memcpy(joined, s->pending, s->size);
-    memcpy(joined + s->size, piece.data, piece.size);
-    size_t whole = whole_length(joined, size);
-    s->size = size - whole;
-    memcpy(s->pending, joined + whole, s->size);
-    if (print) {
-        fwrite(joined, 1, whole, stdout);
-        fflush(stdout);
-    } else {
-        if (s->all_size + whole + 1 > s->all_room) {
-            s->all_room = 2 * (s->all_size + whole + 1);
-            char *bigger = realloc(s->all, s->all_room);
-            if (!bigger) {
-                free(joined);
-                return fail(err, ERR_RESOURCE, 1018, "no memory for the answer");
-            }
-            s->all = bigger;
-        }
-        memcpy(s->all + s->all_size, joined, whole);
-        s->all_size += whole;
-        s->all[s->all_size] = 0;
-    }
-    free(joined);
-    return true;
 }
 
 // ---- generation ---------------------------------------------------------------------------------
@@ -155,7 +113,7 @@ typedef struct Run {
     int32_t *ids; // generated; owner: run
     int64_t count;
     bool stopped;
-    Stream stream;
+    TextStream stream;
     double start_s, first_s, end_s;
 } Run;
 
@@ -169,7 +127,7 @@ static bool is_stop(const ModelInfo *m, int32_t id) {
 static bool prompt_encode(Run *r, Error *err) {
     Cli *cli = r->cli;
     char *text = NULL;
-    size_t size;
+    size_t size = 0;
     bool done = cli_text(&cli->options, &text, &size, err) &&
                 tokenizer_encode(cli->tokenizer, (Bytes){(unsigned char *)text, size},
                                  TOKENIZER_ADD_SPECIAL, &r->prompt, &r->prompt_count, err);
@@ -200,8 +158,8 @@ static bool token_take(Run *r, int32_t token, bool *more, Error *err) {
     }
     Bytes piece = tokenizer_piece(r->cli->tokenizer, token);
     if (!tokenizer_is_special(r->cli->tokenizer, token))
-        TRY(stream_add(&r->stream, piece, !o->json, err));
-    *more = !ferror(stdout);
+        TRY(text_add(&r->stream, piece, err));
+    *more = o->json || fflush(stdout) == 0; // else the reader is gone, or the disk full
     return true;
 }
 
@@ -228,7 +186,7 @@ static void json_print(const Run *r) {
     cJSON_AddItemToObject(json, "prompt_ids",
                           cJSON_CreateIntArray(r->prompt, (int)r->prompt_count));
     cJSON_AddItemToObject(json, "ids", cJSON_CreateIntArray(r->ids, (int)r->count));
-    cJSON_AddStringToObject(json, "text", r->stream.all ? r->stream.all : "");
+    cJSON_AddStringToObject(json, "text", r->stream.text ? r->stream.text : "");
     cJSON_AddStringToObject(json, "finish_reason", r->stopped ? "stop" : "length");
     char *text = cJSON_PrintUnformatted(json);
     puts(text);
@@ -239,46 +197,45 @@ static void json_print(const Run *r) {
 static void stats_print(Run *r) {
     double prefill = r->first_s - r->start_s, decode = r->end_s - r->first_s;
     fprintf(stderr,
-            "%s, %s: %" PRId64 " prompt tokens in %.1f ms, %" PRId64 " tokens at %.1f tokens/s\n",
+            "%s, %s: first token %.1f ms after the start of the process; %" PRId64
+            " prompt tokens in %.1f ms = %.1f tokens/s; %" PRId64 " tokens written, %.1f tokens/s\n",
             engine_device(r->engine)->description, engine_device(r->engine)->target->name,
-            r->prompt_count, prefill * 1e3, r->count,
+            (r->first_s - r->cli->start_s) * 1e3, r->prompt_count, prefill * 1e3,
+            (double)r->prompt_count / prefill, r->count,
             decode > 0 ? (double)(r->count - 1) / decode : 0);
 }
 
 static bool run_all(Run *r, Error *err) {
     const CliOptions *o = &r->cli->options;
     TRY(prompt_encode(r, err));
-    TRY(cli_engine(r->cli, &r->engine, err));
+    TRY(cli_engine(r->cli, &r->engine, 0, err));
     int64_t context = engine_context(r->engine), room = context - r->prompt_count;
     if (room < 1)
         return fail(err, ERR_RESOURCE, 1020,
                     "the prompt has %" PRId64 " tokens, the context %" PRId64, r->prompt_count,
                     context);
-    int64_t limit = o->max_tokens && o->max_tokens < room ? o->max_tokens : room;
+    int64_t limit = o->max_tokens > 0 && o->max_tokens < room ? o->max_tokens : room;
     r->ids = calloc((size_t)limit, sizeof *r->ids);
     if (!r->ids)
         return fail(err, ERR_RESOURCE, 1021, "no memory for %" PRId64 " tokens", limit);
     r->start_s = cli_seconds();
     TRY(generate(r, limit, err));
+    TRY(text_end(&r->stream, err));
     if (o->json)
         json_print(r);
     else
         putchar('\n');
     if (o->stats)
         stats_print(r);
-    if (fflush(stdout) != 0 || ferror(stdout))
-        return errno == EPIPE ||
-               fail(err, ERR_RESOURCE, 1022, "standard output: %s", strerror(errno));
     return true;
 }
 
 bool command_run(Cli *cli, Error *err) {
-    Run r = {.cli = cli};
-    signal(SIGPIPE, SIG_IGN); // a reader that has enough ends us through a failed write
+    Run r = {.cli = cli, .stream = {.out = cli->options.json ? NULL : stdout}};
     bool done = run_all(&r, err);
     engine_close(r.engine);
     free(r.prompt);
     free(r.ids);
-    free(r.stream.all);
+    free(r.stream.text);
     return done;
 }

@@ -1,8 +1,12 @@
 // The executable: opens its own payload and runs one command.
 #include "cli.h"
 
-#include <stdlib.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct Command {
     const char *name;
@@ -34,7 +38,29 @@ static bool command_call(Cli *cli, Error *err) {
     return fail(err, ERR_INTERNAL, 1030, "command %s has no function", cli->options.command);
 }
 
+// A file that we open must not become standard output because the caller closed that.
+static void standard_files(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+// A reader that has enough is no failure; a full disk is one.
+static bool output_finish(Error *err) {
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return true;
+    int code = errno;
+    struct pollfd state = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    if (code == EPIPE || (poll(&state, 1, 0) == 1 && (state.revents & (POLLERR | POLLHUP))))
+        return true;
+    return fail(err, ERR_RESOURCE, 1031, "standard output: %s",
+                code ? strerror(code) : "cannot write");
+}
+
 static bool run(Cli *cli, int argc, char **argv, Error *err) {
+    if (argc == 2 && strcmp(argv[1], "--version") == 0)
+        return command_version(cli, err);
     TRY(executable_open(&cli->executable, err));
     TRY(cli_parse(&cli->options, &cli->executable.info, argc, argv, err));
     if (cli->options.help) {
@@ -49,8 +75,10 @@ static bool run(Cli *cli, int argc, char **argv, Error *err) {
 
 int main(int argc, char **argv) {
     Error err = {0};
-    Cli cli = {0};
-    bool done = run(&cli, argc, argv, &err);
+    Cli cli = {.start_s = cli_seconds(), .executable = {.fd = -1}};
+    standard_files();
+    signal(SIGPIPE, SIG_IGN); // a failed write ends us
+    bool done = run(&cli, argc, argv, &err) && output_finish(&err);
     if (!done)
         fprintf(stderr, "error GQC-%04d: %s\n", err.id, err.message);
     tokenizer_close(cli.tokenizer);

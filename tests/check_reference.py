@@ -4,8 +4,8 @@
     check_reference.py EXE REFERENCE [--device D] [--text FILE] [--tolerance T] [--oracle PROGRAM MODEL]
 
 Prints "ok NAME" or "not ok NAME: reason" lines. For each prompt: ids of the tokenizer, the 16 best
-log-probabilities (worst difference under 0.04), the L2 norm of the last logits (relative, under the
-tolerance), greedy ids up to the first step whose margin is under 0.05, and the same ids again from a
+log-probabilities (worst difference under 0.04) and the L2 norm of the last logits (relative, under the
+tolerance), or all last logits where the reference has them (relative L2), greedy ids up to the first step whose margin is under 0.05, and the same ids again from a
 second run. With --oracle also the relative L2 distance of all logits to the oracle's. With --text
 the perplexity, within 0.2 %.
 """
@@ -62,8 +62,16 @@ def logprob_error(logits, prompt):
                for i, p in zip(prompt["top16_ids"], prompt["top16_logprobs"]))
 
 
+def relative_l2(found, expected):
+    distance = sum((f - e) ** 2 for f, e in zip(found, expected))
+    return math.sqrt(distance / sum(e * e for e in expected))
+
+
 def check_logits(args, prompt):
     logits = logits_of(args, prompt["input_ids"])
+    if "last_logits" in prompt:
+        error = relative_l2(logits, prompt["last_logits"])
+        return None if error < args.tolerance else f"relative L2 {error:.2e}"
     worst = logprob_error(logits, prompt)
     if not worst < LOGPROB_TOLERANCE:
         return f"log-probabilities differ by {worst:.4f}"
@@ -84,8 +92,7 @@ def check_oracle(args, prompt):
     vocab = len(expected) // len(ids)
     worst = 0.0
     for row in range(0, len(expected), vocab):
-        distance = sum((f - e) ** 2 for f, e in zip(found[row:row + vocab], expected[row:row + vocab]))
-        worst = max(worst, math.sqrt(distance / sum(e * e for e in expected[row:row + vocab])))
+        worst = max(worst, relative_l2(found[row:row + vocab], expected[row:row + vocab]))
     print(f"# worst relative L2 to the oracle {worst:.2e}")
     return None if worst < args.tolerance else f"relative L2 {worst:.2e}"
 

@@ -1,0 +1,333 @@
+// (1) out = epilogue(x W^T + bias) for many tokens, on the tensor cores through mma.sync.
+//
+// (2) Operands, in this order; each is an 8-byte slot, unused ones are 0:
+//     x        act [tokens, K]
+//     weights  layout tile16 [ROWS / 16, k_padded], aligned to 16 bytes
+//     bias     fp32 [ROWS], packed row order
+//     out, kv, inv_freq, positions, slots, page_table   epilogue.cuh
+//     tokens   1 ..
+//
+// (3) Layout tile16 and the fragment words are drawn in docs/kernels.md. Shared memory, STAGES times:
+//
+//     weights  [BLOCK_TILES][STEP_BYTES]   for each row tile: scale blocks of 64 k, tiles of 64 k
+//     x        [BLOCK_TOKENS][64]          act; the 16-byte chunk c of token t stands at c ^ (t % 8),
+//                                          so that ldmatrix reads 8 tokens without a bank conflict
+//
+// (4) 2 * tokens * N * K flops. mma.sync reaches about 62 % of the wgmma peak on Hopper, all of the
+//     peak on Ampere and Ada. A step of 64 k is 4 * BLOCK_ROWS / 16 * BLOCK_TOKENS / 8 mma, against
+//     13 (4 bits) instructions of dequantization per 8 weights and 1 ldmatrix per 16 x 16 of x.
+//
+// (5) Parameters: BITS, GROUP (dequant.cuh); IN_FEATURES = K, multiple of 8; ROWS, OUT_FEATURES;
+//     BLOCK_TOKENS 32, 64, 128 or 256; WARP_TILES 1, 2 or 4: row tiles of a warp; STAGES 2..;
+//     RASTER_ROWS: row blocks that walk over the tokens together; CTAS_PER_SM; EPILOGUE and its
+//     parameters (epilogue.cuh); SHARED_BYTES, as the launch reserves them.
+//     The sum of an output depends on K, BITS and GROUP only.
+//
+// (6) grid (row blocks, token blocks); a block of 8 warps makes BLOCK_ROWS x BLOCK_TOKENS outputs:
+//
+//               tokens 0 ..          BLOCK_TOKENS / 2 ..
+//     rows 0    warp 0               warp 4               a warp: WARP_TILES * 16 rows
+//          ..   warp 1               warp 5
+//               warp 2               warp 6
+//               warp 3               warp 7
+//
+//     K runs in steps of 64 through a ring of STAGES in shared memory, filled by cp.async. Weights
+//     are multiplied by their scales in fp16 before the mma: with so many tokens that costs less
+//     than scaling the sums of each group.
+//
+// (7) Read from the bottom: linear_gemm, linear_gemm_body, step_products.
+#include "ptx.cuh"
+#include "dequant.cuh"
+#include "epilogue.cuh"
+
+static_assert(IN_FEATURES % 8 == 0 && IN_FEATURES > 0, "IN_FEATURES");
+static_assert(BLOCK_TOKENS == 32 || BLOCK_TOKENS == 64 || BLOCK_TOKENS == 128 ||
+                  BLOCK_TOKENS == 256,
+              "BLOCK_TOKENS");
+static_assert(WARP_TILES == 1 || WARP_TILES == 2 || WARP_TILES == 4, "WARP_TILES");
+static_assert(STAGES >= 2 && RASTER_ROWS >= 1, "STAGES, RASTER_ROWS");
+
+constexpr int ROW_WARPS = 4, TOKEN_WARPS = 2;
+constexpr int THREADS = ROW_WARPS * TOKEN_WARPS * WARP_LANES;
+constexpr int BLOCK_TILES = ROW_WARPS * WARP_TILES;
+constexpr int WARP_TOKENS = BLOCK_TOKENS / TOKEN_WARPS;
+constexpr int TOKEN_TILES = WARP_TOKENS / 8; // mma n8 tiles of a warp
+
+constexpr int STEP_K = 64;
+constexpr int STEP_TILES = STEP_K / TILE_K;
+constexpr int STEP_GROUPS = BITS == 16 ? 0 : GROUP >= STEP_K ? 1 : STEP_K / (BITS == 16 ? 1 : GROUP);
+constexpr int STEP_SCALE_BYTES = STEP_GROUPS * SCALE_BLOCK_BYTES;
+constexpr int STEP_BYTES = STEP_SCALE_BYTES + STEP_TILES * TILE_BYTES;
+constexpr int RECORDS = (IN_FEATURES + RECORD_K - 1) / RECORD_K;
+constexpr int TILES_ALONG_K = RECORDS * RECORD_TILES;
+constexpr int GROUPS_ALONG_K = RECORDS * RECORD_GROUPS;
+constexpr int STEPS = (RECORDS * RECORD_K + STEP_K - 1) / STEP_K;
+constexpr s64 ROW_TILE_BYTES = (s64)RECORDS * RECORD_BYTES;
+constexpr int ROW_TILES = ROWS / TILE_ROWS;
+constexpr int ROW_BLOCKS = (ROW_TILES + BLOCK_TILES - 1) / BLOCK_TILES;
+
+constexpr int X_ROW_BYTES = STEP_K * 2;
+constexpr int X_AT = BLOCK_TILES * STEP_BYTES; // in a stage
+constexpr int STAGE_BYTES = X_AT + BLOCK_TOKENS * X_ROW_BYTES;
+constexpr int PLACE_BYTES = 16; // EPILOGUE_ROPE_KV: the places of the tokens, over the ring
+static_assert(SHARED_BYTES == STAGES * STAGE_BYTES, "compiler/kernel_linear_gemm.c");
+static_assert(BLOCK_TOKENS * PLACE_BYTES <= SHARED_BYTES, "places");
+
+struct Operands {
+    const act_t *x;
+    const u8 *weights;
+    EpilogueOperands epilogue;
+    int tokens;
+};
+
+// What one block makes.
+struct WorkBlock {
+    int row_tile; // first
+    int token;    // first
+};
+
+// ---- filling a stage ----------------------------------------------------------------------------
+
+// One 16-byte chunk: `part` 0 .. STEP_BYTES / 16 - 1 of a row tile's step, in the order of a stage.
+// Behind the end of K: zeros, which dequantize to finite weights whose activations are zeros.
+__device__ __forceinline__ void weight_chunk_copy(u32 to, const u8 *row_tile, int step, int part) {
+    s64 from;
+    bool exists;
+    if (part < STEP_SCALE_BYTES / 16) {
+        constexpr int STEP_OF_GROUP = BITS == 16 || GROUP <= STEP_K ? 1 : GROUP / STEP_K;
+        int group = step / STEP_OF_GROUP * (STEP_GROUPS > 0 ? STEP_GROUPS : 1) + part / 2;
+        constexpr int GROUPS = RECORD_GROUPS > 0 ? RECORD_GROUPS : 1;
+        exists = group < GROUPS_ALONG_K;
+        from = (s64)(group / GROUPS) * RECORD_BYTES + group % GROUPS * SCALE_BLOCK_BYTES +
+               part % 2 * 16;
+    } else {
+        int chunk = part - STEP_SCALE_BYTES / 16;
+        int tile = step * STEP_TILES + chunk / WARP_LANES;
+        exists = tile < TILES_ALONG_K;
+        from = (s64)(tile / RECORD_TILES) * RECORD_BYTES + RECORD_SCALE_BYTES +
+               tile % RECORD_TILES * TILE_BYTES + chunk % WARP_LANES * 16;
+    }
+    cp_async_16_zfill(to, row_tile + (exists ? from : 0), exists ? 16 : 0);
+}
+
+// Row tiles behind the last one repeat it: nobody uses their sums.
+__device__ __forceinline__ void weights_copy(const Operands &o, WorkBlock b, u32 stage, int step) {
+    constexpr int PARTS = STEP_BYTES / 16, CHUNKS = BLOCK_TILES * PARTS;
+    for (int i = threadIdx.x; i < CHUNKS; i += THREADS) {
+        int tile = b.row_tile + i / PARTS;
+        tile = tile < ROW_TILES ? tile : ROW_TILES - 1;
+        weight_chunk_copy(stage + i * 16, o.weights + tile * ROW_TILE_BYTES, step, i % PARTS);
+    }
+}
+
+// Tokens behind the last one repeat it; inputs behind K are zeros.
+__device__ __forceinline__ void x_copy(const Operands &o, WorkBlock b, u32 stage, int step) {
+    constexpr int ROW_CHUNKS = X_ROW_BYTES / 16;
+    for (int i = threadIdx.x; i < BLOCK_TOKENS * ROW_CHUNKS; i += THREADS) {
+        int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS, k = step * STEP_K + chunk * 8;
+        int token = b.token + row < o.tokens ? b.token + row : o.tokens - 1;
+        bool exists = k < IN_FEATURES;
+        cp_async_16_zfill(stage + X_AT + row * X_ROW_BYTES + (chunk ^ row % 8) * 16,
+                          o.x + (s64)token * IN_FEATURES + (exists ? k : 0), exists ? 16 : 0);
+    }
+}
+
+// ---- products -----------------------------------------------------------------------------------
+
+typedef float Sums[WARP_TILES][TOKEN_TILES][4];
+
+// A fragment with its scales: scales[0] twice the scale of row r, scales[1] of row r + 8.
+__device__ __forceinline__ void scaled_step(u32 a[4], const u32 words[4], int step,
+                                            const u32 scales[2]) {
+    dequant_step(a, words, step);
+    if (BITS == 4) { // the rows r + 8 are 16 times too large, which is exact to undo
+        constexpr u32 SIXTEENTH = 0x2c002c00;
+        a[1] = mul_f16x2(a[1], SIXTEENTH);
+        a[3] = mul_f16x2(a[3], SIXTEENTH);
+    }
+    if (BITS != 16) {
+        a[0] = mul_f16x2(a[0], scales[0]);
+        a[1] = mul_f16x2(a[1], scales[1]);
+        a[2] = mul_f16x2(a[2], scales[0]);
+        a[3] = mul_f16x2(a[3], scales[1]);
+    }
+}
+
+__device__ __forceinline__ void scales_load(u32 scales[2], u32 shared) {
+    u32 pair = ld_shared_u32(shared);
+    scales[0] = prmt(pair, 0, 0x1010);
+    scales[1] = prmt(pair, 0, 0x3232);
+}
+
+__device__ __forceinline__ void words_load(u32 words[4], u32 shared) {
+    uint4 v = ld_shared_v4(shared);
+    words[0] = v.x;
+    words[1] = v.y;
+    words[2] = v.z;
+    words[3] = v.w;
+}
+
+// The activations of k16 step `step` as B fragments: b[tile] of tokens 8 * tile ...
+__device__ __forceinline__ void x_load(u32 b[TOKEN_TILES][2], u32 x, int step, int lane) {
+    // matrices of an ldmatrix: (tokens 0-7, k 0-7), (0-7, 8-15), (8-15, 0-7), (8-15, 8-15)
+    int row = lane / 16 * 8 + lane % 8, chunk = step * 2 + lane / 8 % 2;
+    u32 at = x + row * X_ROW_BYTES + (chunk ^ lane % 8) * 16;
+#pragma unroll // b stays in registers
+    for (int pair = 0; pair < TOKEN_TILES / 2; pair++) {
+        u32 v[4];
+        ldmatrix_x4(v, at + pair * 16 * X_ROW_BYTES);
+        b[pair * 2][0] = v[0];
+        b[pair * 2][1] = v[1];
+        b[pair * 2 + 1][0] = v[2];
+        b[pair * 2 + 1][1] = v[3];
+    }
+}
+
+// All products of one stage. weights, x: shared addresses of this warp's rows and tokens.
+__device__ __forceinline__ void step_products(Sums sums, u32 weights, u32 x, int lane) {
+    constexpr int STEP_OF_GROUP = BITS == 16 || GROUP >= STEP_K ? STEP_K / 16 : GROUP / 16;
+    u32 words[WARP_TILES][4], scales[WARP_TILES][2];
+#pragma unroll // steps index registers
+    for (int step = 0; step < STEP_K / 16; step++) {
+        u32 b[TOKEN_TILES][2];
+        x_load(b, x, step, lane);
+#pragma unroll // sums stay in registers
+        for (int t = 0; t < WARP_TILES; t++) {
+            u32 tile = weights + t * STEP_BYTES, a[4];
+            if (BITS != 16 && step % STEP_OF_GROUP == 0) {
+                scales_load(scales[t], tile + step / STEP_OF_GROUP * SCALE_BLOCK_BYTES +
+                                           lane / 4 * 4);
+            }
+            if (step % TILE_STEPS == 0) {
+                words_load(words[t], tile + STEP_SCALE_BYTES + step / TILE_STEPS * TILE_BYTES +
+                                         lane * 16);
+            }
+            scaled_step(a, words[t], step % TILE_STEPS, scales[t]);
+#pragma unroll // sums stay in registers
+            for (int n = 0; n < TOKEN_TILES; n++) {
+                mma_m16n8k16_f16(sums[t][n], a[0], a[1], a[2], a[3], b[n][0], b[n][1]);
+            }
+        }
+    }
+}
+
+// ---- epilogue -----------------------------------------------------------------------------------
+
+#if EPILOGUE == EPILOGUE_ROPE_KV
+__device__ __forceinline__ void places_store(const Operands &o, WorkBlock b, u32 shared) {
+    for (int i = threadIdx.x; i < BLOCK_TOKENS; i += THREADS) {
+        if (b.token + i < o.tokens) {
+            TokenPlace place = token_place(o.epilogue, b.token + i);
+            u64 page = (u64)place.page;
+            st_shared_v4(shared + i * PLACE_BYTES,
+                         make_uint4((u32)place.position, 0, (u32)page, (u32)(page >> 32)));
+        }
+    }
+    __syncthreads();
+}
+#endif
+
+__device__ __forceinline__ TokenPlace place_load(u32 shared, int row) {
+    TokenPlace place = {0, nullptr};
+#if EPILOGUE == EPILOGUE_ROPE_KV
+    uint4 v = ld_shared_v4(shared + row * PLACE_BYTES);
+    place.position = (int)v.x;
+    place.page = (u8 *)((u64)v.w << 32 | v.z);
+#endif
+    return place;
+}
+
+__device__ __forceinline__ void sums_store(const Operands &o, WorkBlock b, u32 shared,
+                                           const Sums sums) {
+    int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES, r = lane / 4;
+    int first_tile = b.row_tile + warp % ROW_WARPS * WARP_TILES;
+    int first_row = warp / ROW_WARPS * WARP_TOKENS + lane % 4 * 2;
+#pragma unroll // sums stay in registers
+    for (int i = 0; i < TOKEN_TILES * 2; i++) {
+        int row = first_row + i / 2 * 8 + i % 2, token = b.token + row;
+        if (token < o.tokens) {
+            TokenPlace place = place_load(shared, row);
+#pragma unroll // sums stay in registers
+            for (int t = 0; t < WARP_TILES; t++) {
+                int tile = first_tile + t;
+                if (tile < ROW_TILES) {
+                    PairBefore before = pair_before(o.epilogue, place, tile, r, token);
+                    pair_store(o.epilogue, place, before, tile, r, token, sums[t][i / 2][i % 2],
+                               sums[t][i / 2][i % 2 + 2]);
+                }
+            }
+        }
+    }
+}
+
+// ---- the kernel ---------------------------------------------------------------------------------
+
+__device__ __forceinline__ void stages_open(const Operands &o, WorkBlock b, u32 shared) {
+    for (int step = 0; step < STAGES - 1 && step < STEPS; step++) {
+        weights_copy(o, b, shared + step * STAGE_BYTES, step);
+    }
+    griddepcontrol_wait(); // x is the work of the kernel before
+    for (int step = 0; step < STAGES - 1; step++) {
+        if (step < STEPS) {
+            x_copy(o, b, shared + step * STAGE_BYTES, step);
+        }
+        cp_async_commit();
+    }
+}
+
+__device__ __forceinline__ void linear_gemm_body(const Operands &o, WorkBlock b, u32 shared) {
+    int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
+    u32 weights_at = warp % ROW_WARPS * WARP_TILES * STEP_BYTES;
+    u32 x_at = X_AT + warp / ROW_WARPS * WARP_TOKENS * X_ROW_BYTES;
+    Sums sums;
+#pragma unroll // sums stay in registers
+    for (int i = 0; i < WARP_TILES * TOKEN_TILES * 4; i++) {
+        sums[i / (TOKEN_TILES * 4)][i / 4 % TOKEN_TILES][i % 4] = 0.0f;
+    }
+    stages_open(o, b, shared);
+    u32 read_at = shared, fetch_at = shared + (STAGES - 1) * STAGE_BYTES;
+#pragma unroll 1 // a step is long enough
+    for (int step = 0; step < STEPS; step++) {
+        cp_async_wait<STAGES - 2>();
+        __syncthreads(); // the stage has arrived for all, and the one before it has been read
+        if (step + STAGES - 1 < STEPS) {
+            weights_copy(o, b, fetch_at, step + STAGES - 1);
+            x_copy(o, b, fetch_at, step + STAGES - 1);
+        }
+        cp_async_commit(); // an empty group too: the wait counts groups
+        step_products(sums, read_at + weights_at, read_at + x_at, lane);
+        fetch_at = read_at;
+        read_at = read_at + STAGE_BYTES == shared + SHARED_BYTES ? shared : read_at + STAGE_BYTES;
+    }
+#if EPILOGUE == EPILOGUE_ROPE_KV
+    __syncthreads(); // the ring has been read
+    places_store(o, b, shared);
+#endif
+    sums_store(o, b, shared, sums);
+}
+
+// Row blocks go in bands of RASTER_ROWS that walk over the tokens together, so that a band's weights
+// and the tokens near it stay in the second-level cache.
+__device__ __forceinline__ WorkBlock work_block() {
+    int id = blockIdx.y * gridDim.x + blockIdx.x;
+    int band = id / (RASTER_ROWS * (int)gridDim.y);
+    int first = band * RASTER_ROWS;
+    int rows = ROW_BLOCKS - first < RASTER_ROWS ? ROW_BLOCKS - first : RASTER_ROWS;
+    int rest = id - first * (int)gridDim.y;
+    WorkBlock b = {(first + rest % rows) * BLOCK_TILES, rest / rows * BLOCK_TOKENS};
+    return b;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
+    linear_gemm(const void *x, const void *weights, const void *bias, void *out, void *kv,
+                const void *inv_freq, const void *positions, const void *slots,
+                const void *page_table, long long tokens) {
+    extern __shared__ __align__(128) u8 shared[];
+    griddepcontrol_launch_dependents();
+    Operands o = {(const act_t *)x,
+                  (const u8 *)weights,
+                  {(const float *)bias, out, (u8 *)kv, (const float *)inv_freq,
+                   (const s32 *)positions, (const s32 *)slots, (const s32 *)page_table},
+                  (int)tokens};
+    linear_gemm_body(o, work_block(), shared_address(shared));
+}

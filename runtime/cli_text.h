@@ -1,0 +1,22 @@
+// Bytes of tokens to text that is valid UTF-8.
+#ifndef CLI_TEXT_H
+#define CLI_TEXT_H
+
+#include <stdio.h>
+
+#include "base.h"
+
+typedef struct TextStream {
+    FILE *out; // where text goes; NULL: it is kept in `text`
+    unsigned char pending[4]; // the start of a character
+    int pending_size;
+    char *text; // zero-terminated, NULL while empty; the owner of the stream frees it
+    size_t size, room;
+} TextStream;
+
+// Writes what is complete; the rest waits for the next piece.
+bool text_add(TextStream *s, Bytes piece, Error *err);
+// The text ends here: half a character is written as U+FFFD.
+bool text_end(TextStream *s, Error *err);
+
+#endif

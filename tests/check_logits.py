@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""check_logits.py FOUND EXPECTED ROWS: prints the worst relative L2 distance of a row.
+
+FOUND: float32, from `OUT logits --all`; EXPECTED: float64, from oracle_logits.
+"""
+import array
+import math
+import sys
+
+
+def floats(path, kind):
+    values = array.array(kind)
+    with open(path, "rb") as file:
+        values.frombytes(file.read())
+    return values
+
+
+def main():
+    found, expected, rows = floats(sys.argv[1], "f"), floats(sys.argv[2], "d"), int(sys.argv[3])
+    if len(found) != len(expected) or len(found) % rows:
+        sys.exit(f"{len(found)} and {len(expected)} values for {rows} rows")
+    width, worst = len(found) // rows, 0.0
+    for row in range(0, len(found), width):
+        pairs = list(zip(found[row:row + width], expected[row:row + width]))
+        distance = sum((f - e) ** 2 for f, e in pairs)
+        error = math.sqrt(distance / sum(e * e for _, e in pairs))
+        worst = max(worst, error if error == error else math.inf)
+    print(f"{worst:.3g}")
+
+
+main()
