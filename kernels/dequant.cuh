@@ -49,6 +49,25 @@ __device__ __forceinline__ void dequant_step(u32 a[4], const u32 words[4], int s
     }
 }
 
+// The same, each weight times its scale, rounded to fp16: scales[0] holds the scale of row r twice,
+// scales[1] that of row r + 8.
+__device__ __forceinline__ void dequant_scaled_step(u32 a[4], const u32 words[4], int step,
+                                                    const u32 scales[2]) {
+    dequant_step(a, words, step);
+    if constexpr (BITS == 4) { // the high nibbles again, now brought down to their value, exactly
+        constexpr u32 HIGH = 0x00f000f0, ONE = 0x64006400;
+        constexpr u32 SIXTEENTH = 0x2c002c00, ZERO = 0xd480d480; // 1 / 16, -(1024 + 8 * 16) / 16
+        a[1] = fma_f16x2(lop3<0xea>(words[step], HIGH, ONE), SIXTEENTH, ZERO);
+        a[3] = fma_f16x2(lop3<0xea>(words[step] >> 8, HIGH, ONE), SIXTEENTH, ZERO);
+    }
+    if constexpr (BITS != 16) {
+        a[0] = mul_f16x2(a[0], scales[0]);
+        a[1] = mul_f16x2(a[1], scales[1]);
+        a[2] = mul_f16x2(a[2], scales[0]);
+        a[3] = mul_f16x2(a[3], scales[1]);
+    }
+}
+
 // Factors of the rows r and r + 8 from the word that holds both scales.
 __device__ __forceinline__ void dequant_scales(float *low, float *high, u32 scales) {
     *low = f16x2_low(scales);

@@ -21,7 +21,7 @@
 //     the read rate is 3 TB/s at 64 MiB and 4.6 at 4 GiB (docs/performance.md has the table).
 //
 // (5) Parameters: BITS, GROUP (dequant.cuh); IN_FEATURES = K, multiple of 8; ROWS, OUT_FEATURES;
-//     TOKENS_MAX 1..16; WARPS that split K, 1..24; STAGES of a ring, 2..; TILES that share
+//     TOKENS_MAX 1..32; WARPS that split K, 1..24; STAGES of a ring, 2..; TILES that share
 //     activations, 1..4; X_PHASES in which K is staged, 1..; LOAD_BULK 0, or 1 from sm_90 on;
 //     CTAS_PER_SM; PROLOGUE 0 none, 1 norm, with EPS_BITS (fp32); EPILOGUE and its parameters
 //     (epilogue.cuh); SHARED_BYTES, as the launch reserves them.
@@ -46,7 +46,7 @@
 #define PROLOGUE_NORM 1
 
 static_assert(IN_FEATURES % 8 == 0 && IN_FEATURES > 0, "IN_FEATURES");
-static_assert(TOKENS_MAX >= 1 && TOKENS_MAX <= 16, "TOKENS_MAX");
+static_assert(TOKENS_MAX >= 1 && TOKENS_MAX <= 32, "TOKENS_MAX");
 static_assert(WARPS >= 1 && WARPS <= 24, "WARPS");
 static_assert(STAGES >= 2 && TILES >= 1 && TILES <= 4 && X_PHASES >= 1, "STAGES, TILES, X_PHASES");
 static_assert(PROLOGUE == PROLOGUE_NONE || PROLOGUE == PROLOGUE_NORM, "PROLOGUE");

@@ -136,23 +136,7 @@ __device__ __forceinline__ void x_copy(const Operands &o, WorkBlock b, u32 stage
 
 typedef float Sums[WARP_TILES][TOKEN_TILES][4];
 
-// A fragment with its scales: scales[0] twice the scale of row r, scales[1] of row r + 8.
-__device__ __forceinline__ void scaled_step(u32 a[4], const u32 words[4], int step,
-                                            const u32 scales[2]) {
-    dequant_step(a, words, step);
-    if (BITS == 4) { // the rows r + 8 are 16 times too large, which is exact to undo
-        constexpr u32 SIXTEENTH = 0x2c002c00;
-        a[1] = mul_f16x2(a[1], SIXTEENTH);
-        a[3] = mul_f16x2(a[3], SIXTEENTH);
-    }
-    if (BITS != 16) {
-        a[0] = mul_f16x2(a[0], scales[0]);
-        a[1] = mul_f16x2(a[1], scales[1]);
-        a[2] = mul_f16x2(a[2], scales[0]);
-        a[3] = mul_f16x2(a[3], scales[1]);
-    }
-}
-
+// Both scales of this lane's rows, each twice in a word.
 __device__ __forceinline__ void scales_load(u32 scales[2], u32 shared) {
     u32 pair = ld_shared_u32(shared);
     scales[0] = prmt(pair, 0, 0x1010);
@@ -202,7 +186,7 @@ __device__ __forceinline__ void step_products(Sums sums, u32 weights, u32 x, int
                 words_load(words[t], tile + STEP_SCALE_BYTES + step / TILE_STEPS * TILE_BYTES +
                                          lane * 16);
             }
-            scaled_step(a, words[t], step % TILE_STEPS, scales[t]);
+            dequant_scaled_step(a, words[t], step % TILE_STEPS, scales[t]);
 #pragma unroll // sums stay in registers
             for (int n = 0; n < TOKEN_TILES; n++) {
                 mma_m16n8k16_f16(sums[t][n], a[0], a[1], a[2], a[3], b[n][0], b[n][1]);

@@ -2,8 +2,8 @@
 //     with parameters p = sample[slot] and logits l[0 .. VOCAB):
 //
 //     penalty   s_i = l_i. If p.repetition_penalty > 0, it is not 1 and bit i of seen[slot] is set:
-//               s_i = l_i / penalty where l_i > 0, l_i * penalty elsewhere. Then NaN and -inf become
-//               -FLT_MAX, +inf becomes FLT_MAX.   max = the largest s_i.
+//               s_i = l_i * (1 / penalty) where l_i > 0, l_i * penalty elsewhere. Then NaN and -inf
+//               become -FLT_MAX, +inf becomes FLT_MAX.   max = the largest s_i.
 //     greedy    unless p.temperature > 0: the lowest i with s_i = max. Nothing below applies.
 //     weights   x_i = (s_i - max) * c in fp32, c = 1.44269504 / p.temperature;
 //               W_i = 0 if x_i <= -40, else floor(2^x_i * 2^40): integers, so that every sum below is
@@ -99,7 +99,9 @@ struct Row {
     const u32 *seen;
     SampleParams p;
     s32 slot;
-    float max, scale; // set once the maximum is known; scale: c of (1)
+    float max;   // set once it is known
+    float scale; // c of (1)
+    float inverse_penalty;
     u64 min_weight;
     bool penalty, greedy, thresholds;
 };
@@ -124,6 +126,7 @@ __device__ __forceinline__ bool row_open(Row &row, s64 at, const float *logits,
     row.thresholds = (row.p.top_k > 0 && row.p.top_k < VOCAB) || row.p.top_p < 1.0f;
     row.scale      = 1.44269504f / row.p.temperature;
     row.max        = 0.0f;
+    row.inverse_penalty = 1.0f / row.p.repetition_penalty;
     u64 least      = floor_weight(fminf(fmaxf(row.p.min_p, 0.0f), 1.0f));
     row.min_weight = least > 1 ? least : 1;
     return true;
@@ -132,7 +135,7 @@ __device__ __forceinline__ bool row_open(Row &row, s64 at, const float *logits,
 __device__ __forceinline__ float penalised(const Row &row, int id) {
     float s = ld_global_f32(row.logits + id);
     if (row.penalty && (row.seen[id / 32] >> (id % 32) & 1)) {
-        s = s > 0.0f ? s / row.p.repetition_penalty : s * row.p.repetition_penalty;
+        s = s * (s > 0.0f ? row.inverse_penalty : row.p.repetition_penalty);
     }
     s = s >= -LARGEST ? s : -LARGEST; // NaN too
     return fminf(s, LARGEST) + 0.0f;  // -0 becomes +0
@@ -618,7 +621,7 @@ extern "C" __global__ void __launch_bounds__(CHUNK_WARPS *WARP_LANES)
     }
 }
 
-extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
+extern "C" __global__ void __launch_bounds__(DRAW_THREADS, 1)
     sample_draw(const float *logits, SampleParams *sample, const s32 *head_slots, u32 *seen,
                 const Chunk *scratch, const s32 *head_rows, s32 *token_ids, s32 *positions,
                 s32 *sampled, s64 rows) {

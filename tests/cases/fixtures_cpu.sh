@@ -25,7 +25,7 @@ for setting in "4 32" "4 64" "4 -1" "4 256" "8 32" "8 64" "8 128" "8 -1"; do
     "$work/exe" logits --ids "$ids" --all -o "$work/found"
     build/tests/oracle_logits "$work/model" "$ids" "$work/expected"
     error=$(python3 tests/check_logits.py "$work/found" "$work/expected" 20)
-    if python3 -c "import sys; sys.exit(not float(sys.argv[1]) < 2e-3)" "$error"; then
+    if python3 -c "import sys; sys.exit(not float(sys.argv[1]) < 4e-3)" "$error"; then
         ok "$name ($error)"
     else
         not_ok "$name" "worst relative L2 $error"

@@ -1,0 +1,44 @@
+// What the CUDA families of linears share: parameters and operands of kernels/dequant.cuh and
+// kernels/epilogue.cuh, and the variants that a benchmark may ask for one by one.
+#ifndef KERNEL_LINEAR_H
+#define KERNEL_LINEAR_H
+
+#include "tile16.h"
+
+// BITS .. ACT and, for EPILOGUE_ROPE_KV, where the KV cache lies.
+void linear_params(Params *params, const Problem *p);
+// out, kv, inv_freq, positions, slots, page_table, behind `bias`; unused ones are 0.
+void linear_operands(Step *s, const Problem *p, Plan *plan, PhasePlan *phase);
+// What no linear kernel takes; writes the reason.
+bool linear_supported(const Problem *p, char reason[REASON_BYTES]);
+const PackedTensor *linear_weight(const Problem *p);
+// Bytes of one token of the input (before a norm) and of the output.
+int64_t linear_token_bytes(const Problem *p);
+// The bits of a float parameter.
+int64_t linear_float_bits(float value);
+
+// kernels/linear_decode.cu. How the block is cut; the rest follows from the problem.
+typedef struct DecodeVariant {
+    int warps;      // that split K
+    int tiles;      // row tiles that share activations
+    int stages;     // of a warp's ring, 0: as many as useful
+    bool bulk;      // bulk copies instead of cp.async
+    int ctas_per_sm;
+} DecodeVariant;
+
+// warps and ctas_per_sm for this shape; the same for any number of tokens, so that results are.
+DecodeVariant decode_variant(const Problem *p);
+// Completes the variant: params, or false where shared memory does not suffice.
+bool decode_params(const Problem *p, DecodeVariant v, Params *out);
+
+// kernels/linear_gemm.cu
+typedef struct GemmVariant {
+    int block_tokens; // 32, 64, 128, 256
+    int warp_tiles;   // 1, 2, 4: block rows / 64
+    int stages;       // 0: as many as fit, up to 4
+    int ctas_per_sm;
+} GemmVariant;
+
+bool gemm_params(const Problem *p, GemmVariant v, Params *out);
+
+#endif

@@ -1,0 +1,208 @@
+// Linears of few tokens: kernels/linear_decode.cu, which is bound by reading the weights once.
+//
+// How K is split over warps fixes the order of every sum, so it is chosen by the shape and never by
+// the number of tokens: a sequence's tokens do not depend on what else is in its batch. What else
+// varies (row tiles together, stages, phases of K) changes the time only.
+#include "kernel_linear.h"
+
+enum {
+    TOKENS_LIMIT   = 32,   // four mma tiles of tokens
+    WARPS_LIMIT    = 16,
+    WARPS_ENOUGH   = 8,    // fewer only if K has fewer records
+    IN_FLIGHT      = 48 << 10, // bytes per multiprocessor under way: twice what latency asks for
+    STAGES_LIMIT   = 12,
+    PARTIAL_BYTES  = 512,
+    BLOCK_RESERVED = 1024, // shared memory that the driver keeps per block
+};
+
+static int64_t records(const PackedTensor *t) {
+    return t->k_padded / record_geometry(t->bits, t->group).k;
+}
+
+// The most even split of the records, the larger count among equals.
+static int split_warps(int64_t count) {
+    int best = 1;
+    double best_use = 0;
+    for (int warps = WARPS_LIMIT; warps >= 1; warps--) {
+        if (warps > count || (warps < WARPS_ENOUGH && count >= WARPS_ENOUGH))
+            continue;
+        double use = (double)count / (double)(ceil_div(count, warps) * warps);
+        if (use > best_use + 0.05) {
+            best = warps;
+            best_use = use;
+        }
+    }
+    return best;
+}
+
+DecodeVariant decode_variant(const Problem *p) {
+    int warps = split_warps(records(linear_weight(p)));
+    int ctas = WARPS_LIMIT / warps;
+    return (DecodeVariant){.warps = warps, .tiles = 1, .ctas_per_sm = ctas > 4 ? 4 : ctas};
+}
+
+// ---- shared memory, the twin of the constants in the kernel -------------------------------------
+
+typedef struct Shape {
+    int64_t records, record_k, record_bytes;
+    int64_t tokens, halves;
+    bool norm;
+} Shape;
+
+static Shape shape_of(const Problem *p) {
+    const PackedTensor *t = linear_weight(p);
+    Record r = record_geometry(t->bits, t->group);
+    return (Shape){.records = t->k_padded / r.k,
+                   .record_k = r.k,
+                   .record_bytes = r.bytes,
+                   .tokens = p->max_tokens,
+                   .halves = ceil_div(p->max_tokens, 8),
+                   .norm = p->op->linear.prologue == PROLOGUE_NORM};
+}
+
+static int64_t shared_bytes(const Shape *s, DecodeVariant v, int64_t phases) {
+    int64_t slice = ceil_div(ceil_div(s->records, v.warps), phases) * s->record_k;
+    int64_t staged = phases == 1 ? s->records * s->record_k : v.warps * slice;
+    int64_t bytes = v.warps * v.stages * v.tiles * s->record_bytes;
+    bytes += s->tokens * (staged * 2 + 16);
+    bytes += 2 * v.warps * v.tiles * s->halves * PARTIAL_BYTES;
+    bytes += s->norm ? s->tokens * v.warps * 4 : 0;
+    bytes = (int64_t)round_up((uint64_t)bytes, 8);
+    return bytes + (v.bulk ? v.warps * v.stages * 8 : 0);
+}
+
+static int64_t shared_limit(const Target *t, int ctas_per_sm) {
+    return (t->shared_bytes + BLOCK_RESERVED) / ctas_per_sm - BLOCK_RESERVED;
+}
+
+// Stages that keep enough bytes under way.
+static int useful_stages(const Shape *s, DecodeVariant v) {
+    int64_t stage = (int64_t)v.warps * v.tiles * v.ctas_per_sm * s->record_bytes;
+    int64_t stages = ceil_div(IN_FLIGHT, stage) + 1;
+    return stages > STAGES_LIMIT ? STAGES_LIMIT : stages < 3 ? 3 : (int)stages;
+}
+
+// The fewest phases of K first, then the most stages.
+static bool fit(const Problem *p, const Shape *s, DecodeVariant *v, int64_t *phases) {
+    int wanted = v->stages ? v->stages : useful_stages(s, *v), least = v->stages ? wanted : 3;
+    int64_t limit = shared_limit(p->plan->target, v->ctas_per_sm);
+    int64_t most = ceil_div(s->records, v->warps);
+    for (*phases = 1; *phases <= most; ++*phases)
+        for (v->stages = wanted; v->stages >= least; v->stages--)
+            if (shared_bytes(s, *v, *phases) <= limit)
+                return true;
+    return false;
+}
+
+bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
+    Shape s = shape_of(p);
+    int64_t phases;
+    if (!fit(p, &s, &v, &phases)) {
+        v.ctas_per_sm = 1;
+        if (!fit(p, &s, &v, &phases))
+            return false;
+    }
+    *out = (Params){0};
+    linear_params(out, p);
+    params_set(out, "TOKENS_MAX", p->max_tokens);
+    params_set(out, "WARPS", v.warps);
+    params_set(out, "STAGES", v.stages);
+    params_set(out, "TILES", v.tiles);
+    params_set(out, "X_PHASES", phases);
+    params_set(out, "LOAD_BULK", v.bulk);
+    params_set(out, "CTAS_PER_SM", v.ctas_per_sm);
+    params_set(out, "PROLOGUE", p->op->linear.prologue);
+    params_set(out, "EPS_BITS", s.norm ? linear_float_bits(p->op->linear.eps) : 0);
+    params_set(out, "SHARED_BYTES", shared_bytes(&s, v, phases));
+    return true;
+}
+
+// ---- the family ---------------------------------------------------------------------------------
+
+static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
+    if (p->max_tokens > TOKENS_LIMIT) {
+        snprintf(reason, REASON_BYTES, "%lld tokens, takes up to %d", (long long)p->max_tokens,
+                 TOKENS_LIMIT);
+        return false;
+    }
+    if (!linear_supported(p, reason))
+        return false;
+    Params params;
+    if (!decode_params(p, decode_variant(p), &params)) {
+        snprintf(reason, REASON_BYTES, "%d bytes of shared memory do not hold a record per warp",
+                 p->plan->target->shared_bytes);
+        return false;
+    }
+    return true;
+}
+
+static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    int count = 0;
+    for (int tiles = 1; tiles <= 2; tiles++) {
+        DecodeVariant v = decode_variant(p);
+        v.tiles = tiles;
+        count += decode_params(p, v, &out[count]);
+    }
+    return count;
+}
+
+static int64_t passes(const Problem *p, const Params *params) {
+    return ceil_div(linear_weight(p)->rows / TILE_ROWS, params_get(params, "TILES"));
+}
+
+static int grid(const Problem *p, const Params *params) {
+    int64_t most = p->plan->target->sms * params_get(params, "CTAS_PER_SM");
+    int64_t wanted = passes(p, params);
+    return (int)(wanted < most ? wanted : most);
+}
+
+// Reading weights at the pace of the fullest block, or feeding the tensor cores from shared memory,
+// whichever takes longer; activations come from the second-level cache, at about its rate.
+static Cost cost(const Problem *p, const Params *params) {
+    const Target *t = p->plan->target;
+    const PackedTensor *w = linear_weight(p);
+    double blocks = grid(p, params), halves = (double)ceil_div(p->max_tokens, 8);
+    double turns = (double)ceil_div(passes(p, params), grid(p, params));
+    double full = turns * blocks / (double)passes(p, params); // 1: all blocks equally loaded
+    double stream_us = (double)w->bytes * full / (t->bandwidth_gbs * 1e3);
+    // wavefronts of 128 bytes per 512 bytes of weights: in, out, and fragments of activations
+    double tile_k = (double)record_geometry(w->bits, w->group).tile_k;
+    double waves = 8 + tile_k / 8 * halves / (double)params_get(params, "TILES");
+    double clock_ghz = 1.6, in_use = blocks < t->sms ? blocks : t->sms;
+    double shared_us = (double)w->bytes * full / 512 * waves / (in_use * clock_ghz * 1e3);
+    double x_reads = params_get(params, "X_PHASES") > 1 ? turns : 1;
+    double elem = p->op->linear.prologue == PROLOGUE_NORM ? 4 : 2;
+    double x_bytes = (double)p->max_tokens * (double)w->in_features * elem * blocks * x_reads;
+    double x_us = x_bytes / (1.3 * t->bandwidth_gbs * 1e3);
+    double ramp_us = 2.0; // first bytes, sum over warps, epilogue
+    double busy_us = stream_us > shared_us ? stream_us : shared_us;
+    return (Cost){.bytes = (double)w->bytes + (double)(p->max_tokens * linear_token_bytes(p)),
+                  .flops = 2.0 * (double)p->max_tokens * (double)w->in_features *
+                           (double)w->out_features,
+                  .us = t->launch_us + ramp_us + busy_us + x_us};
+}
+
+static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
+                  PhasePlan *phase) {
+    const Op *op = p->op;
+    Step *s = plan_step(plan, phase, op, "kernels/linear_decode.cu", "linear_decode", params);
+    step_value(plan, phase, s, op->inputs[0]);
+    step_weights(s, plan, op->linear.weight);
+    if (op->linear.prologue == PROLOGUE_NORM)
+        step_weights(s, plan, op->linear.norm_weight);
+    else
+        step_int(s, 0);
+    linear_operands(s, p, plan, phase);
+    s->grid[0] = grid(p, params);
+    s->block = ((int)params_get(params, "WARPS") + 2) * 32;
+    s->shared_bytes = (int)params_get(params, "SHARED_BYTES");
+    s->cost = *predicted;
+}
+
+const Kernel kernel_linear_decode = {.name = "linear_decode",
+                                     .device = DEVICE_CUDA,
+                                     .op = OP_LINEAR,
+                                     .accepts = accepts,
+                                     .candidates = candidates,
+                                     .cost = cost,
+                                     .lower = lower};

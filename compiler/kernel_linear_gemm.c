@@ -1,0 +1,163 @@
+// Linears of many tokens: kernels/linear_gemm.cu, mma.sync on tiles of rows x tokens. A norm in
+// front becomes a step of its own: with many tokens it would be repeated by every row block.
+#include "kernel_linear.h"
+
+enum {
+    STEP_K         = 64,
+    X_ROW_BYTES    = 2 * STEP_K,
+    WARPS          = 8,
+    ROW_WARPS      = 4,
+    STAGES_LIMIT   = 4,
+    STAGES_LEAST   = 3,
+    SUMS_LIMIT     = 128, // fp32 sums of a thread; beyond them it spills
+    SUMS_SHARED_SM = 64,  // up to here two blocks share a multiprocessor's registers
+    RASTER_ROWS    = 16,
+    BLOCK_RESERVED = 1024, // shared memory that the driver keeps per block
+    NORM_THREADS   = 256,
+};
+
+static int64_t stage_bytes(const PackedTensor *t, GemmVariant v) {
+    Record r = record_geometry(t->bits, t->group);
+    int64_t groups = t->bits == 16 ? 0 : t->group >= STEP_K ? 1 : STEP_K / t->group;
+    int64_t tile_bytes = groups * SCALE_BLOCK_BYTES + STEP_K / r.tile_k * TILE_BYTES;
+    return ROW_WARPS * v.warp_tiles * tile_bytes + (int64_t)v.block_tokens * X_ROW_BYTES;
+}
+
+static int thread_sums(GemmVariant v) {
+    return v.warp_tiles * v.block_tokens / 16 * 4;
+}
+
+bool gemm_params(const Problem *p, GemmVariant v, Params *out) {
+    const PackedTensor *t = linear_weight(p);
+    if (thread_sums(v) > SUMS_LIMIT)
+        return false;
+    int64_t limit =
+        (p->plan->target->shared_bytes + BLOCK_RESERVED) / v.ctas_per_sm - BLOCK_RESERVED;
+    int least = v.stages ? v.stages : STAGES_LEAST;
+    for (v.stages = v.stages ? v.stages : STAGES_LIMIT; v.stages >= least; v.stages--)
+        if (v.stages * stage_bytes(t, v) <= limit)
+            break;
+    if (v.stages < least)
+        return false;
+    *out = (Params){0};
+    linear_params(out, p);
+    params_set(out, "BLOCK_TOKENS", v.block_tokens);
+    params_set(out, "WARP_TILES", v.warp_tiles);
+    params_set(out, "STAGES", v.stages);
+    params_set(out, "RASTER_ROWS", RASTER_ROWS);
+    params_set(out, "CTAS_PER_SM", v.ctas_per_sm);
+    params_set(out, "SHARED_BYTES", v.stages * stage_bytes(t, v));
+    return true;
+}
+
+static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
+    return linear_supported(p, reason);
+}
+
+static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    static const GemmVariant variants[] = {
+        {.block_tokens = 128, .warp_tiles = 2}, {.block_tokens = 128, .warp_tiles = 4},
+        {.block_tokens = 128, .warp_tiles = 1}, {.block_tokens = 64, .warp_tiles = 1},
+        {.block_tokens = 64, .warp_tiles = 2},  {.block_tokens = 32, .warp_tiles = 1},
+        {.block_tokens = 32, .warp_tiles = 2},
+    };
+    int count = 0;
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        GemmVariant v = variants[i];
+        v.ctas_per_sm = thread_sums(v) <= SUMS_SHARED_SM ? 2 : 1;
+        if (gemm_params(p, v, &out[count])) {
+            count++;
+            continue;
+        }
+        v.ctas_per_sm = 1;
+        count += gemm_params(p, v, &out[count]);
+    }
+    return count;
+}
+
+static int row_blocks(const Problem *p, const Params *params) {
+    int64_t tiles = ROW_WARPS * params_get(params, "WARP_TILES");
+    return (int)ceil_div(linear_weight(p)->rows / TILE_ROWS, tiles);
+}
+
+// Share of the tensor peak that a multiprocessor reaches: mma.sync is the slow path from Hopper on,
+// and small tiles wait for shared memory.
+static double efficiency(const Problem *p, const Params *params) {
+    double path = p->plan->target->compute_major == 9 || p->plan->target->compute_major == 10 ? 0.5
+                                                                                              : 0.75;
+    double tokens = (double)params_get(params, "BLOCK_TOKENS");
+    double rows = 64.0 * (double)params_get(params, "WARP_TILES");
+    double shape = rows * tokens / (rows * tokens + 32 * (rows + tokens));
+    return path * shape / (128.0 / (128 + 64));
+}
+
+static Cost cost(const Problem *p, const Params *params) {
+    const Target *t = p->plan->target;
+    const PackedTensor *w = linear_weight(p);
+    int64_t block_tokens = params_get(params, "BLOCK_TOKENS");
+    double block_rows = 64.0 * (double)params_get(params, "WARP_TILES");
+    double blocks = row_blocks(p, params) * (double)ceil_div(p->max_tokens, block_tokens);
+    double turns = (double)ceil_div((int64_t)blocks, t->sms); // of the fullest multiprocessor
+    double block_flops = 2 * block_rows * (double)block_tokens * (double)w->k_padded;
+    double compute_us =
+        turns * block_flops / (t->tensor_tflops / t->sms * efficiency(p, params) * 1e6);
+    double bytes = (double)w->bytes + (double)(p->max_tokens * linear_token_bytes(p));
+    // One block keeps about 12 KB of weights under way, a third of what the latency asks for.
+    double in_use = blocks < t->sms ? blocks / t->sms : 1;
+    double memory_us = bytes / (t->bandwidth_gbs * 1e3 * 0.7 * in_use);
+    double norm_us = 0;
+    if (p->op->linear.prologue == PROLOGUE_NORM)
+        norm_us = t->launch_us + 1.5 +
+                  (double)(p->max_tokens * w->in_features * 6) / (t->bandwidth_gbs * 1e3);
+    double ramp_us = 3.0; // first stage and last epilogue
+    return (Cost){.bytes = bytes,
+                  .flops = 2.0 * (double)p->max_tokens * (double)w->in_features *
+                           (double)w->out_features,
+                  .us = t->launch_us + ramp_us + norm_us +
+                        (compute_us > memory_us ? compute_us : memory_us)};
+}
+
+// act [tokens, K] = norm(x)
+static int lower_norm(const Problem *p, Plan *plan, PhasePlan *phase) {
+    const Op *op = p->op;
+    const PackedTensor *w = linear_weight(p);
+    int buffer = plan_buffer(plan, phase, "normed", p->max_tokens * w->in_features * 2);
+    Params params = {0};
+    params_set(&params, "WIDTH", w->in_features);
+    params_set(&params, "EPS_BITS", linear_float_bits(op->linear.eps));
+    Step *s = plan_step(plan, phase, op, "kernels/norm.cu", "norm", &params);
+    step_value(plan, phase, s, op->inputs[0]);
+    step_weights(s, plan, op->linear.norm_weight);
+    step_buffer(phase, s, buffer, 0);
+    step_tokens(s);
+    s->tokens_per_block = 1;
+    s->block = NORM_THREADS;
+    return buffer;
+}
+
+static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
+                  PhasePlan *phase) {
+    const Op *op = p->op;
+    bool norm = op->linear.prologue == PROLOGUE_NORM;
+    int normed = norm ? lower_norm(p, plan, phase) : -1;
+    Step *s = plan_step(plan, phase, op, "kernels/linear_gemm.cu", "linear_gemm", params);
+    if (norm)
+        step_buffer(phase, s, normed, 0);
+    else
+        step_value(plan, phase, s, op->inputs[0]);
+    step_weights(s, plan, op->linear.weight);
+    linear_operands(s, p, plan, phase);
+    s->grid[0] = row_blocks(p, params);
+    s->tokens_per_block = (int)params_get(params, "BLOCK_TOKENS");
+    s->block = WARPS * 32;
+    s->shared_bytes = (int)params_get(params, "SHARED_BYTES");
+    s->cost = *predicted;
+}
+
+const Kernel kernel_linear_gemm = {.name = "linear_gemm",
+                                   .device = DEVICE_CUDA,
+                                   .op = OP_LINEAR,
+                                   .accepts = accepts,
+                                   .candidates = candidates,
+                                   .cost = cost,
+                                   .lower = lower};
