@@ -715,8 +715,9 @@ bool cubins_make(Cubin *cubins, const Plan *p, Cache *cache, int threads, CubinS
 // Emits the host object: for every plan a step function per phase (and per CPU level), the
 // specialized CPU kernels, and the table model_steps (runtime/step.h).
 // Deterministic: same plans, same bytes. `triple`: "x86_64-linux-gnu" or "aarch64-linux-gnu".
+// cache may be NULL.
 bool host_object_make(Bytes *object, const Plan *const *plans, int count, const char *triple,
-                      int threads, Cache *cache, Arena *a, Error *err);
+                      Cache *cache, Arena *a, Error *err);
 
 // ================================================================================================
 // pack.c: weights in the layout of the kernels (tile16)

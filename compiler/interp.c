@@ -301,11 +301,11 @@ static void run_op(Interp *in, const Op *op, const int32_t *ids, int64_t tokens)
 
 bool interp_run(Interp *in, const int32_t *ids, int count, double *logits, Error *err) {
     if (in->length + count > in->max_seq_len)
-        return fail(err, ERR_RESOURCE, 450, "%lld tokens, the oracle was made for %lld",
+        return fail(err, ERR_RESOURCE, 470, "%lld tokens, the oracle was made for %lld",
                     (long long)in->length + count, (long long)in->max_seq_len);
     for (int at = 0; at < count; at++)
         if (ids[at] < 0 || ids[at] >= in->vocab_size)
-            return fail(err, ERR_USAGE, 451, "token id %d is outside the vocabulary of %lld",
+            return fail(err, ERR_USAGE, 471, "token id %d is outside the vocabulary of %lld",
                         ids[at], (long long)in->vocab_size);
     for (int at = 0; at < in->graph->op_count; at++)
         run_op(in, &in->graph->ops[at], ids, count);

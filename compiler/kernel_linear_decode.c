@@ -97,8 +97,10 @@ static bool fit(const Problem *p, const Shape *s, DecodeVariant *v, int64_t *pha
 bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
     Shape s = shape_of(p);
     int64_t phases;
+    DecodeVariant alone = v;
+    alone.ctas_per_sm = 1;
     if (!fit(p, &s, &v, &phases)) {
-        v.ctas_per_sm = 1;
+        v = alone;
         if (!fit(p, &s, &v, &phases))
             return false;
     }

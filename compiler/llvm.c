@@ -30,7 +30,7 @@
 enum { NAME_BYTES = 96, REGION_OF_BUFFERS = 1 /* ORDER REGIONS: REGION_ARENA */ };
 
 #define HOLE_PREFIX "HOLE_"
-#define PASSES      "default<O2>"
+#define PASSES      "default<O3>"
 
 typedef struct HostTarget {
     const char *triple;
@@ -493,8 +493,7 @@ static bool object_make(Host *h, Bytes *object, const Plan *const *plans, int co
 }
 
 bool host_object_make(Bytes *object, const Plan *const *plans, int count, const char *triple,
-                      int threads, Cache *cache, Arena *a, Error *err) {
-    (void)threads;
+                      Cache *cache, Arena *a, Error *err) {
     Host h = {.target = host_target_find(triple), .arena = a, .err = err};
     if (!h.target)
         return fail(err, ERR_UNSUPPORTED, 572, "--host %s is not supported; supported: %s, %s",

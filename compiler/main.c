@@ -103,8 +103,8 @@ static bool kernels_make(Build *b, Error *err) {
 
 static bool host_make(Build *b, Error *err) {
     progress_begin(&b->progress, "host code");
-    TRY(host_object_make(&b->object, b->plan_list, b->plan_count, b->options->host, b->threads,
-                         b->cache, b->arena, err));
+    TRY(host_object_make(&b->object, b->plan_list, b->plan_count, b->options->host, b->cache,
+                         b->arena, err));
     TRY(link_executable(&b->contents.elf, b->object, b->options->host, b->arena, err));
     progress_fact(&b->progress, "KB", (double)b->contents.elf.size * 1e-3);
     progress_end(&b->progress);

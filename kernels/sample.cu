@@ -212,12 +212,24 @@ __device__ __forceinline__ void max_chunk(const Row &row, int chunk, Chunk *out,
     }
 }
 
-// The row's best, for all lanes of a warp.
+// Lane l of every warp looks at chunks l and l + 32.
 __device__ __forceinline__ u64 row_best(const Chunk *chunks) {
     int lane = (int)threadIdx.x % WARP_LANES;
     u64 a    = lane < CHUNKS ? chunks[lane].best : 0;
     u64 b    = lane + WARP_LANES < CHUNKS ? chunks[lane + WARP_LANES].best : 0;
     return warp_max_u64(a > b ? a : b);
+}
+__device__ __forceinline__ u64 chunk_mass(const Chunk *chunks, int chunk) {
+    return chunk < CHUNKS ? chunks[chunk].mass : 0;
+}
+// Tokens within window `index`, of the chunks before `end`.
+__device__ __forceinline__ u32 window_tokens(const Chunk *chunks, int index, int end) {
+    int lane  = (int)threadIdx.x % WARP_LANES;
+    u32 count = lane < end ? chunks[lane].counts[index] : 0;
+    if (CHUNKS > WARP_LANES) {
+        count += lane + WARP_LANES < end ? chunks[lane + WARP_LANES].counts[index] : 0;
+    }
+    return __reduce_add_sync(FULL_MASK, count);
 }
 
 // ---- sample_mass: sum of W, and the list of large tokens, of each chunk -------------------------
@@ -339,21 +351,16 @@ struct Source {
 // fits. Returns its index, -1 if there is none, and the number of tokens.
 __device__ __forceinline__ int lists_load(const Row &row, const Chunk *chunks, DrawShared *shared,
                                           int *count) {
-    int stored = WINDOWS;
-    u32 total[WINDOWS] = {0, 0, 0};
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        stored = min(stored, (int)chunks[chunk].stored);
-#pragma unroll // total stays in registers
-        for (int index = 0; index < WINDOWS; index++) {
-            total[index] += chunks[chunk].counts[index];
-        }
-    }
+    int lane   = (int)threadIdx.x % WARP_LANES;
+    u32 stored = min(lane < CHUNKS ? chunks[lane].stored : WINDOWS,
+                     lane + WARP_LANES < CHUNKS ? chunks[lane + WARP_LANES].stored : WINDOWS);
+    stored     = __reduce_min_sync(FULL_MASK, stored);
     int chosen = -1;
-#pragma unroll // total stays in registers
-    for (int index = 0; index < WINDOWS; index++) {
-        if (index < stored && total[index] <= LIST_TOKENS) {
+    for (int index = 0; index < (int)stored; index++) {
+        u32 total = window_tokens(chunks, index, CHUNKS);
+        if (total <= LIST_TOKENS) {
             chosen = index;
-            *count = (int)total[index];
+            *count = (int)total;
         }
     }
     if (chosen < 0) {
@@ -361,13 +368,9 @@ __device__ __forceinline__ int lists_load(const Row &row, const Chunk *chunks, D
     }
     float distance = window(chosen);
     // A warp per chunk keeps the order of ids.
-    int lane = (int)threadIdx.x % WARP_LANES;
     for (int chunk = (int)threadIdx.x / WARP_LANES; chunk < CHUNKS; chunk += DRAW_WARPS) {
         const Chunk *c = chunks + chunk;
-        u32 to = 0, have = c->counts[c->stored - 1];
-        for (int other = 0; other < chunk; other++) {
-            to += chunks[other].counts[chosen];
-        }
+        u32 to = window_tokens(chunks, chosen, chunk), have = c->counts[c->stored - 1];
         for (u32 from = 0; from < have; from += WARP_LANES) {
             u32 at    = from + (u32)lane;
             u32 key   = at < have ? c->keys[at] : 0;
@@ -548,16 +551,17 @@ __device__ __forceinline__ u32 draw(const Source &source, const Row &row, u32 le
 // Without thresholds: the chunk by the chunks' sums, then the token in it.
 __device__ __forceinline__ u32 draw_by_chunks(const Row &row, const Chunk *chunks,
                                               DrawShared *shared) {
-    u64 total = 0;
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        total += chunks[chunk].mass;
-    }
-    u64 r = __umul64hi(total, (u64)philox(row.p) << 32);
-    int chunk = 0;
-    while (chunk + 1 < CHUNKS && chunks[chunk].mass <= r) {
-        r -= chunks[chunk].mass;
-        chunk++;
-    }
+    int lane   = (int)threadIdx.x % WARP_LANES;
+    u64 low    = warp_scan_u64(chunk_mass(chunks, lane));
+    u64 high   = warp_scan_u64(chunk_mass(chunks, lane + WARP_LANES));
+    u64 middle = __shfl_sync(FULL_MASK, low, WARP_LANES - 1);
+    u64 total  = middle + __shfl_sync(FULL_MASK, high, WARP_LANES - 1);
+    u64 r      = __umul64hi(total, (u64)philox(row.p) << 32);
+    bool upper = r >= middle;
+    u64 upto   = upper ? middle + high : low; // sum through the lane's chunk
+    int owner  = __ffs((int)__ballot_sync(FULL_MASK, upto > r)) - 1;
+    int chunk  = owner + (upper ? WARP_LANES : 0);
+    r -= __shfl_sync(FULL_MASK, upto, owner) - chunks[chunk].mass;
     int first = chunk * CHUNK_TOKENS;
     Source source = {&row, nullptr, nullptr, first, min(CHUNK_TOKENS, VOCAB - first)};
     return draw(source, row, 0, r, shared);
@@ -584,10 +588,8 @@ __device__ __forceinline__ u32 draw_row(Row &row, const Chunk *chunks, DrawShare
     if (!row.thresholds) {
         return draw_by_chunks(row, chunks, shared);
     }
-    u64 mass = 0;
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        mass += chunks[chunk].mass;
-    }
+    int lane = (int)threadIdx.x % WARP_LANES;
+    u64 mass = warp_sum_u64(chunk_mass(chunks, lane) + chunk_mass(chunks, lane + WARP_LANES));
     Source source = {&row, shared->keys, shared->ids, 0, 0};
     int index     = lists_load(row, chunks, shared, &source.count);
     if (index < 0 || !list_is_enough(row, source, window(index), mass, shared)) {

@@ -1,199 +1,237 @@
 // `bench`: prefill and decode speed, each beside the limit that the same run measured.
 //
 // Decode is bound by reading the weights once a step: the limit is the time that a plain read of as
-// many bytes takes. Prefill is bound by multiplications: on the CPU the limit is a loop of
-// independent fp32 multiply-adds on the same threads.
+// many bytes takes. Prefill is bound by multiplications: on a CPU the limit is that of
+// bench_peak.c. Tokens of the prompt are random; every sequence of a batch has the same ones.
+#include "bench_peak.h"
 #include "cli.h"
 #include "threads.h"
 
+#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_PREFILL = 512, DEFAULT_DECODE = 128, FLOP_LANES = 64 };
+enum { DEFAULT_PREFILL = 512, DEFAULT_DECODE = 128 };
+
+typedef struct Prefill {
+    double seconds, first_token_s;
+    double flops;       // of the linear layers, without the head
+    double limit_per_s; // 0: not measured
+    const char *how;
+} Prefill;
+
+typedef struct Decode {
+    int32_t batch;
+    double step_s;
+    double bytes, flops; // of one step: weights read, linear layers
+    double read_s;       // the plain read
+    const char *how;
+} Decode;
 
 typedef struct Bench {
     Cli *cli;
     Engine *engine;
-    int32_t *ids; // random prompt
-    int64_t prompt, tokens;
-    bool first; // of the JSON list
+    int32_t *ids;    // [prompt]
+    int32_t *slots;  // [max_batch_size]
+    int32_t *tokens; // [max_batch_size]
+    int64_t prompt, steps;
+    int32_t batches[CLI_MAX_BATCHES];
+    int batch_count;
 } Bench;
-
-// ---- the limit of prefill on a CPU --------------------------------------------------------------
-
-typedef struct FlopCall {
-    float sums[256];
-    int64_t rounds;
-} FlopCall;
-
-__attribute__((target("avx2,fma"))) static void flops_run(void *user, int thread) {
-    FlopCall *c = user;
-    float x[FLOP_LANES];
-    for (int lane = 0; lane < FLOP_LANES; lane++)
-        x[lane] = (float)(lane + thread);
-    for (int64_t round = 0; round < c->rounds; round++)
-        for (int lane = 0; lane < FLOP_LANES; lane++)
-            x[lane] = __builtin_fmaf(x[lane], 0.999f, 0.5f);
-    float sum = 0;
-    for (int lane = 0; lane < FLOP_LANES; lane++)
-        sum += x[lane];
-    c->sums[thread] = sum;
-}
-
-static bool cpu_flops(int threads, double *flops_per_s, Error *err) {
-    Pool *pool;
-    FlopCall call = {.rounds = 1 << 22};
-    TRY(pool_open(&pool, threads, err));
-    double best = 1e30;
-    for (int attempt = 0; attempt < 3; attempt++) {
-        double start = cli_seconds();
-        pool_run(pool, flops_run, &call);
-        double spent = cli_seconds() - start;
-        best = spent < best ? spent : best;
-    }
-    volatile float sink = call.sums[0];
-    (void)sink;
-    *flops_per_s = 2.0 * (double)(FLOP_LANES * call.rounds) * threads / best;
-    pool_close(pool);
-    return true;
-}
 
 // ---- measuring ----------------------------------------------------------------------------------
 
-static bool prefill_time(Bench *b, int32_t slot, double *seconds, double *first_token, Error *err) {
+static bool prompt_run(Bench *b, int32_t slot, double *prefill_s, double *first_s, Error *err) {
     SampleParams greedy = {.top_p = 1, .repetition_penalty = 1};
+    Device *d = engine_device(b->engine);
     int32_t token;
     TRY(engine_start(b->engine, slot, &greedy, err));
     double start = cli_seconds();
     TRY(engine_prefill(b->engine, slot, b->ids, b->prompt, NULL, err));
-    TRY(engine_device(b->engine)->type->wait(engine_device(b->engine), err));
-    *seconds = cli_seconds() - start;
+    TRY(d->type->wait(d, err));
+    *prefill_s = cli_seconds() - start;
     TRY(engine_sample(b->engine, slot, &token, err));
-    *first_token = cli_seconds() - start;
+    *first_s = cli_seconds() - start;
     return true;
 }
 
-static bool decode_time(Bench *b, int32_t batch, double *seconds, Error *err) {
-    int32_t slots[256], tokens[256];
-    double ignored, first;
-    for (int32_t slot = 0; slot < batch; slot++) {
-        slots[slot] = slot;
-        TRY(prefill_time(b, slot, &ignored, &first, err));
-    }
-    TRY(engine_decode(b->engine, slots, batch, tokens, err)); // records the graph
-    double start = cli_seconds();
-    for (int64_t step = 0; step < b->tokens; step++)
-        TRY(engine_decode(b->engine, slots, batch, tokens, err));
-    *seconds = (cli_seconds() - start) / (double)b->tokens;
-    for (int32_t slot = 0; slot < batch; slot++)
-        engine_end(b->engine, slot);
-    return true;
-}
-
-static bool prefill_report(Bench *b, Error *err) {
+static bool prefill_measure(Bench *b, Prefill *out, Error *err) {
     const ModelInfo *m = &b->cli->executable.info;
-    Device *d = engine_device(b->engine);
-    double seconds, first, limit = 0;
-    TRY(prefill_time(b, 0, &seconds, &first, err)); // warm-up
-    TRY(prefill_time(b, 0, &seconds, &first, err));
     double head = (double)(m->vocab_size * m->hidden_size);
-    double flops = 2.0 * ((double)m->linear_params - head) * (double)b->prompt;
-    if (d->type == &device_cpu)
-        TRY(cpu_flops(b->cli->options.threads ? (int)b->cli->options.threads : threads_available(),
-                      &limit, err));
-    if (b->cli->options.json) {
-        printf("{\"device\":\"%s\",\"target\":\"%s\",\"prefill\":{\"tokens\":%" PRId64
-               ",\"tokens_per_s\":%.2f,\"first_token_ms\":%.3f,\"flops\":%.6g,\"flops_per_s\":%.6g",
-               d->description, d->target->name, b->prompt, (double)b->prompt / seconds, first * 1e3,
-               flops, flops / seconds);
-        if (limit > 0)
-            printf(",\"limit_flops_per_s\":%.6g,\"ratio\":%.4f", limit, flops / seconds / limit);
-        fputs("},\"decode\":[", stdout);
+    *out = (Prefill){.flops = 2 * ((double)m->linear_params - head) * (double)b->prompt};
+    TRY(prompt_run(b, 0, &out->seconds, &out->first_token_s, err)); // warm-up
+    TRY(prompt_run(b, 0, &out->seconds, &out->first_token_s, err));
+    if (engine_device(b->engine)->type != &device_cpu)
         return true;
-    }
-    printf("%s, %s\n", d->description, d->target->name);
-    printf("prefill %5" PRId64 " tokens  %9.1f tokens/s  first token %8.2f ms  %.2f GFLOP, %.1f "
-           "GFLOP/s",
-           b->prompt, (double)b->prompt / seconds, first * 1e3, flops * 1e-9,
-           flops / seconds * 1e-9);
-    if (limit > 0)
-        printf(" = %.0f %% of %.1f (fp32 multiply-adds of the same threads)\n",
-               100 * flops / seconds / limit, limit * 1e-9);
-    else
-        puts(" (no dense product in this file to compare with)");
-    return true;
+    int64_t threads = b->cli->options.threads;
+    return peak_measure(threads ? (int)threads : threads_available(), &out->limit_per_s, &out->how,
+                        err);
 }
 
-static bool decode_report(Bench *b, int32_t batch, Error *err) {
+static bool decode_measure(Bench *b, Decode *out, Error *err) {
     const ModelInfo *m = &b->cli->executable.info;
     Device *d = engine_device(b->engine);
-    double seconds, read_s;
-    const char *how;
-    TRY(decode_time(b, batch, &seconds, err));
-    TRY(d->type->read_seconds(d, m->streamed_bytes, &read_s, &how, err));
-    double bytes = (double)m->streamed_bytes, flops = 2.0 * (double)m->linear_params * batch;
-    if (b->cli->options.json) {
-        printf(
-            "%s{\"batch\":%d,\"tokens_per_s\":%.2f,\"step_ms\":%.4f,\"bytes\":%.0f,\"flops\":%.6g,"
-            "\"bytes_per_s\":%.6g,\"limit_bytes_per_s\":%.6g,\"ratio\":%.4f}",
-            b->first ? "" : ",", batch, batch / seconds, seconds * 1e3, bytes, flops,
-            bytes / seconds, bytes / read_s, read_s / seconds);
-        b->first = false;
-        return true;
+    double ignored, first;
+    for (int32_t slot = 0; slot < out->batch; slot++) {
+        b->slots[slot] = slot;
+        TRY(prompt_run(b, slot, &ignored, &first, err));
     }
-    printf("decode  batch %-3d     %9.1f tokens/s  step %8.3f ms  %.2f MB, %.2f GB/s = %.0f %% of "
-           "%.2f (%s)\n",
-           batch, batch / seconds, seconds * 1e3, bytes * 1e-6, bytes / seconds * 1e-9,
-           100 * read_s / seconds, bytes / read_s * 1e-9, how);
-    return true;
+    TRY(engine_decode(b->engine, b->slots, out->batch, b->tokens, err)); // records the graph
+    double start = cli_seconds();
+    for (int64_t step = 0; step < b->steps; step++)
+        TRY(engine_decode(b->engine, b->slots, out->batch, b->tokens, err));
+    out->step_s = (cli_seconds() - start) / (double)b->steps;
+    for (int32_t slot = 0; slot < out->batch; slot++)
+        engine_end(b->engine, slot);
+    out->bytes = (double)m->streamed_bytes;
+    out->flops = 2 * (double)m->linear_params * out->batch;
+    return d->type->read_seconds(d, m->streamed_bytes, &out->read_s, &out->how, err);
+}
+
+// ---- printing -----------------------------------------------------------------------------------
+
+static void prefill_print(const Bench *b, const Prefill *p) {
+    double per_s = p->flops / p->seconds;
+    printf("prefill %" PRId64 " tokens: %.1f tokens/s, first token after %.2f ms\n", b->prompt,
+           (double)b->prompt / p->seconds, p->first_token_s * 1e3);
+    printf("    %.3f GFLOP at %.1f GFLOP/s", p->flops * 1e-9, per_s * 1e-9);
+    if (p->limit_per_s > 0)
+        printf(" = %.1f %% of %.1f (%s)\n", 100 * per_s / p->limit_per_s, p->limit_per_s * 1e-9,
+               p->how);
+    else
+        puts(" (this file holds no plain matrix product to compare with)");
+}
+
+static void decode_print(const Decode *d) {
+    printf("decode batch %d: %.1f tokens/s, %.3f ms a step\n", d->batch, d->batch / d->step_s,
+           d->step_s * 1e3);
+    printf("    %.2f MB and %.3f GFLOP a step; %.2f GB/s = %.1f %% of %.2f (%s)\n", d->bytes * 1e-6,
+           d->flops * 1e-9, d->bytes / d->step_s * 1e-9, 100 * d->read_s / d->step_s,
+           d->bytes / d->read_s * 1e-9, d->how);
+}
+
+static cJSON *prefill_json(const Bench *b, const Prefill *p) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "tokens", (double)b->prompt);
+    cJSON_AddNumberToObject(json, "tokens_per_s", (double)b->prompt / p->seconds);
+    cJSON_AddNumberToObject(json, "first_token_ms", p->first_token_s * 1e3);
+    cJSON_AddNumberToObject(json, "flops", p->flops);
+    cJSON_AddNumberToObject(json, "flops_per_s", p->flops / p->seconds);
+    if (p->limit_per_s > 0) {
+        cJSON_AddNumberToObject(json, "limit_flops_per_s", p->limit_per_s);
+        cJSON_AddNumberToObject(json, "ratio", p->flops / p->seconds / p->limit_per_s);
+        cJSON_AddStringToObject(json, "limit", p->how);
+    }
+    return json;
+}
+
+static cJSON *decode_json(const Decode *d) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "batch", d->batch);
+    cJSON_AddNumberToObject(json, "tokens_per_s", d->batch / d->step_s);
+    cJSON_AddNumberToObject(json, "step_ms", d->step_s * 1e3);
+    cJSON_AddNumberToObject(json, "bytes", d->bytes);
+    cJSON_AddNumberToObject(json, "flops", d->flops);
+    cJSON_AddNumberToObject(json, "bytes_per_s", d->bytes / d->step_s);
+    cJSON_AddNumberToObject(json, "limit_bytes_per_s", d->bytes / d->read_s);
+    cJSON_AddNumberToObject(json, "ratio", d->read_s / d->step_s);
+    cJSON_AddStringToObject(json, "limit", d->how);
+    return json;
 }
 
 // ---- command ------------------------------------------------------------------------------------
 
-static bool batches_report(Bench *b, Error *err) {
+static bool batches_parse(Bench *b, Error *err) {
     const char *list = b->cli->options.batches ? b->cli->options.batches : "1";
-    for (const char *at = list; *at;) {
+    int64_t most = b->cli->executable.info.max_batch_size;
+    for (const char *at = list; *at || !b->batch_count;) {
         char *end;
         long batch = strtol(at, &end, 10);
-        if (end == at || batch < 1 || batch > b->cli->executable.info.max_batch_size || batch > 256)
-            return fail(err, ERR_USAGE, 1060, "-b wants sizes from 1 to %" PRId64 ", found \"%s\"",
-                        b->cli->executable.info.max_batch_size, list);
-        TRY(decode_report(b, (int32_t)batch, err));
-        at = *end == ',' ? end + 1 : end;
+        if (end == at || (*end && *end != ',') || batch < 1 || batch > most ||
+            b->batch_count == CLI_MAX_BATCHES)
+            return fail(err, ERR_USAGE, 1060,
+                        "-b wants up to %d sizes from 1 to %" PRId64
+                        ", separated by commas, found \"%s\" (gptq-compile --max-batch-size)",
+                        CLI_MAX_BATCHES, most, list);
+        b->batches[b->batch_count++] = (int32_t)batch;
+        at = *end ? end + 1 : end;
     }
     return true;
 }
 
-static bool bench_run(Bench *b, Error *err) {
+// Room in the KV cache for the largest batch, in whole pages.
+static bool bench_open(Bench *b, Error *err) {
     const CliOptions *o = &b->cli->options;
+    const ModelInfo *m = &b->cli->executable.info;
+    int64_t context = o->context ? o->context : m->max_seq_len;
     b->prompt = o->prompt_tokens ? o->prompt_tokens : DEFAULT_PREFILL;
-    b->tokens = o->max_tokens ? o->max_tokens : DEFAULT_DECODE;
-    TRY(cli_engine(b->cli, &b->engine, err));
-    int64_t context = engine_context(b->engine);
-    if (b->prompt + b->tokens + 1 > context)
+    b->steps = o->max_tokens > 0 ? o->max_tokens : DEFAULT_DECODE;
+    int64_t tokens = b->prompt + b->steps + 1;
+    if (tokens > context)
         return fail(err, ERR_USAGE, 1061,
-                    "%" PRId64 " + %" PRId64 " tokens do not fit into the context of %" PRId64,
-                    b->prompt, b->tokens + 1, context);
+                    "%" PRId64 " + %" PRId64 " tokens do not fit into the context of %" PRId64
+                    "; choose a smaller -p or -n",
+                    b->prompt, b->steps + 1, context);
+    TRY(batches_parse(b, err));
+    int64_t largest = 1;
+    for (int at = 0; at < b->batch_count; at++)
+        largest = b->batches[at] > largest ? b->batches[at] : largest;
+    int64_t pages = ceil_div(tokens, m->page_tokens) * largest;
+    return cli_engine(b->cli, &b->engine, pages * m->page_tokens, err);
+}
+
+static bool bench_allocate(Bench *b, Error *err) {
+    const ModelInfo *m = &b->cli->executable.info;
     b->ids = calloc((size_t)b->prompt, sizeof *b->ids);
-    if (!b->ids)
+    b->slots = calloc((size_t)m->max_batch_size, sizeof *b->slots);
+    b->tokens = calloc((size_t)m->max_batch_size, sizeof *b->tokens);
+    if (!b->ids || !b->slots || !b->tokens)
         return fail(err, ERR_RESOURCE, 1062, "no memory for the prompt");
     uint32_t random = 1;
     for (int64_t at = 0; at < b->prompt; at++) {
         random = random * 1664525 + 1013904223;
-        b->ids[at] = (int32_t)((random >> 8) % (uint64_t)b->cli->executable.info.vocab_size);
+        b->ids[at] = (int32_t)((random >> 8) % (uint64_t)m->vocab_size);
     }
-    TRY(prefill_report(b, err));
-    TRY(batches_report(b, err));
-    if (o->json)
-        puts("]}");
+    return true;
+}
+
+static bool bench_run(Bench *b, cJSON *json, Error *err) {
+    Prefill prefill;
+    TRY(bench_open(b, err));
+    TRY(bench_allocate(b, err));
+    Device *d = engine_device(b->engine);
+    cJSON_AddStringToObject(json, "device", d->description);
+    cJSON_AddStringToObject(json, "target", d->target->name);
+    TRY(prefill_measure(b, &prefill, err));
+    cJSON_AddItemToObject(json, "prefill", prefill_json(b, &prefill));
+    if (!b->cli->options.json) {
+        printf("%s, %s\n", d->description, d->target->name);
+        prefill_print(b, &prefill);
+    }
+    cJSON *list = cJSON_AddArrayToObject(json, "decode");
+    for (int at = 0; at < b->batch_count; at++) {
+        Decode decode = {.batch = b->batches[at]};
+        TRY(decode_measure(b, &decode, err));
+        cJSON_AddItemToArray(list, decode_json(&decode));
+        if (!b->cli->options.json)
+            decode_print(&decode);
+    }
     return true;
 }
 
 bool command_bench(Cli *cli, Error *err) {
-    Bench b = {.cli = cli, .first = true};
-    bool done = bench_run(&b, err);
+    Bench b = {.cli = cli};
+    cJSON *json = cJSON_CreateObject();
+    bool done = bench_run(&b, json, err);
+    char *text = done && cli->options.json ? cJSON_Print(json) : NULL;
+    if (text)
+        puts(text);
+    cJSON_free(text);
+    cJSON_Delete(json);
     engine_close(b.engine);
     free(b.ids);
+    free(b.slots);
+    free(b.tokens);
     return done;
 }

@@ -12,16 +12,16 @@
 enum { CLI_MAX_BATCHES = 8 };
 
 typedef struct CliOptions {
-    const char *command; // "run" when none is given
-    const char *prompt;  // -p
-    const char *file;    // -f, or the one plain word of `perplexity`
-    const char *ids;     // --ids 1,2,3
-    const char *output;  // -o
-    const char *device;  // "cpu", "cuda", "cuda:1"; NULL: pick
-    const char *batches; // -b 1,8
-    int64_t max_tokens;  // -n; 0 or less: until it stops or the context is full
+    const char *command;   // "run" when none is given
+    const char *prompt;    // -p
+    const char *file;      // -f, or the one plain word of `perplexity`
+    const char *ids;       // --ids 1,2,3
+    const char *output;    // -o
+    const char *device;    // "cpu", "cuda", "cuda:1"; NULL: pick
+    const char *batches;   // -b 1,8
+    int64_t max_tokens;    // -n; 0 or less: until it stops or the context is full
     int64_t prompt_tokens; // bench -p
-    int64_t context;     // -c: tokens of one sequence; 0: as many as the model takes
+    int64_t context;       // -c: tokens of one sequence; 0: as many as the model takes
     int64_t windows, threads, top_k, seed;
     double temperature, top_p, min_p, repetition_penalty;
     bool raw, ignore_eos, stats, json, all, help;

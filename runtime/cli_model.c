@@ -1,5 +1,6 @@
 // Commands that look at the model: tokenize, detokenize, logits, perplexity, info, explain.
 #include "cli.h"
+#include "cli_text.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -19,7 +20,7 @@ static void ids_print(const int32_t *ids, int64_t count, bool json) {
 
 bool command_tokenize(Cli *cli, Error *err) {
     char *text = NULL;
-    size_t size;
+    size_t size = 0;
     int32_t *ids = NULL;
     int64_t count = 0;
     bool done = cli_text(&cli->options, &text, &size, err) &&
@@ -58,6 +59,7 @@ bool cli_ids(const char *text, int32_t **ids, int64_t *count, Error *err) {
 bool command_detokenize(Cli *cli, Error *err) {
     int32_t *ids = NULL;
     int64_t count = 0;
+    TextStream text = {.out = stdout};
     bool done = cli_ids(cli->options.ids, &ids, &count, err);
     for (int64_t at = 0; done && at < count; at++) {
         if (ids[at] >= cli->executable.info.vocab_size) {
@@ -65,9 +67,9 @@ bool command_detokenize(Cli *cli, Error *err) {
                         ids[at], cli->executable.info.vocab_size);
             break;
         }
-        Bytes piece = tokenizer_piece(cli->tokenizer, ids[at]);
-        fwrite(piece.data, 1, piece.size, stdout);
+        done = text_add(&text, tokenizer_piece(cli->tokenizer, ids[at]), err);
     }
+    done = done && text_end(&text, err);
     if (done)
         putchar('\n');
     free(ids);
@@ -93,7 +95,7 @@ static bool logits_write(void *user, int64_t position, const float *logits, Erro
 static bool logits_run(Cli *cli, Engine **engine, LogitsFile *f, const int32_t *ids, int64_t count,
                        Error *err) {
     SampleParams greedy = {.top_p = 1, .repetition_penalty = 1};
-    TRY(cli_engine(cli, engine, err));
+    TRY(cli_engine(cli, engine, 0, err));
     f->file = fopen(f->path, "wb");
     if (!f->file)
         return fail(err, ERR_RESOURCE, 1046, "%s: %s", f->path, strerror(errno));
@@ -178,7 +180,7 @@ static bool windows_run(Cli *cli, Engine *engine, const int32_t *ids, int64_t co
 
 bool command_perplexity(Cli *cli, Error *err) {
     char *text = NULL;
-    size_t size;
+    size_t size = 0;
     int32_t *ids = NULL;
     int64_t count = 0;
     Engine *engine = NULL;
@@ -190,7 +192,7 @@ bool command_perplexity(Cli *cli, Error *err) {
     bool done = cli_text(&context, &text, &size, err) &&
                 tokenizer_encode(cli->tokenizer, (Bytes){(unsigned char *)text, size}, 0, &ids,
                                  &count, err) &&
-                cli_engine(cli, &engine, err);
+                cli_engine(cli, &engine, 0, err);
     cli->options.context = context.context;
     done = done && windows_run(cli, engine, ids, count, &n, err);
     if (done && cli->options.json)

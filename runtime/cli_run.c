@@ -198,7 +198,8 @@ static void stats_print(Run *r) {
     double prefill = r->first_s - r->start_s, decode = r->end_s - r->first_s;
     fprintf(stderr,
             "%s, %s: first token %.1f ms after the start of the process; %" PRId64
-            " prompt tokens in %.1f ms = %.1f tokens/s; %" PRId64 " tokens written, %.1f tokens/s\n",
+            " prompt tokens in %.1f ms = %.1f tokens/s; %" PRId64
+            " tokens written, %.1f tokens/s\n",
             engine_device(r->engine)->description, engine_device(r->engine)->target->name,
             (r->first_s - r->cli->start_s) * 1e3, r->prompt_count, prefill * 1e3,
             (double)r->prompt_count / prefill, r->count,

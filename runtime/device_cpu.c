@@ -22,7 +22,7 @@ typedef struct CpuDevice {
     const Executable *e;
     StepRun run;
     Pool *pool;
-    float *scratch; // [vocab_size], for the sampler
+    Candidate *scratch; // [vocab_size], for the sampler
     size_t kv_bytes;
     pthread_t checker; // compares the weights with their checks while steps run
     bool checking;     // the checker was started

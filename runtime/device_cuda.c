@@ -514,7 +514,7 @@ static const char read_ptx[] = {
     "DONE: setp.ne.u32 %never, %sum, 0x9e3779b9; @%never ret;\n"
     "ld.param.u64 %q, [out]; cvta.to.global.u64 %q, %q; st.global.u32 [%q], %sum; ret;\n}\n"};
 
-enum { READ_BLOCK = 512, READ_BLOCKS_PER_SM = 4, READ_REPEAT = 8, READ_ATTEMPTS = 5 };
+enum { READ_BLOCK = 512, READ_BLOCKS_PER_SM = 4, READ_REPEATS = 8, READ_ATTEMPTS = 5 };
 
 typedef struct ReadTimer {
     CudaDevice *d;
@@ -541,12 +541,12 @@ static bool read_time(ReadTimer *t, double *seconds, Error *err) {
     for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
         float ms;
         CHECK(d, event_record(t->events[0], d->stream), "cuEventRecord");
-        for (int repeat = 0; repeat < READ_REPEAT; repeat++)
+        for (int repeat = 0; repeat < READ_REPEATS; repeat++)
             TRY(check(d, read_once(t), "a plain read", err));
         CHECK(d, event_record(t->events[1], d->stream), "cuEventRecord");
         CHECK(d, event_wait(t->events[1]), "cuEventSynchronize");
         CHECK(d, event_elapsed(&ms, t->events[0], t->events[1]), "cuEventElapsedTime");
-        double once = (double)ms * 1e-3 / READ_REPEAT;
+        double once = (double)ms * 1e-3 / (int)READ_REPEATS;
         *seconds = once < *seconds ? once : *seconds;
     }
     return true;

@@ -252,7 +252,7 @@ int main(int argc, char **argv) {
     }
     const double start = now();
     HostModule m;
-    if (!host_object_make(&object, plans, count, "x86_64-linux-gnu", 2, NULL, &b.arena, &err) ||
+    if (!host_object_make(&object, plans, count, "x86_64-linux-gnu", NULL, &b.arena, &err) ||
         !host_module_open(&m, object)) {
         fprintf(stderr, "%s\n", err.message);
         return 1;

@@ -11,8 +11,8 @@
 
 #include "files.h"
 
-#define LLAMA                                                                                      \
-    "\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":256,\"intermediate_size\":512,"      \
+#define LLAMA                                                                                 \
+    "\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":256,\"intermediate_size\":512," \
     "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":1000"
 
 // A folder with these files; NULL: not there.
@@ -57,9 +57,9 @@ typedef struct Refusal {
     Files files;
 } Refusal;
 
-#define CONFIG(more) {.config = "{" LLAMA more "}"}
-#define QUANT(dict) {.config = "{" LLAMA ",\"quantization_config\":" dict "}"}
-#define ROPE(dict) {.config = "{" LLAMA ",\"rope_scaling\":" dict "}"}
+#define CONFIG(more)     {.config = "{" LLAMA more "}"}
+#define QUANT(dict)      {.config = "{" LLAMA ",\"quantization_config\":" dict "}"}
+#define ROPE(dict)       {.config = "{" LLAMA ",\"rope_scaling\":" dict "}"}
 #define GENERATION(text) {.config = "{" LLAMA "}", .generation = text}
 
 static const Refusal REFUSALS[] = {
@@ -69,7 +69,8 @@ static const Refusal REFUSALS[] = {
     {205, ERR_CORRUPT, {.config = "{\"a\":\"\\u0000\"}"}},
     {206, ERR_CORRUPT, {.config = "{\"a"}},
     {207, ERR_CORRUPT, {.config = "{\"\xff\":1}"}},
-    {208, ERR_CORRUPT,
+    {208,
+     ERR_CORRUPT,
      {.config = "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["}},
     {211, ERR_CORRUPT, {.config = "{\n \"a\": nonsense}"}},
     {211, ERR_CORRUPT, {.config = ""}},
@@ -114,7 +115,8 @@ static const Refusal REFUSALS[] = {
     {239, ERR_CORRUPT, QUANT("{\"dynamic\":[]}")},
     {240, ERR_CORRUPT, QUANT("[]")},
     // config.json
-    {250, ERR_CORRUPT,
+    {250,
+     ERR_CORRUPT,
      {.config = "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":null}"}},
     {251, ERR_CORRUPT, CONFIG(",\"num_hidden_layers\":-1")},
     {251, ERR_CORRUPT, CONFIG(",\"num_key_value_heads\":0")},
@@ -171,7 +173,8 @@ static void test_json_place(void **state) {
     Error err = {0};
     cJSON *json;
     static const char text[] = "{\n  \"a\": 1,\n  \"b\": x\n}";
-    assert_false(json_parse(&json, (Bytes){(const unsigned char *)text, sizeof text - 1}, "f", &err));
+    assert_false(
+        json_parse(&json, (Bytes){(const unsigned char *)text, sizeof text - 1}, "f", &err));
     assert_string_equal(err.message, "f:3:8: not valid JSON: unexpected text");
 }
 
@@ -179,9 +182,11 @@ static void test_json_tolerance(void **state) {
     (void)state;
     Error err = {0};
     cJSON *json;
-    static const char text[] = "{\"bits\": \"4\", \"list\": [1, 2 , ], \"text\": \",]\\\",}\", \"twice\": 1, "
-                               "\"twice\": 2, \"yes\": \"True\", \"none\": null,\n}";
-    assert_true(json_parse(&json, (Bytes){(const unsigned char *)text, sizeof text - 1}, "f", &err));
+    static const char text[] =
+        "{\"bits\": \"4\", \"list\": [1, 2 , ], \"text\": \",]\\\",}\", \"twice\": 1, "
+        "\"twice\": 2, \"yes\": \"True\", \"none\": null,\n}";
+    assert_true(
+        json_parse(&json, (Bytes){(const unsigned char *)text, sizeof text - 1}, "f", &err));
     int64_t bits = 0, twice = 0, none = 7;
     bool yes = false;
     const char *string = NULL;
@@ -201,7 +206,8 @@ static void test_json_tolerance(void **state) {
 static void test_defaults(void **state) {
     (void)state;
     Arena a = {0};
-    Config c = read_good(&(Files){.config = "{" LLAMA ",\"head_dim\":null,\"rope_scaling\":null}"}, &a);
+    Config c =
+        read_good(&(Files){.config = "{" LLAMA ",\"head_dim\":null,\"rope_scaling\":null}"}, &a);
     assert_string_equal(c.architecture, "LlamaForCausalLM");
     assert_int_equal(c.num_key_value_heads, 4);
     assert_int_equal(c.head_dim, 64);
@@ -380,41 +386,91 @@ typedef struct RopeCase {
 } RopeCase;
 
 static const RopeCase ROPES[] = {
-    {"Llama 3.1", "\"rope_theta\":5e5,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,"
-                  "\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"
-                  "\"original_max_position_embeddings\":8192}",
-     128, 131072, 131072, 1,
-     {{28, 3.21144599e-3}, {29, 2.16657076e-3}, {34, 1.78507813e-4}, {35, 9.55621235e-5},
+    {"Llama 3.1",
+     "\"rope_theta\":5e5,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,"
+     "\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"
+     "\"original_max_position_embeddings\":8192}",
+     128,
+     131072,
+     131072,
+     1,
+     {{28, 3.21144599e-3},
+      {29, 2.16657076e-3},
+      {34, 1.78507813e-4},
+      {35, 9.55621235e-5},
       {63, 3.06892599e-7}}},
-    {"Llama 3.2 1B", "\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"llama3\","
-                     "\"factor\":32.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"
-                     "\"original_max_position_embeddings\":8192}",
-     64, 131072, 4096, 1,
+    {"Llama 3.2 1B",
+     "\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"llama3\","
+     "\"factor\":32.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"
+     "\"original_max_position_embeddings\":8192}",
+     64,
+     131072,
+     4096,
+     1,
      {{15, 1.29054793e-3}, {17, 9.7082878e-5}, {18, 1.94616382e-5}, {31, 9.41830673e-8}}},
-    {"Qwen2.5 yarn", "\"rope_theta\":1e6,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0,"
-                     "\"original_max_position_embeddings\":32768}",
-     128, 32768, 131072, 1.138629436,
+    {"Qwen2.5 yarn",
+     "\"rope_theta\":1e6,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0,"
+     "\"original_max_position_embeddings\":32768}",
+     128,
+     32768,
+     131072,
+     1.138629436,
      {{24, 5.37532149e-3}, {30, 1.06436098e-3}, {40, 4.44569853e-5}, {63, 3.1023444e-7}}},
-    // theta' = 30527.7367: inv[i] = theta'^(-2i/128), index 0 is always 1
-    {"dynamic", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.0}", 128, 4096, 8192, 1,
-     {{0, 1}, {32, 5.72337433e-3}, {63, 3.84935e-5}}},
-    {"dynamic, short", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.0}", 128, 4096, 4096, 1,
+    // theta rises to 30527.7367; inv_freq[i] = theta^(-2i / 128)
+    {"dynamic",
+     "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.0}",
+     128,
+     4096,
+     8192,
+     1,
+     {{0, 1}, {32, 5.72338151e-3}, {63, 3.84927328e-5}}},
+    {"dynamic, short",
+     "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.0}",
+     128,
+     4096,
+     4096,
+     1,
      {{0, 1}, {32, 0.01}}},
-    {"linear", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}", 128, 4096, 4096, 1,
+    {"linear",
+     "\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}",
+     128,
+     4096,
+     4096,
+     1,
      {{0, 0.25}, {32, 0.0025}}},
     {"default", "\"rope_scaling\":{\"type\":\"mrope\"}", 128, 4096, 4096, 1, {{0, 1}, {32, 0.01}}},
-    {"longrope, short", "\"original_max_position_embeddings\":4096,\"rope_scaling\":{\"type\":\"su\","
-                        "\"short_factor\":[1,1],\"long_factor\":[4,2]}",
-     4, 131072, 4096, 1.190238071, {{0, 1}, {1, 0.01}}},
-    {"longrope, long", "\"original_max_position_embeddings\":4096,\"rope_scaling\":{\"type\":"
-                       "\"yarn\",\"short_factor\":[1,1],\"long_factor\":[4,2]}",
-     4, 131072, 4097, 1.190238071, {{0, 0.25}, {1, 0.005}}},
-    {"yarn, mscale", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":40,\"mscale\":1.0,"
-                     "\"mscale_all_dim\":1.0}",
-     128, 4096, 4096, 1, {{0, 1}}},
-    {"yarn, given", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":40,"
-                    "\"attention_factor\":1.5}",
-     128, 4096, 4096, 1.5, {{0, 1}}},
+    {"longrope, short",
+     "\"original_max_position_embeddings\":4096,\"rope_scaling\":{\"type\":\"su\","
+     "\"short_factor\":[1,1],\"long_factor\":[4,2]}",
+     4,
+     131072,
+     4096,
+     1.190238071,
+     {{0, 1}, {1, 0.01}}},
+    {"longrope, long",
+     "\"original_max_position_embeddings\":4096,\"rope_scaling\":{\"type\":"
+     "\"yarn\",\"short_factor\":[1,1],\"long_factor\":[4,2]}",
+     4,
+     131072,
+     4097,
+     1.190238071,
+     {{0, 0.25}, {1, 0.005}}},
+    {"yarn, mscale",
+     "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":40,\"mscale\":1.0,"
+     "\"mscale_all_dim\":1.0}",
+     128,
+     4096,
+     4096,
+     1,
+     {{0, 1}}},
+    {"yarn, given",
+     "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":40,"
+     "\"attention_factor\":1.5}",
+     128,
+     4096,
+     4096,
+     1.5,
+     {{0, 1}}},
 };
 
 static void test_rope(void **state) {
@@ -422,9 +478,9 @@ static void test_rope(void **state) {
     for (size_t at = 0; at < sizeof ROPES / sizeof ROPES[0]; at++) {
         const RopeCase *r = &ROPES[at];
         Arena a = {0};
-        const char *text = arena_printf(
-            &a, "{" LLAMA ",\"head_dim\":%lld,\"max_position_embeddings\":%lld,%s}",
-            (long long)r->head_dim, (long long)r->max_position, r->settings);
+        const char *text =
+            arena_printf(&a, "{" LLAMA ",\"head_dim\":%lld,\"max_position_embeddings\":%lld,%s}",
+                         (long long)r->head_dim, (long long)r->max_position, r->settings);
         Config c = read_good(&(Files){.config = text}, &a);
         float inv_freq[64], factor;
         assert_int_equal(rope_frequencies(&c, r->max_seq_len, inv_freq, &factor), r->head_dim);
@@ -445,11 +501,11 @@ static void test_rope(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_json_place),
+        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_json_place),
         cmocka_unit_test(test_json_tolerance), cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_new_spelling), cmocka_unit_test(test_nested),
-        cmocka_unit_test(test_stop_tokens), cmocka_unit_test(test_quant),
-        cmocka_unit_test(test_quant_files), cmocka_unit_test(test_dynamic_rules),
+        cmocka_unit_test(test_new_spelling),   cmocka_unit_test(test_nested),
+        cmocka_unit_test(test_stop_tokens),    cmocka_unit_test(test_quant),
+        cmocka_unit_test(test_quant_files),    cmocka_unit_test(test_dynamic_rules),
         cmocka_unit_test(test_rope),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

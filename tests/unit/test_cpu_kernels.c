@@ -385,7 +385,7 @@ static int lab_open(void **state) {
     const Plan *plans[LEVELS] = {&lab->plans[0], &lab->plans[1]};
     Error err = {0};
     Bytes object;
-    if (!host_object_make(&object, plans, LEVELS, "x86_64-linux-gnu", 2, NULL, &lab->arena, &err))
+    if (!host_object_make(&object, plans, LEVELS, "x86_64-linux-gnu", NULL, &lab->arena, &err))
         fail_msg("%s", err.message);
     assert_true(host_module_open(&lab->module, object));
     lab->memory = malloc((size_t)lab->plans[0].info.arena_bytes);
@@ -686,7 +686,7 @@ static void attention_check_row(const Lab *lab, Worst *worst, const AttentionCas
     double weight[PAGE * PAGES_PER_SEQ];
     for (int64_t head = 0; head < c->heads; head++) {
         const int64_t kv_head = head / (c->heads / c->kv_heads);
-        double largest = -INFINITY, total = 0;
+        double largest = -1e300, total = 0;
         for (int32_t p = 0; p <= position; p++) {
             const unsigned char *key = lab->kv + kv_place(lab, 0, slot, p, kv_head, c->head_dim);
             weight[p] = 0;

@@ -1,0 +1,207 @@
+// --explain: which kernel runs what, with which parameters, at what predicted cost, and why the
+// others do not. Equal steps of several layers share a line. Requires plans with memory planned.
+#include "compile.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <string.h>
+
+static const char *const phase_names[] = {"prefill", "head", "sample", "decode"}; // ORDER PHASES
+
+// ---- labels -------------------------------------------------------------------------------------
+
+static void linear_label(char *out, size_t size, const Graph *g, const Op *op) {
+    static const char *const epilogues[] = {"", ", add", ", act_mul", ", rope_kv"}; // ORDER EPILOGUES
+    const PackedTensor *t = &g->packed[op->linear.weight];
+    char name[96] = "", group[16] = "";
+    for (int part = 0; part < t->part_count; part++) {
+        const char *module = t->parts[part]->module, *dot = strrchr(module, '.');
+        size_t used = strlen(name);
+        snprintf(name + used, sizeof name - used, "%s%s", part ? "+" : "", dot ? dot + 1 : module);
+    }
+    if (t->group)
+        snprintf(group, sizeof group, " g%d", t->group);
+    snprintf(out, size, "%s %" PRId64 "x%" PRId64 " %d-bit%s%s%s", name, t->out_features,
+             t->in_features, t->bits, group,
+             op->linear.prologue == PROLOGUE_NORM ? ", norm" : "", epilogues[op->linear.epilogue]);
+}
+
+const char *op_label(char *out, size_t size, const Graph *g, const Op *op) {
+    if (op->kind == OP_LINEAR)
+        linear_label(out, size, g, op);
+    else if (op->kind == OP_ATTENTION)
+        snprintf(out, size, "attention %" PRId64 "/%" PRId64 " heads of %" PRId64,
+                 op->attention.heads, op->attention.kv_heads, op->attention.head_dim);
+    else
+        snprintf(out, size, "%s", op_name(op->kind));
+    return out;
+}
+
+// ---- rows: equal steps of all layers ------------------------------------------------------------
+
+typedef struct Row {
+    const Step *step; // the first of them
+    char label[160];
+    int first_layer, last_layer; // -1: outside the layers
+    int count;
+} Row;
+
+static bool same_row(const Row *row, const Step *s, const char *label) {
+    return strcmp(row->label, label) == 0 && strcmp(row->step->source, s->source) == 0 &&
+           strcmp(row->step->entry, s->entry) == 0 && params_equal(&row->step->params, &s->params);
+}
+
+// rows: [step_count]. Returns how many were made.
+static int rows_make(const Plan *p, const PhasePlan *phase, Row *rows) {
+    int count = 0;
+    for (int at = 0; at < phase->step_count; at++) {
+        const Step *s = &phase->steps[at];
+        char label[160] = "sampling";
+        if (s->op)
+            op_label(label, sizeof label, p->graph, s->op);
+        int layer = s->op ? s->op->layer : -1, row = 0;
+        while (row < count && !same_row(&rows[row], s, label))
+            row++;
+        if (row == count) {
+            rows[count++] = (Row){.step = s, .first_layer = layer};
+            snprintf(rows[row].label, sizeof rows[row].label, "%s", label);
+        }
+        rows[row].last_layer = layer;
+        rows[row].count++;
+    }
+    return count;
+}
+
+static const char *source_name(const Step *s) {
+    const char *slash = strrchr(s->source, '/');
+    return slash ? slash + 1 : s->source;
+}
+
+static void params_text(char *out, size_t size, const Params *p) {
+    size_t used = 0;
+    out[0] = 0;
+    for (int at = 0; at < p->count && used < size; at++)
+        used += (size_t)snprintf(out + used, size - used, "%s%s=%" PRId64, at ? " " : "",
+                                 p->items[at].name, p->items[at].value);
+}
+
+// ---- text ---------------------------------------------------------------------------------------
+
+static void row_print(const Row *row, FILE *out) {
+    char params[1024], layers[40] = "";
+    params_text(params, sizeof params, &row->step->params);
+    if (row->first_layer >= 0)
+        snprintf(layers, sizeof layers, "layers %d-%d", row->first_layer, row->last_layer);
+    fprintf(out, "  %-12s %-52s %s:%s  x%d  %.3f MB  %.1f us\n", layers, row->label,
+            source_name(row->step), row->step->entry, row->count, row->step->cost.bytes * 1e-6,
+            row->step->cost.us);
+    fprintf(out, "  %-12s   %s\n", "", params);
+}
+
+static double phase_us(const PhasePlan *phase) {
+    double us = 0;
+    for (int at = 0; at < phase->step_count; at++)
+        us += phase->steps[at].cost.us;
+    return us;
+}
+
+static void phase_print(const Plan *p, const PhasePlan *phase, FILE *out) {
+    Row *rows = ARENA_NEW(p->arena, Row, phase->step_count + 1);
+    int count = rows_make(p, phase, rows);
+    fprintf(out, "\n %s, up to %" PRId64 " tokens: %d steps, %.1f us predicted\n",
+            phase_names[phase->phase], phase->max_tokens, phase->step_count, phase_us(phase));
+    for (int at = 0; at < count; at++)
+        row_print(&rows[at], out);
+    for (int at = 0; at < phase->note_count; at++)
+        fprintf(out, "  - %s\n", phase->notes[at]);
+}
+
+static void plan_title(const Plan *p, char *out, size_t size) {
+    if (p->target->device == DEVICE_CPU)
+        snprintf(out, size, "cpu:%s", p->target->cpu_level);
+    else
+        snprintf(out, size, "%s", p->target->name);
+}
+
+static void totals_print(const Plan *p, FILE *out) {
+    const ModelInfo *m = &p->info;
+    double limit_us = (double)m->streamed_bytes / (p->target->bandwidth_gbs * 1e3);
+    fprintf(out,
+            " weights %.2f MB, read per decode step %.2f MB; KV cache %" PRId64
+            " bytes a token; arena %.2f MB; %d distinct kernels\n",
+            (double)m->weights_bytes * 1e-6, (double)m->streamed_bytes * 1e-6,
+            m->kv_page_bytes / m->page_tokens, (double)m->arena_bytes * 1e-6, p->kernel_count);
+    fprintf(out, " decode is bound by reading the weights: %.1f us at %.0f GB/s\n", limit_us,
+            p->target->bandwidth_gbs);
+}
+
+void plan_explain(const Plan *const *plans, int count, FILE *out) {
+    for (int at = 0; at < count; at++) {
+        char title[64];
+        plan_title(plans[at], title, sizeof title);
+        fprintf(out, "%starget %s\n", at ? "\n" : "", title);
+        totals_print(plans[at], out);
+        for (int phase = 0; phase < plans[at]->phase_count; phase++)
+            phase_print(plans[at], &plans[at]->phases[phase], out);
+    }
+}
+
+// ---- JSON ---------------------------------------------------------------------------------------
+
+static cJSON *row_json(const Row *row) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "op", row->label);
+    cJSON_AddNumberToObject(json, "first_layer", row->first_layer);
+    cJSON_AddNumberToObject(json, "last_layer", row->last_layer);
+    cJSON_AddNumberToObject(json, "count", row->count);
+    cJSON_AddStringToObject(json, "source", row->step->source);
+    cJSON_AddStringToObject(json, "kernel", row->step->entry);
+    cJSON *params = cJSON_AddObjectToObject(json, "params");
+    for (int at = 0; at < row->step->params.count; at++)
+        cJSON_AddNumberToObject(params, row->step->params.items[at].name,
+                                (double)row->step->params.items[at].value);
+    cJSON_AddNumberToObject(json, "bytes", row->step->cost.bytes);
+    cJSON_AddNumberToObject(json, "flops", row->step->cost.flops);
+    cJSON_AddNumberToObject(json, "predicted_us", row->step->cost.us);
+    return json;
+}
+
+static cJSON *phase_json(const Plan *p, const PhasePlan *phase) {
+    Row *rows = ARENA_NEW(p->arena, Row, phase->step_count + 1);
+    int count = rows_make(p, phase, rows);
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "phase", phase_names[phase->phase]);
+    cJSON_AddNumberToObject(json, "max_tokens", (double)phase->max_tokens);
+    cJSON_AddNumberToObject(json, "predicted_us", phase_us(phase));
+    cJSON *steps = cJSON_AddArrayToObject(json, "steps");
+    for (int at = 0; at < count; at++)
+        cJSON_AddItemToArray(steps, row_json(&rows[at]));
+    cJSON *notes = cJSON_AddArrayToObject(json, "notes");
+    for (int at = 0; at < phase->note_count; at++)
+        cJSON_AddItemToArray(notes, cJSON_CreateString(phase->notes[at]));
+    return json;
+}
+
+static cJSON *plan_json(const Plan *p) {
+    char title[64];
+    plan_title(p, title, sizeof title);
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "target", title);
+    cJSON_AddNumberToObject(json, "weights_bytes", (double)p->info.weights_bytes);
+    cJSON_AddNumberToObject(json, "streamed_bytes", (double)p->info.streamed_bytes);
+    cJSON_AddNumberToObject(json, "arena_bytes", (double)p->info.arena_bytes);
+    cJSON *phases = cJSON_AddArrayToObject(json, "phases");
+    for (int at = 0; at < p->phase_count; at++)
+        cJSON_AddItemToArray(phases, phase_json(p, &p->phases[at]));
+    return json;
+}
+
+void plan_explain_json(const Plan *const *plans, int count, FILE *out) {
+    cJSON *json = cJSON_CreateArray();
+    for (int at = 0; at < count; at++)
+        cJSON_AddItemToArray(json, plan_json(plans[at]));
+    char *text = cJSON_Print(json);
+    fprintf(out, "%s\n", text);
+    cJSON_free(text);
+    cJSON_Delete(json);
+}

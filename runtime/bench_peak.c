@@ -1,0 +1,102 @@
+// The limit of a dense matrix product on a CPU: loops of independent multiply-adds in registers, one
+// for each kind of unit, run by all threads. No product that loads its operands can be faster.
+#include "bench_peak.h"
+
+#include "threads.h"
+
+#include <immintrin.h>
+#include <time.h>
+
+enum { ACCUMULATORS = 12, ATTEMPTS = 3 };
+
+static const int64_t ROUNDS = 1 << 21;
+
+// Twelve names, so that the accumulators are registers without help of the optimizer.
+// clang-format off
+#define TWELVE(X) X(a) X(b) X(c) X(d) X(e) X(f) X(g) X(h) X(i) X(j) X(k) X(l)
+// clang-format on
+
+#define PEAK_LOOP(name, features, Vector, zero, factor, step, add)                   \
+    __attribute__((target(features))) static void name(void *user, int thread) {     \
+        Vector x = factor, sum = zero;                                               \
+        TWELVE(PEAK_DECLARE_##Vector)                                                \
+        for (int64_t round = 0; round < ROUNDS; round++) {                           \
+            TWELVE(step)                                                             \
+            OPAQUE(x) /* the products stay inside of the loop */                     \
+        }                                                                            \
+        TWELVE(add)                                                                  \
+        ((volatile unsigned char *)user)[thread] = ((const unsigned char *)&sum)[0]; \
+    }
+
+// Equal sums must not become one.
+#define OPAQUE(n) __asm__ volatile("" : "+v"(n));
+#define PEAK_DECLARE___m256(n)      \
+    __m256 n = _mm256_setzero_ps(); \
+    OPAQUE(n)
+#define PEAK_DECLARE___m512(n)      \
+    __m512 n = _mm512_setzero_ps(); \
+    OPAQUE(n)
+#define PEAK_DECLARE___m512i(n)         \
+    __m512i n = _mm512_setzero_si512(); \
+    OPAQUE(n)
+#define FMA_256(n)  n = _mm256_fmadd_ps(x, x, n);
+#define FMA_512(n)  n = _mm512_fmadd_ps(x, x, n);
+#define DOT_512(n)  n = _mm512_dpbusd_epi32(n, x, x);
+#define ADD_256(n)  sum = _mm256_add_ps(sum, n);
+#define ADD_512(n)  sum = _mm512_add_ps(sum, n);
+#define ADD_512I(n) sum = _mm512_add_epi32(sum, n);
+
+PEAK_LOOP(run_fma_256, "avx2,fma", __m256, _mm256_setzero_ps(), _mm256_set1_ps(0.5f), FMA_256,
+          ADD_256)
+PEAK_LOOP(run_fma_512, "avx512f", __m512, _mm512_setzero_ps(), _mm512_set1_ps(0.5f), FMA_512,
+          ADD_512)
+PEAK_LOOP(run_dot_512, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), _mm512_set1_epi8(1),
+          DOT_512, ADD_512I)
+
+static bool has_256(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+static bool has_512(void) {
+    return __builtin_cpu_supports("avx512f");
+}
+static bool has_vnni(void) {
+    return has_512() && __builtin_cpu_supports("avx512vnni");
+}
+
+static const struct {
+    const char *how;
+    bool (*present)(void);
+    void (*run)(void *user, int thread);
+    int products; // of one accumulator and round
+} loops[] = {
+    {"fp32 multiply-adds in AVX2 registers by the same threads", has_256, run_fma_256, 8},
+    {"fp32 multiply-adds in AVX-512 registers by the same threads", has_512, run_fma_512, 16},
+    {"int8 dot products in AVX-512 VNNI registers by the same threads", has_vnni, run_dot_512, 64},
+};
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+bool peak_measure(int threads, double *ops_per_s, const char **how, Error *err) {
+    Pool *pool;
+    unsigned char results[256];
+    *ops_per_s = 0;
+    *how = "";
+    TRY(pool_open(&pool, threads < 256 ? threads : 256, err));
+    for (size_t at = 0; at < sizeof loops / sizeof *loops; at++)
+        for (int attempt = 0; loops[at].present() && attempt < ATTEMPTS; attempt++) {
+            double start = seconds_now();
+            pool_run(pool, loops[at].run, results);
+            double products = (double)(ROUNDS * ACCUMULATORS * loops[at].products);
+            double ops = 2 * products * pool_threads(pool) / (seconds_now() - start);
+            if (ops > *ops_per_s) {
+                *ops_per_s = ops;
+                *how = loops[at].how;
+            }
+        }
+    pool_close(pool);
+    return true;
+}

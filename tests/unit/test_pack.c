@@ -1,0 +1,260 @@
+// Layout tile16: what tensor_pack writes is taken apart again by the definition of the A fragment of
+// mma.m16n8k16 (PTX ISA) and compared, weight by weight and bit by bit, with weight_row. Row orders
+// are compared with their definition in compile.h. weights_pack must give the same bytes and page
+// checks with any number of threads.
+#include "compiler/compile.h"
+#include "tests/random_weight.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+typedef struct Shape {
+    int bits;
+    int64_t group_size; // -1: one group
+    int64_t in;
+    RowOrder order;
+    int64_t out[3]; // of the parts, 0: none
+    int64_t head_dim;
+} Shape;
+
+// clang-format off
+static const Shape shapes[] = {
+    {4, 128, 512, ROWS_PLAIN, {64}, 0},      {4, 128, 1408, ROWS_PLAIN, {40, 72, 8}, 0},
+    {4, 64, 320, ROWS_PLAIN, {136}, 0},      {4, 32, 416, ROWS_PLAIN, {24}, 0},
+    {4, -1, 384, ROWS_PLAIN, {32}, 0},       {4, 256, 512, ROWS_PLAIN, {48}, 0},
+    {8, 128, 384, ROWS_PLAIN, {24, 24}, 0},  {8, 64, 192, ROWS_PLAIN, {80}, 0},
+    {8, 32, 224, ROWS_PLAIN, {16}, 0},       {8, -1, 160, ROWS_PLAIN, {8}, 0},
+    {16, 128, 456, ROWS_PLAIN, {100}, 0},    {16, 128, 64, ROWS_PLAIN, {17, 3}, 0},
+    {4, 128, 384, ROWS_ROPE, {256, 128, 128}, 64}, {4, 32, 160, ROWS_ROPE, {96, 32, 32}, 32},
+    {8, 64, 128, ROWS_ROPE, {256, 256, 256}, 128}, {16, 128, 96, ROWS_ROPE, {64, 32, 32}, 16},
+    {4, 128, 2176, ROWS_GATE_UP, {88, 88}, 0}, {8, 32, 96, ROWS_GATE_UP, {20, 20}, 0},
+    {16, 128, 128, ROWS_GATE_UP, {64, 64}, 0}, {4, 64, 192, ROWS_GATE_UP, {12, 12}, 0},
+};
+// clang-format on
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static Graph shape_graph(const Shape *s, Arena *a) {
+    Random random = {.state = 77 + (uint64_t)s->in};
+    Graph g = graph_new(a);
+    const Weight *parts[LINEAR_MAX_PARTS];
+    int count = 0;
+    for (; count < 3 && s->out[count]; count++)
+        // from subnormal halves to their largest values
+        parts[count] = random_weight(a, &random, s->bits, s->group_size, s->in, s->out[count],
+                                     count == 1 ? 1e-7f : 0.01f, count == 2 ? 60000.0f : 0.02f);
+    int packed = graph_linear_weight(&g, "linear", parts, count);
+    g.packed[packed].order = s->order;
+    g.packed[packed].head_dim = s->head_dim;
+    return g;
+}
+
+// ---- rows ---------------------------------------------------------------------------------------
+
+// The definition: fills feature[row] for the concatenated parts, -1 for padding.
+static void rows_expected(const PackedTensor *t, int *part, int64_t *n) {
+    for (int64_t row = 0; row < t->rows; row++)
+        n[row] = -1;
+    int64_t first = 0;
+    for (int p = 0; p < t->part_count; p++) {
+        int64_t features = t->parts[p]->out_features, half = t->head_dim / 2;
+        for (int64_t f = 0; f < features; f++) {
+            int64_t row = first + f;
+            if (t->order == ROWS_ROPE && p < 2) {
+                int64_t in_head = f % t->head_dim, pair = in_head % half;
+                row = first + f - in_head + pair / 8 * 16 + pair % 8 + (in_head >= half ? 8 : 0);
+            }
+            if (t->order == ROWS_GATE_UP)
+                row = f / 8 * 16 + f % 8 + 8 * p;
+            part[row] = p;
+            n[row] = f;
+        }
+        first += features;
+    }
+}
+
+static void test_rows(void **state) {
+    (void)state;
+    for (int i = 0; i < SHAPES; i++) {
+        Arena a = {0};
+        Graph g = shape_graph(&shapes[i], &a);
+        const PackedTensor *t = &g.packed[0];
+        int *part = ARENA_NEW(&a, int, t->rows);
+        int64_t *n = ARENA_NEW(&a, int64_t, t->rows);
+        rows_expected(t, part, n);
+        for (int64_t row = 0; row < t->rows; row++) {
+            int found_part;
+            int64_t found;
+            packed_row(t, row, &found_part, &found);
+            assert_int_equal(found, n[row]);
+            if (found >= 0)
+                assert_int_equal(found_part, part[row]);
+        }
+        arena_free(&a);
+    }
+}
+
+// ---- fragments ----------------------------------------------------------------------------------
+
+enum { LANES = 32, TILE = 512, SCALES = 32 };
+
+static uint32_t word_of(const unsigned char *tile, int lane, int word) {
+    uint32_t value;
+    memcpy(&value, tile + lane * 16 + word * 4, 4);
+    return value;
+}
+
+// Element `pair` (0, 1) of register a[reg] of a lane, as kernels/dequant.cuh cuts it out of the
+// words, before the scale.
+static float fragment(const unsigned char *tile, int bits, int lane, int step, int reg, int pair) {
+    if (bits == 4) {
+        uint32_t word = word_of(tile, lane, step) >> (reg >= 2 ? 8 : 0);
+        uint32_t masked = word & (reg % 2 ? 0x00f000f0 : 0x000f000f);
+        return (float)((int)(masked >> (16 * pair) & 0xffff) / (reg % 2 ? 16 : 1) - 8);
+    }
+    if (bits == 8) {
+        uint32_t word = word_of(tile, lane, 2 * step + reg % 2);
+        return (float)((int)(word >> (8 * (2 * pair + reg / 2)) & 0xff) - 128);
+    }
+    return half_to_float((uint16_t)(word_of(tile, lane, reg) >> (16 * pair)));
+}
+
+typedef struct Records {
+    int64_t k, tile_k, tiles, groups, bytes;
+} Records;
+
+// The table of the layout.
+static Records records_of(int bits, int group) {
+    static const struct {
+        int bits, group;
+        Records records;
+    } table[] = {
+        {4, 128, {128, 64, 2, 1, 1056}}, {4, 64, {64, 64, 1, 1, 544}}, {4, 32, {64, 64, 1, 2, 576}},
+        {8, 128, {128, 32, 4, 1, 2080}}, {8, 64, {64, 32, 2, 1, 1056}}, {8, 32, {32, 32, 1, 1, 544}},
+        {16, 0, {64, 16, 4, 0, 2048}},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (table[i].bits == bits && table[i].group == group)
+            return table[i].records;
+    fail_msg("no record of %d bits, group %d", bits, group);
+    return (Records){0};
+}
+
+// W[row][k] of the packed rows, taken apart fragment by fragment.
+static float *unpack(const PackedTensor *t, const unsigned char *packed, Arena *a) {
+    Records r = records_of(t->bits, t->group);
+    float *w = ARENA_NEW(a, float, t->rows * t->k_padded);
+    for (int64_t row_tile = 0; row_tile < t->rows / 16; row_tile++)
+        for (int64_t k16 = 0; k16 < t->k_padded / 16; k16++) {
+            int64_t k = k16 * 16, in_record = k % r.k;
+            const unsigned char *record = packed + (row_tile * (t->k_padded / r.k) + k / r.k) * r.bytes;
+            const unsigned char *tile = record + r.groups * SCALES + in_record / r.tile_k * TILE;
+            for (int i = 0; i < LANES * 4 * 2; i++) {
+                int lane = i / 8, reg = i / 2 % 4, pair = i % 2;
+                // the A fragment of mma.m16n8k16
+                int row = lane / 4 + reg % 2 * 8, column = lane % 4 * 2 + pair + reg / 2 * 8;
+                float value = fragment(tile, t->bits, lane, (int)(k % r.tile_k / 16), reg, pair);
+                if (t->bits != 16) {
+                    uint16_t scale;
+                    memcpy(&scale, record + in_record / t->group * SCALES + 4 * (row % 8) + row / 8 * 2,
+                           2);
+                    value *= half_to_float(scale);
+                }
+                w[(row_tile * 16 + row) * t->k_padded + k + column] = value;
+            }
+        }
+    return w;
+}
+
+static void test_fragments(void **state) {
+    (void)state;
+    for (int i = 0; i < SHAPES; i++) {
+        Arena a = {0};
+        Graph g = shape_graph(&shapes[i], &a);
+        int64_t bytes;
+        Error err;
+        assert_true(weights_layout(&g, &bytes, &err));
+        const PackedTensor *t = &g.packed[0];
+        unsigned char *packed = arena_alloc(&a, (size_t)t->bytes);
+        memset(packed, 0xa5, (size_t)t->bytes);
+        tensor_pack(t, packed);
+        float *w = unpack(t, packed, &a), *row = ARENA_NEW(&a, float, t->k_padded);
+        int *part = ARENA_NEW(&a, int, t->rows);
+        int64_t *n = ARENA_NEW(&a, int64_t, t->rows);
+        rows_expected(t, part, n);
+        for (int64_t at = 0; at < t->rows; at++) {
+            memset(row, 0, (size_t)t->k_padded * sizeof *row);
+            if (n[at] >= 0)
+                weight_row(t->parts[part[at]], n[at], row);
+            for (int64_t k = 0; k < t->k_padded; k++)
+                if (w[at * t->k_padded + k] != row[k]) // -0 is as good as 0
+                    fail_msg("shape %d row %lld k %lld: %g, expected %g", i, (long long)at,
+                             (long long)k, (double)w[at * t->k_padded + k], (double)row[k]);
+        }
+        arena_free(&a);
+    }
+}
+
+// ---- all tensors --------------------------------------------------------------------------------
+
+static void progress(void *user, int64_t done, int64_t total) {
+    int64_t *last = user;
+    assert_true(done >= *last && done <= total);
+    *last = done;
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    Arena a = {0};
+    Random random = {.state = 5};
+    Graph g = graph_new(&a);
+    float values[300];
+    for (int i = 0; i < 300; i++)
+        values[i] = random_normal(&random);
+    for (int i = 0; i < 3; i++) {
+        const Weight *part = random_weight(&a, &random, i == 1 ? 8 : 4, 128, 1024, 1000 + 200 * i,
+                                           0.001f, 0.02f);
+        graph_linear_weight(&g, "linear", &part, 1);
+        graph_vector(&g, "vector", values, 100 * (i + 1));
+    }
+    int64_t bytes;
+    Error err;
+    assert_true(weights_layout(&g, &bytes, &err));
+    enum { BASE = 4096 };
+    size_t pages = (size_t)ceil_div(bytes, PAYLOAD_PAGE_BYTES);
+    unsigned char *expected = arena_alloc(&a, (size_t)bytes), *found = arena_alloc(&a, (size_t)bytes);
+    for (int i = 0; i < g.packed_count; i++) {
+        assert_int_equal(g.packed[i].offset % 256, 0);
+        tensor_pack(&g.packed[i], expected + g.packed[i].offset);
+    }
+    for (int threads = 1; threads <= 5; threads += 2) {
+        uint64_t *checks = ARENA_NEW(&a, uint64_t, pages);
+        PackStats stats;
+        int64_t last = 0;
+        int fd = memfd_create("pack", 0);
+        assert_true(fd >= 0 && ftruncate(fd, BASE + bytes) == 0);
+        assert_true(weights_pack(&g, fd, BASE, bytes, threads, progress, &last, checks, &stats, &err));
+        assert_int_equal(pread(fd, found, (size_t)bytes, BASE), bytes);
+        assert_memory_equal(found, expected, (size_t)bytes);
+        for (size_t page = 0; page < pages; page++) {
+            size_t at = page * PAYLOAD_PAGE_BYTES, left = (size_t)bytes - at;
+            size_t size = left < PAYLOAD_PAGE_BYTES ? left : PAYLOAD_PAGE_BYTES;
+            assert_int_equal(checks[page], payload_hash64(expected + at, size));
+        }
+        close(fd);
+    }
+    arena_free(&a);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_fragments),
+        cmocka_unit_test(test_threads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
