@@ -298,3 +298,22 @@ bool config_read(Config *out, const char *dir, Arena *a, Error *err) {
     TRY(generation_read(out, dir, a, err));
     return tokenizer_eos_read(out, dir, a, err);
 }
+
+#ifdef FUZZ
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    Arena arena = {0};
+    Config config = {.bos_token_id = -1};
+    Error err;
+    cJSON *json;
+    if (json_parse(&json, (Bytes){data, size}, "fuzz", &err)) {
+        Reader r = {json, "fuzz", &arena, &err};
+        float inv_freq[1 << 11], factor;
+        if (root_read(&config, json, "fuzz", &arena, &err) && sampling_read(&config, &r))
+            rope_frequencies(&config, config.max_position_embeddings, inv_freq, &factor);
+        cJSON_Delete(json);
+    }
+    arena_free(&arena);
+    return 0;
+}
+#endif

@@ -549,3 +549,33 @@ bool quant_require(const Checkpoint *c, const QuantConfig *q, Error *err) {
     return fail(err, ERR_UNSUPPORTED, 337, "%s: not a GPTQ model: no tensor is named *.qweight%s",
                 c->dir, q->present ? "" : " and there is no quantization_config");
 }
+
+#ifdef FUZZ
+// The first bytes choose sizes and configuration, the rest is a safetensors file.
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    if (size < 5)
+        return 0;
+    Arena arena = {0};
+    Error err;
+    Checkpoint c = {.dir = "fuzz"};
+    QuantConfig q = {
+        .present = true, .bits = 2 + data[0] % 7, .sym = data[1] & 1, .source = "fuzz"};
+    q.group_size = data[2] ? data[2] : -1;
+    q.desc_act = data[1] & 2;
+    int64_t k = 1 + data[3], n = 1 + data[4];
+    Weight w;
+    Bytes file = {data + 5, size - 5};
+    if (safetensors_parse(&c.tensors, &c.count, file, "fuzz", &arena, &err) &&
+        weight_open(&w, &c, &q, "m", k, n, data[1] & 4, &arena, &err)) {
+        float row[256];
+        uint8_t codes[4 * 256];
+        for (int64_t column = 0; column < n; column++)
+            weight_row(&w, column, row);
+        if (w.qweight)
+            weight_code_block(&w, 0, n < 4 ? n : 4, 0, k, codes);
+    }
+    arena_free(&arena);
+    return 0;
+}
+#endif

@@ -3,8 +3,8 @@
 #ifndef KERNEL_CPU_H
 #define KERNEL_CPU_H
 
-#include "compile.h"
 #include "../runtime/step.h"
+#include "compile.h"
 
 #include <string.h>
 

@@ -14,8 +14,10 @@ static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
     const bool known_bits = t->bits == 4 || t->bits == 8 || t->bits == 16;
     const bool known_group = t->bits == 16 || t->group == 32 || t->group == 64 || t->group == 128;
     if (!known_bits || !known_group) {
-        snprintf(reason, REASON_BYTES, "%d bits in groups of %d; it takes 4, 8 and 16 bits in "
-                                       "groups of 32, 64 and 128", t->bits, t->group);
+        snprintf(reason, REASON_BYTES,
+                 "%d bits in groups of %d; it takes 4, 8 and 16 bits in "
+                 "groups of 32, 64 and 128",
+                 t->bits, t->group);
         return false;
     }
     if (p->op->linear.epilogue == EPILOGUE_ROPE_KV && p->op->linear.head_dim % TILE_ROWS) {

@@ -125,7 +125,7 @@ static int lower_norm(const Problem *p, Plan *plan, PhasePlan *phase) {
     Params params = {0};
     params_set(&params, "WIDTH", w->in_features);
     params_set(&params, "EPS_BITS", linear_float_bits(op->linear.eps));
-    Step *s = plan_step(plan, phase, op, "kernels/norm.cu", "norm", &params);
+    Step *s = plan_step(plan, phase, op, "kernels/norm.cu", "rms_norm", &params);
     step_value(plan, phase, s, op->inputs[0]);
     step_weights(s, plan, op->linear.norm_weight);
     step_buffer(phase, s, buffer, 0);

@@ -133,8 +133,8 @@ static bool holes_fill(Host *h, LLVMModuleRef module, const Step *kernel) {
         if (!found && LLVMGetFirstUse(hole))
             return fail(h->err, ERR_INTERNAL, 562, "%s: %s reads %s, which no parameter fills",
                         kernel->source, kernel->entry, name);
-        LLVMSetInitializer(hole,
-                           LLVMConstInt(h->i64, found ? (unsigned long long)found->value : 0, true));
+        LLVMSetInitializer(
+            hole, LLVMConstInt(h->i64, found ? (unsigned long long)found->value : 0, true));
         LLVMSetLinkage(hole, LLVMInternalLinkage);
         LLVMSetGlobalConstant(hole, true);
     }
@@ -287,8 +287,7 @@ static void cuda_step_emit(const StepFunction *f, const Step *s) {
                                 constant32(f, s->operand_count),
                                 f->slots};
     LLVMValueRef error = call(f, "step_launch", arguments, 8);
-    LLVMValueRef is_error =
-        LLVMBuildICmp(f->builder, LLVMIntNE, error, constant32(f, 0), "");
+    LLVMValueRef is_error = LLVMBuildICmp(f->builder, LLVMIntNE, error, constant32(f, 0), "");
     LLVMBasicBlockRef failed = LLVMAppendBasicBlockInContext(h->context, f->function, "");
     LLVMBasicBlockRef next = LLVMAppendBasicBlockInContext(h->context, f->function, "");
     LLVMBuildCondBr(f->builder, is_error, failed, next);
@@ -301,7 +300,8 @@ static void cuda_step_emit(const StepFunction *f, const Step *s) {
 static void attributes_copy(LLVMValueRef to, LLVMValueRef from) {
     enum { MAX_ATTRIBUTES = 64 };
     LLVMAttributeRef attributes[MAX_ATTRIBUTES];
-    unsigned count = LLVMGetAttributeCountAtIndex(from, (LLVMAttributeIndex)LLVMAttributeFunctionIndex);
+    unsigned count =
+        LLVMGetAttributeCountAtIndex(from, (LLVMAttributeIndex)LLVMAttributeFunctionIndex);
     if (count > MAX_ATTRIBUTES)
         return;
     LLVMGetAttributesAtIndex(from, (LLVMAttributeIndex)LLVMAttributeFunctionIndex, attributes);
@@ -311,13 +311,13 @@ static void attributes_copy(LLVMValueRef to, LLVMValueRef from) {
 
 static bool step_function_emit(Host *h, const Plan *p, int plan_index, int phase_index,
                                LLVMValueRef *function) {
-    StepFunction f = {.host = h, .plan = p, .phase = &p->phases[phase_index],
-                      .plan_index = plan_index};
+    StepFunction f = {
+        .host = h, .plan = p, .phase = &p->phases[phase_index], .plan_index = plan_index};
     bool cuda = p->target->device == DEVICE_CUDA;
     LLVMTypeRef parameters[] = {h->pointer, h->i32};
-    LLVMTypeRef type = cuda ? LLVMFunctionType(h->i32, parameters, 1, false)
-                            : LLVMFunctionType(LLVMVoidTypeInContext(h->context), parameters, 2,
-                                               false);
+    LLVMTypeRef type =
+        cuda ? LLVMFunctionType(h->i32, parameters, 1, false)
+             : LLVMFunctionType(LLVMVoidTypeInContext(h->context), parameters, 2, false);
     char name[NAME_BYTES];
     snprintf(name, sizeof name, "step_%d_%d", plan_index, phase_index);
     f.function = *function = LLVMAddFunction(h->module, name, type);
@@ -326,8 +326,7 @@ static bool step_function_emit(Host *h, const Plan *p, int plan_index, int phase
     f.run = LLVMGetParam(f.function, 0);
     f.thread = cuda ? NULL : LLVMGetParam(f.function, 1);
     f.builder = LLVMCreateBuilderInContext(h->context);
-    LLVMPositionBuilderAtEnd(f.builder,
-                             LLVMAppendBasicBlockInContext(h->context, f.function, ""));
+    LLVMPositionBuilderAtEnd(f.builder, LLVMAppendBasicBlockInContext(h->context, f.function, ""));
     if (cuda)
         f.slots = LLVMBuildArrayAlloca(f.builder, h->i64, constant(&f, STEP_MAX_OPERANDS), "");
     bool done = true;
@@ -434,8 +433,7 @@ static bool machine_make(Host *h) {
         return fail(h->err, ERR_INTERNAL, 569, "LLVM does not know %s: %s", h->target->llvm_triple,
                     message_take(h, message));
     h->machine = LLVMCreateTargetMachine(target, h->target->llvm_triple, "", "",
-                                         LLVMCodeGenLevelDefault, LLVMRelocPIC,
-                                         LLVMCodeModelSmall);
+                                         LLVMCodeGenLevelDefault, LLVMRelocPIC, LLVMCodeModelSmall);
     return true;
 }
 
@@ -464,8 +462,8 @@ static bool object_emit(Host *h, Bytes *object) {
 static Bytes module_key(const Host *h) {
     unsigned major, minor, patch;
     LLVMGetVersion(&major, &minor, &patch);
-    char *head = arena_printf(h->arena, "host object\n%s\nLLVM %u.%u.%u %s\n",
-                              h->target->triple, major, minor, patch, PASSES);
+    char *head = arena_printf(h->arena, "host object\n%s\nLLVM %u.%u.%u %s\n", h->target->triple,
+                              major, minor, patch, PASSES);
     LLVMMemoryBufferRef buffer = LLVMWriteBitcodeToMemoryBuffer(h->module);
     size_t head_size = strlen(head), size = LLVMGetBufferSize(buffer);
     unsigned char *key = arena_alloc(h->arena, head_size + size);
@@ -475,8 +473,7 @@ static Bytes module_key(const Host *h) {
     return (Bytes){key, head_size + size};
 }
 
-static bool object_make(Host *h, Bytes *object, const Plan *const *plans, int count,
-                        Cache *cache) {
+static bool object_make(Host *h, Bytes *object, const Plan *const *plans, int count, Cache *cache) {
     TRY(machine_make(h));
     TRY(module_build(h, plans, count));
     Bytes key = module_key(h);

@@ -364,7 +364,8 @@ static void model_info(ModelInfo *info, const Config *c, const Sizes *sizes) {
         .kv_dtype         = DTYPE_FP16,
         .activation_dtype = DTYPE_FP16,
     };
-    snprintf(info->name, sizeof info->name, "%s", c->name ? c->name : "");
+    // Not the folder: the same checkpoint gives the same bytes wherever it lies.
+    snprintf(info->name, sizeof info->name, "%s", c->model_type ? c->model_type : "");
     snprintf(info->architecture, sizeof info->architecture, "%s",
              c->architecture ? c->architecture : "");
     info->kv_layer_stride =

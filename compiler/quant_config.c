@@ -326,3 +326,21 @@ bool quant_config_read(QuantConfig *out, const cJSON *config_json, const char *d
     }
     return done;
 }
+
+#ifdef FUZZ
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    Arena arena = {0};
+    Notes notes = {0};
+    QuantConfig q = {0};
+    Error err;
+    Source s = {NULL, "fuzz", &notes, &arena, &err};
+    if (json_parse(&s.json, (Bytes){data, size}, "fuzz", &err)) {
+        if (source_add(&q, &s))
+            source_add(&q, &s);
+        cJSON_Delete(s.json);
+    }
+    arena_free(&arena);
+    return 0;
+}
+#endif

@@ -417,6 +417,13 @@ __device__ __forceinline__ void ldmatrix_x2_trans(u32 d[2], u32 shared) {
                  : "memory");
 }
 
+// Transposes an 8 x 8 matrix of halves; lane l holds row l / 4, columns 2 (l % 4) and + 1.
+__device__ __forceinline__ u32 movmatrix_trans(u32 x) {
+    u32 y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
 // ---- lanes --------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float shfl_xor_f32(float x, int lanes) {

@@ -24,21 +24,21 @@ void attention(const StepRun *run, int32_t thread, const float *q, uint8_t *kv,
                float *out);
 
 enum {
-    BLOCK        = 32, // positions; a page holds a multiple of 4
-    LINES        = 32,
+    BLOCK = 32, // positions; a page holds a multiple of 4
+    LINES = 32,
     MAX_HEAD_DIM = 256,
-    STRIPE       = 2 * LANES, // positions or elements whose sums are in registers at a time
+    STRIPE = 2 * LANES, // positions or elements whose sums are in registers at a time
 };
 
 typedef struct Lines {
-    int64_t count;             // of them, filled up to a multiple of 4
-    int32_t position[LINES];   // -1 in lines that fill up
-    float largest[LINES];      // score so far
-    vf total[LINES];           // of the weights, in each lane
-    float q[LINES * MAX_HEAD_DIM];   // times scale
-    float sum[LINES * MAX_HEAD_DIM]; // of weight * value
-    float weight[LINES * BLOCK];     // scores, then e^(score - largest)
-    float rescale[LINES];            // of what was summed before this block
+    int64_t count;                      // of them, filled up to a multiple of 4
+    int32_t position[LINES];            // -1 in lines that fill up
+    float largest[LINES];               // score so far
+    vf total[LINES];                    // of the weights, in each lane
+    float q[LINES * MAX_HEAD_DIM];      // times scale
+    float sum[LINES * MAX_HEAD_DIM];    // of weight * value
+    float weight[LINES * BLOCK];        // scores, then e^(score - largest)
+    float rescale[LINES];               // of what was summed before this block
     float keys[MAX_HEAD_DIM * BLOCK];   // [element][position]
     float values[BLOCK * MAX_HEAD_DIM]; // [position][element]
 } Lines;
@@ -57,10 +57,9 @@ INLINE void keys_turn(float *keys, const uint8_t *from, int64_t valid, int64_t a
         const u4 b = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
         const u4 c = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
         const u4 d = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
-        const u4 column[4] = {__builtin_shufflevector(a, b, 0, 1, 4, 5),
-                              __builtin_shufflevector(a, b, 2, 3, 6, 7),
-                              __builtin_shufflevector(c, d, 0, 1, 4, 5),
-                              __builtin_shufflevector(c, d, 2, 3, 6, 7)};
+        const u4 column[4] = {
+            __builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7),
+            __builtin_shufflevector(c, d, 0, 1, 4, 5), __builtin_shufflevector(c, d, 2, 3, 6, 7)};
         UNROLL
         for (int i = 0; i < 4; i++)
             memcpy(keys + (pair + i) * BLOCK + at, &column[i], 16);
@@ -209,8 +208,7 @@ static void run_attend(const KvCache *kv, const float *q, const int32_t *slots,
         block_attend(&l, first);
     }
     for (int64_t line = 0; line < rows * heads; line++) {
-        float *to =
-            out + ((row + line / heads) * HOLE_HEADS + head + line % heads) * HOLE_HEAD_DIM;
+        float *to = out + ((row + line / heads) * HOLE_HEADS + head + line % heads) * HOLE_HEAD_DIM;
         const float inverse = 1.0f / vf_sum(l.total[line]);
         for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
             to[e] = l.sum[line * HOLE_HEAD_DIM + e] * inverse;

@@ -17,17 +17,17 @@
 // Unquantized weights (16 bits) are multiplied in float, for three tokens at once, with the same
 // order of additions for any number of tokens.
 //
-// Work is split by row tiles. Non-goals: activations in 8 bits (the error would be 50 times larger),
-// splitting K.
+// Work is split by row tiles. Non-goals: activations in 8 bits (the error would be 50 times
+// larger), splitting K.
 #include "tile16.h"
 
 #include "rows.h"
 #include "simd.h"
 
-extern const int64_t HOLE_N;        // outputs
-extern const int64_t HOLE_EPILOGUE; // ORDER EPILOGUES
-extern const int64_t HOLE_ACT;      // ORDER ACTIVATIONS
-extern const int64_t HOLE_BIAS;     // 1: there is one
+extern const int64_t HOLE_N;           // outputs
+extern const int64_t HOLE_EPILOGUE;    // ORDER EPILOGUES
+extern const int64_t HOLE_ACT;         // ORDER ACTIVATIONS
+extern const int64_t HOLE_BIAS;        // 1: there is one
 extern const int64_t HOLE_ROPE_FACTOR; // bits of the float
 
 void linear(const StepRun *run, int32_t thread, const uint8_t *weights, const float *bias,
@@ -36,10 +36,10 @@ void linear(const StepRun *run, int32_t thread, const uint8_t *weights, const fl
             const int32_t *page_table);
 
 enum {
-    ROWS   = 16,            // of a row tile
-    PIECES = ROWS / LANES,  // vectors of a row tile
-    HALF   = LANES / 2,     // places of 64 bytes whose rows fill a vector
-    UNIT   = LANES == 16 ? 2 : 1, // row tiles that the kernel for many tokens takes at once
+    ROWS = 16,                  // of a row tile
+    PIECES = ROWS / LANES,      // vectors of a row tile
+    HALF = LANES / 2,           // places of 64 bytes whose rows fill a vector
+    UNIT = LANES == 16 ? 2 : 1, // row tiles that the kernel for many tokens takes at once
     UNIT_ROWS = UNIT * ROWS,
     RECORD_MAX_K = 128,
     FLOAT_TOKENS = LANES == 16 ? 3 : 2, // 8 vectors of sums each
@@ -100,8 +100,7 @@ static void finish_rope_kv(const Linear *l, int64_t tile, int64_t token, f8 low,
         f8_store(to, first);
         f8_store(to + HOLE_HEAD_DIM / 2, second);
     } else {
-        uint8_t *to =
-            kv_row(&l->kv, 0, l->slots[token], l->positions[token], head - HOLE_HEADS);
+        uint8_t *to = kv_row(&l->kv, 0, l->slots[token], l->positions[token], head - HOLE_HEADS);
         f8_half_store(to + 2 * 8 * at, first);
         f8_half_store(to + 2 * (8 * at + HOLE_HEAD_DIM / 2), second);
     }
@@ -188,14 +187,14 @@ static void linear_few(const Linear *l, int64_t first_tile, int64_t last_tile) {
                 __builtin_prefetch(record + PREFETCH_BYTES + line);
             const uint8_t *x = l->x + at * record_tiles() * x_stride;
             for (int64_t token = 0; token < l->tokens; token++, x += tile_k() * 2) {
-                COMPILER_BARRIER(); // else the unpacked record is kept on the stack for the next one
+                COMPILER_BARRIER(); // else the unpacked record waits on the stack for the next one
                 for (int64_t group = 0; group < record_groups(); group++) {
                     const BlockScale *scale =
                         l->x_scales + (at * record_groups() + group) * l->tokens + token;
                     UNROLL
                     for (int piece = 0; piece < PIECES; piece++) {
-                        const vi sums = group_sums(record + record_groups() * 32, x, x_stride,
-                                                   group, piece);
+                        const vi sums =
+                            group_sums(record + record_groups() * 32, x, x_stride, group, piece);
                         const vf w_scale = vf_half(record + 32 * group + 2 * LANES * piece);
                         y[token][piece] = vf_fma(vf_from_vi(sums - scale->zero),
                                                  w_scale * scale->scale, y[token][piece]);
@@ -271,7 +270,8 @@ INLINE void tile_unpack(const uint8_t *tile, uint32_t *out) {
                 w[0] = both & 0x00ff00ff;
                 w[1] = vi_srl16(both, 8);
             }
-            const vi minus_zero = vi_set(HOLE_BITS == 4 ? (int32_t)0xfff8fff8 : (int32_t)0xff80ff80);
+            const vi minus_zero =
+                vi_set(HOLE_BITS == 4 ? (int32_t)0xfff8fff8 : (int32_t)0xff80ff80);
             UNROLL
             for (int h = 0; h < 2; h++)
                 vi_store(out + (h * pairs_of_half + pair) * UNIT_ROWS + LANES * piece,
@@ -294,7 +294,7 @@ INLINE void block_group(float *y, const uint32_t *w, const vf w_scale[2], const 
         const uint32_t *w_tile = w + tile * tile_k() / 2 * UNIT_ROWS;
         const uint8_t *x_tile = x + tile * x_stride;
         const int64_t pairs = (HOLE_GROUP < tile_k() ? HOLE_GROUP : tile_k()) / 2;
-        _Pragma("clang loop unroll_count(4)")
+        UNROLL_BY_4
         for (int64_t i = 0; i < pairs; i++) {
             // A group of half a tile: the pairs [h][c][j] with j / 2 == group.
             const int64_t pair = HOLE_GROUP < tile_k() ? i / 2 * 4 + i % 2 + 2 * group : i;
@@ -333,11 +333,11 @@ INLINE void block_record(float *y, const uint32_t *w, const uint8_t *const recor
                                      (row + v * LANES) % ROWS * 2);
             int64_t token = 0;
             for (; token + 8 <= stored; token += 8)
-                block_group(y + token * UNIT_ROWS + row, w + row, w_scale,
-                            x + token * tile_k() * 2, x_stride, scales + token, group, 8);
+                block_group(y + token * UNIT_ROWS + row, w + row, w_scale, x + token * tile_k() * 2,
+                            x_stride, scales + token, group, 8);
             if (token < stored)
-                block_group(y + token * UNIT_ROWS + row, w + row, w_scale,
-                            x + token * tile_k() * 2, x_stride, scales + token, group, 4);
+                block_group(y + token * UNIT_ROWS + row, w + row, w_scale, x + token * tile_k() * 2,
+                            x_stride, scales + token, group, 4);
         }
     }
 }
@@ -440,8 +440,8 @@ void linear(const StepRun *run, int32_t thread, const uint8_t *weights, const fl
             const uint8_t *x, const BlockScale *x_scales, float *out, const float *residual,
             const float *inv_freq, uint8_t *kv, const int32_t *slots, const int32_t *positions,
             const int32_t *page_table) {
-    const Linear l = {weights,  bias, x,     x_scales,  out,        residual,
-                      inv_freq, {kv, page_table}, slots, positions, run->tokens};
+    const Linear l = {weights,          bias,  x,         x_scales,   out, residual, inv_freq,
+                      {kv, page_table}, slots, positions, run->tokens};
     const int64_t tiles = (HOLE_N + ROWS - 1) / ROWS;
     const int64_t first = tiles * thread / run->threads;
     const int64_t last = tiles * (thread + 1) / run->threads;

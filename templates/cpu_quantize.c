@@ -76,8 +76,8 @@ static void record_permute(const float x[128], float *out) {
 void quantize(const StepRun *run, int32_t thread, const float *in, const float *norm_weight,
               uint8_t *out, BlockScale *scales) {
     const int64_t stored_of_last = tokens_stored(run->tokens % TOKEN_BLOCK);
-    const int64_t all = HOLE_BITS == 16 ? run->tokens
-                                        : run->tokens / TOKEN_BLOCK * TOKEN_BLOCK + stored_of_last;
+    const int64_t all =
+        HOLE_BITS == 16 ? run->tokens : run->tokens / TOKEN_BLOCK * TOKEN_BLOCK + stored_of_last;
     const int64_t items = all * records();
     const int64_t end = items * (thread + 1) / run->threads;
     int64_t known = -1;

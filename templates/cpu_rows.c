@@ -29,7 +29,8 @@ INLINE int64_t piece_elems(int64_t at) {
 }
 
 // out[row] = table[token_ids[row]]; the table is packed like a linear of 16 bits (docs/kernels.md):
-// row r + 8 h of a row tile has its inputs k, k + 1 (k = 8 i + 2 c) in word 2 i + h of lane 4 r + c.
+// row r + 8 h of a row tile has its inputs k, k + 1 (k = 8 i + 2 c) in word 2 i + h of lane
+// 4 r + c.
 void embed(const StepRun *run, int32_t thread, const int32_t *token_ids, const uint8_t *table,
            float *out) {
     const Pieces pieces = pieces_of(run, thread);
@@ -39,8 +40,8 @@ void embed(const StepRun *run, int32_t thread, const int32_t *token_ids, const u
         int64_t token = token_ids[row];
         if (token < 0 || token >= HOLE_ROWS) // a row that stands for no sequence
             token = 0;
-        const uint8_t *from = table + (token / 16 * tiles + tile) * TILE_BYTES + token % 8 * 64 +
-                              token % 16 / 8 * 4;
+        const uint8_t *from =
+            table + (token / 16 * tiles + tile) * TILE_BYTES + token % 8 * 64 + token % 16 / 8 * 4;
         uint16_t halves[PIECE];
         UNROLL
         for (int i = 0; i < 2; i++) {

@@ -7,8 +7,8 @@
 #include "simd.h"
 
 extern const int64_t HOLE_HEADS, HOLE_KV_HEADS, HOLE_HEAD_DIM;
-extern const int64_t HOLE_PAGE_TOKENS;    // tokens of one KV page
-extern const int64_t HOLE_PAGES_PER_SEQ;  // pages in a row of the page table
+extern const int64_t HOLE_PAGE_TOKENS;   // tokens of one KV page
+extern const int64_t HOLE_PAGES_PER_SEQ; // pages in a row of the page table
 extern const int64_t HOLE_KV_PAGE_BYTES;
 extern const int64_t HOLE_KV_LAYER_STRIDE; // bytes of keys and values of a layer in a page
 

@@ -22,9 +22,11 @@ void *memset(void *to, int byte, size_t bytes);
 
 // Arrays of vectors stay in registers only if the loops over them are unrolled.
 #if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL      _Pragma("clang loop unroll(full)")
+#define UNROLL_BY_4 _Pragma("clang loop unroll_count(4)")
 #else
-#define UNROLL _Pragma("GCC unroll 32")
+#define UNROLL      _Pragma("GCC unroll 32")
+#define UNROLL_BY_4 _Pragma("GCC unroll 4")
 #endif
 
 // The compiler forgets what it has loaded.
@@ -184,13 +186,12 @@ INLINE vf vf_rows2(const vf acc[LANES / 2]) {
 
 INLINE vi vi_double(const void *p) {
     const __m512i index = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    return (vi)_mm512_permutexvar_epi32(index,
-                                        _mm512_castsi256_si512(_mm256_loadu_si256(p)));
+    return (vi)_mm512_permutexvar_epi32(index, _mm512_castsi256_si512(_mm256_loadu_si256(p)));
 }
 INLINE vf vf_double2(const float *p) {
     const __m512i index = _mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3);
-    return (vf)_mm512_permutexvar_pd(
-        index, _mm512_castpd256_pd512(_mm256_castps_pd(_mm256_loadu_ps(p))));
+    return (vf)_mm512_permutexvar_pd(index,
+                                     _mm512_castpd256_pd512(_mm256_castps_pd(_mm256_loadu_ps(p))));
 }
 INLINE vf vf_fma(vf a, vf b, vf c) {
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -209,8 +210,7 @@ INLINE vf vf_max(vf a, vf b) {
     return (vf)_mm512_max_ps((__m512)a, (__m512)b);
 }
 INLINE void vf_split(const vf v[1], f8 *even, f8 *odd) {
-    const __m512i index =
-        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    const __m512i index = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
     const __m512 sorted = _mm512_permutexvar_ps(index, (__m512)v[0]);
     *even = (f8)_mm512_castps512_ps256(sorted);
     *odd = (f8)_mm512_extractf32x8_ps(sorted, 1);
@@ -225,9 +225,9 @@ INLINE vi vi_rows(const vi acc[LANES]) {
     __m256i four[2];
     UNROLL
     for (int i = 0; i < 2; i++)
-        four[i] = _mm256_hadd_epi32(
-            _mm256_hadd_epi32((__m256i)acc[4 * i], (__m256i)acc[4 * i + 1]),
-            _mm256_hadd_epi32((__m256i)acc[4 * i + 2], (__m256i)acc[4 * i + 3]));
+        four[i] =
+            _mm256_hadd_epi32(_mm256_hadd_epi32((__m256i)acc[4 * i], (__m256i)acc[4 * i + 1]),
+                              _mm256_hadd_epi32((__m256i)acc[4 * i + 2], (__m256i)acc[4 * i + 3]));
     return (vi)_mm256_add_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
                                 _mm256_permute2x128_si256(four[0], four[1], 0x31));
 }
@@ -277,10 +277,8 @@ INLINE vf vf_max(vf a, vf b) {
     return (vf)_mm256_max_ps((__m256)a, (__m256)b);
 }
 INLINE void vf_split(const vf v[2], f8 *even, f8 *odd) {
-    const __m256d a = _mm256_castps_pd(
-        _mm256_shuffle_ps((__m256)v[0], (__m256)v[1], 0x88));
-    const __m256d b = _mm256_castps_pd(
-        _mm256_shuffle_ps((__m256)v[0], (__m256)v[1], 0xdd));
+    const __m256d a = _mm256_castps_pd(_mm256_shuffle_ps((__m256)v[0], (__m256)v[1], 0x88));
+    const __m256d b = _mm256_castps_pd(_mm256_shuffle_ps((__m256)v[0], (__m256)v[1], 0xdd));
     *even = (f8)_mm256_castpd_ps(_mm256_permute4x64_pd(a, 0xd8));
     *odd = (f8)_mm256_castpd_ps(_mm256_permute4x64_pd(b, 0xd8));
 }
@@ -428,21 +426,21 @@ INLINE void f8_half_store(void *p, f8 v) {
 
 // e^x for x <= 88, 0 below -87; relative error under 2e-7 (degree 6 minimax of Cephes' expf).
 // Written once for two vector types.
-#define EXP_FUNCTION(name, F, I)                                                                   \
-    INLINE F name(F x) {                                                                           \
-        const I below = x < -87.0f, above = x > 88.0f;                                             \
-        x = (F)(((I)x & ~below & ~above) | ((I)(88.0f - (F){0}) & above));                         \
-        const F shifted = x * 1.44269504f + 12582912.0f; /* the integer is in the low bits */      \
-        const F n = shifted - 12582912.0f;                                                         \
-        const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;                                   \
-        F p = r * 1.9875691500e-4f + 1.3981999507e-3f;                                             \
-        p = p * r + 8.3334519073e-3f;                                                              \
-        p = p * r + 4.1665795894e-2f;                                                              \
-        p = p * r + 1.6666665459e-1f;                                                              \
-        p = p * r + 5.0000001201e-1f;                                                              \
-        p = p * (r * r) + r + 1.0f;                                                                \
-        const I scale = (((I)shifted - 0x4b400000) + 127) << 23;                                   \
-        return (F)((I)(p * (F)scale) & ~below);                                                    \
+#define EXP_FUNCTION(name, F, I)                                                              \
+    INLINE F name(F x) {                                                                      \
+        const I below = x < -87.0f, above = x > 88.0f;                                        \
+        x = (F)(((I)x & ~below & ~above) | ((I)(88.0f - (F){0}) & above));                    \
+        const F shifted = x * 1.44269504f + 12582912.0f; /* the integer is in the low bits */ \
+        const F n = shifted - 12582912.0f;                                                    \
+        const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;                              \
+        F p = r * 1.9875691500e-4f + 1.3981999507e-3f;                                        \
+        p = p * r + 8.3334519073e-3f;                                                         \
+        p = p * r + 4.1665795894e-2f;                                                         \
+        p = p * r + 1.6666665459e-1f;                                                         \
+        p = p * r + 5.0000001201e-1f;                                                         \
+        p = p * (r * r) + r + 1.0f;                                                           \
+        const I scale = (((I)shifted - 0x4b400000) + 127) << 23;                              \
+        return (F)((I)(p * (F)scale) & ~below);                                               \
     }
 EXP_FUNCTION(vf_exp, vf, vi)
 EXP_FUNCTION(f8_exp, f8, i8)

@@ -22,9 +22,9 @@ extern const int64_t HOLE_BITS;  // 4, 8, 16
 extern const int64_t HOLE_GROUP; // inputs per scale: 32, 64, 128; 0 with 16 bits
 
 enum {
-    TILE_BYTES  = 512,
+    TILE_BYTES = 512,
     TOKEN_BLOCK = 128, // one block's codes of a layer stay in the second-level cache
-    FEW_TOKENS  = 2,   // up to here each token reads the packed weights itself
+    FEW_TOKENS = 2,    // up to here each token reads the packed weights itself
 };
 
 typedef struct BlockScale {

@@ -8,8 +8,17 @@
 
 #include <time.h>
 
-enum { HIDDEN = 2048, INNER = 8192, VOCAB = 128256, HEADS = 32, KV_HEADS = 8, HEAD_DIM = 64,
-       PAGE = 16, MAX_TOKENS = 512, REPEATS = 5 };
+enum {
+    HIDDEN = 2048,
+    INNER = 8192,
+    VOCAB = 128256,
+    HEADS = 32,
+    KV_HEADS = 8,
+    HEAD_DIM = 64,
+    PAGE = 16,
+    MAX_TOKENS = 512,
+    REPEATS = 5
+};
 
 typedef struct Shape {
     const char *name;
@@ -55,9 +64,14 @@ static int value_add(Graph *g, int64_t width) {
 
 static int packed_add(Graph *g, const Shape *s) {
     const int packed = graph_vector(g, s->name, NULL, 0);
-    g->packed[packed] = (PackedTensor){.kind = PACKED_LINEAR, .name = s->name, .bits = s->bits,
-                                       .group = s->bits == 16 ? 0 : 128, .in_features = s->k,
-                                       .out_features = s->n, .rows = s->n, .k_padded = s->k};
+    g->packed[packed] = (PackedTensor){.kind = PACKED_LINEAR,
+                                       .name = s->name,
+                                       .bits = s->bits,
+                                       .group = s->bits == 16 ? 0 : 128,
+                                       .in_features = s->k,
+                                       .out_features = s->n,
+                                       .rows = s->n,
+                                       .k_padded = s->k};
     return packed;
 }
 
@@ -91,9 +105,9 @@ static void graph_build(Bench *b) {
     for (int shape = 0; shape < SHAPES; shape++) {
         const Shape *s = &shapes[shape];
         b->values[0][shape] = value_add(g, s->k);
-        b->values[1][shape] = value_add(g, s->epilogue == EPILOGUE_ACT_MUL    ? s->n / 2
+        b->values[1][shape] = value_add(g, s->epilogue == EPILOGUE_ACT_MUL   ? s->n / 2
                                            : s->epilogue == EPILOGUE_ROPE_KV ? HEADS * HEAD_DIM
-                                                                              : s->n);
+                                                                             : s->n);
     }
     for (int layer = 0; layer < b->layers; layer++)
         for (int shape = 0; shape < SHAPES - 1; shape++)
@@ -110,8 +124,11 @@ static bool op_wanted(const Bench *b, const Op *op, int phase) {
 
 static void plan_build(Bench *b, Plan *p, const Target *target) {
     *p = (Plan){.target = target, .graph = &b->graph, .arena = &b->arena};
-    p->info = (ModelInfo){.vocab_size = VOCAB, .max_seq_len = MAX_TOKENS, .max_batch_size = 1,
-                          .max_num_tokens = MAX_TOKENS, .max_head_rows = MAX_TOKENS,
+    p->info = (ModelInfo){.vocab_size = VOCAB,
+                          .max_seq_len = MAX_TOKENS,
+                          .max_batch_size = 1,
+                          .max_num_tokens = MAX_TOKENS,
+                          .max_head_rows = MAX_TOKENS,
                           .page_tokens = PAGE,
                           .kv_layer_stride = 4 * KV_HEADS * PAGE * HEAD_DIM};
     p->info.kv_page_bytes = p->info.kv_layer_stride;

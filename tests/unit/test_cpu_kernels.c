@@ -12,11 +12,11 @@
 
 enum {
     MAX_TOKENS = 300, // over two blocks of the kernels
-    GUARD      = 0xa5,
-    LEVELS     = 2,
-    PAGE       = 16,
+    GUARD = 0xa5,
+    LEVELS = 2,
+    PAGE = 16,
     PAGES_PER_SEQ = 24,
-    SLOTS      = 8,
+    SLOTS = 8,
 };
 
 static const int token_counts[] = {1, 2, 3, 7, 8, 16, 17, 64, 100, 129, 300};
@@ -54,28 +54,74 @@ typedef struct LinearCase {
 
 static const LinearCase linear_cases[] = {
     {.name = "4 bits, groups of 128", .bits = 4, .group = 128, .k = 384, .n = 88},
-    {.name = "4 bits, groups of 64, ragged k, norm", .bits = 4, .group = 64, .k = 200, .n = 49,
+    {.name = "4 bits, groups of 64, ragged k, norm",
+     .bits = 4,
+     .group = 64,
+     .k = 200,
+     .n = 49,
      .norm = true},
     {.name = "4 bits, groups of 32, bias", .bits = 4, .group = 32, .k = 296, .n = 40, .bias = true},
-    {.name = "8 bits, groups of 128, norm", .bits = 8, .group = 128, .k = 264, .n = 33,
+    {.name = "8 bits, groups of 128, norm",
+     .bits = 8,
+     .group = 128,
+     .k = 264,
+     .n = 33,
      .norm = true},
     {.name = "8 bits, groups of 64, bias", .bits = 8, .group = 64, .k = 192, .n = 16, .bias = true},
     {.name = "8 bits, groups of 32", .bits = 8, .group = 32, .k = 104, .n = 70},
     {.name = "16 bits, norm", .bits = 16, .k = 200, .n = 83, .norm = true},
     {.name = "16 bits", .bits = 16, .k = 64, .n = 32, .bias = true},
     {.name = "residual", .bits = 4, .group = 128, .k = 256, .n = 72, .epilogue = EPILOGUE_ADD},
-    {.name = "residual, 8 bits", .bits = 8, .group = 32, .k = 160, .n = 23,
-     .epilogue = EPILOGUE_ADD, .bias = true},
-    {.name = "silu gate", .bits = 4, .group = 128, .k = 256, .n = 2 * 88,
-     .epilogue = EPILOGUE_ACT_MUL, .norm = true},
-    {.name = "gelu gate, bias", .bits = 4, .group = 64, .k = 128, .n = 2 * 40,
-     .epilogue = EPILOGUE_ACT_MUL, .act = ACT_GELU_TANH, .bias = true},
-    {.name = "rope, head 64", .bits = 4, .group = 128, .k = 384, .n = (4 + 2 * 2) * 64,
-     .epilogue = EPILOGUE_ROPE_KV, .norm = true, .heads = 4, .kv_heads = 2, .head_dim = 64},
-    {.name = "rope, head 128, bias", .bits = 8, .group = 64, .k = 128, .n = (3 + 2 * 1) * 128,
-     .epilogue = EPILOGUE_ROPE_KV, .bias = true, .heads = 3, .kv_heads = 1, .head_dim = 128},
-    {.name = "rope, 16 bits", .bits = 16, .k = 128, .n = (2 + 2 * 2) * 32,
-     .epilogue = EPILOGUE_ROPE_KV, .heads = 2, .kv_heads = 2, .head_dim = 32},
+    {.name = "residual, 8 bits",
+     .bits = 8,
+     .group = 32,
+     .k = 160,
+     .n = 23,
+     .epilogue = EPILOGUE_ADD,
+     .bias = true},
+    {.name = "silu gate",
+     .bits = 4,
+     .group = 128,
+     .k = 256,
+     .n = 2 * 88,
+     .epilogue = EPILOGUE_ACT_MUL,
+     .norm = true},
+    {.name = "gelu gate, bias",
+     .bits = 4,
+     .group = 64,
+     .k = 128,
+     .n = 2 * 40,
+     .epilogue = EPILOGUE_ACT_MUL,
+     .act = ACT_GELU_TANH,
+     .bias = true},
+    {.name = "rope, head 64",
+     .bits = 4,
+     .group = 128,
+     .k = 384,
+     .n = (4 + 2 * 2) * 64,
+     .epilogue = EPILOGUE_ROPE_KV,
+     .norm = true,
+     .heads = 4,
+     .kv_heads = 2,
+     .head_dim = 64},
+    {.name = "rope, head 128, bias",
+     .bits = 8,
+     .group = 64,
+     .k = 128,
+     .n = (3 + 2 * 1) * 128,
+     .epilogue = EPILOGUE_ROPE_KV,
+     .bias = true,
+     .heads = 3,
+     .kv_heads = 1,
+     .head_dim = 128},
+    {.name = "rope, 16 bits",
+     .bits = 16,
+     .k = 128,
+     .n = (2 + 2 * 2) * 32,
+     .epilogue = EPILOGUE_ROPE_KV,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_dim = 32},
 };
 
 typedef struct AttentionCase {
@@ -219,8 +265,12 @@ static int packed_add(Lab *lab, const char *name, int bits, int group, int64_t n
     Graph *g = &lab->graph;
     const int packed = graph_vector(g, name, NULL, 0);
     const int64_t record_k = bits == 16 ? 64 : bits == 4 && group == 32 ? 64 : group;
-    g->packed[packed] = (PackedTensor){.kind = PACKED_LINEAR, .name = name, .bits = bits,
-                                       .group = group, .in_features = k, .out_features = n};
+    g->packed[packed] = (PackedTensor){.kind = PACKED_LINEAR,
+                                       .name = name,
+                                       .bits = bits,
+                                       .group = group,
+                                       .in_features = k,
+                                       .out_features = n};
     g->packed[packed].rows = (int64_t)round_up((uint64_t)n, 16);
     g->packed[packed].k_padded = (int64_t)round_up((uint64_t)k, (uint64_t)record_k);
     return packed;
@@ -238,9 +288,9 @@ static int input_add(Lab *lab, const char *name, int64_t width) {
 
 static void linear_add(Lab *lab, int index) {
     const LinearCase *c = &linear_cases[index];
-    const int64_t width = c->epilogue == EPILOGUE_ACT_MUL    ? c->n / 2
+    const int64_t width = c->epilogue == EPILOGUE_ACT_MUL   ? c->n / 2
                           : c->epilogue == EPILOGUE_ROPE_KV ? c->heads * c->head_dim
-                                                             : c->n;
+                                                            : c->n;
     const int x = input_add(lab, "x", c->k);
     const int residual = c->epilogue == EPILOGUE_ADD ? input_add(lab, "residual", c->n) : -1;
     const int weight = packed_add(lab, c->name, c->bits, c->group, c->n, c->k);
@@ -333,10 +383,14 @@ static void plan_build(Lab *lab, int level) {
     Plan *p = &lab->plans[level];
     *p = (Plan){.target = level_target(level), .graph = &lab->graph, .arena = &lab->arena};
     assert_non_null(p->target);
-    p->info = (ModelInfo){.vocab_size = 1000, .max_seq_len = PAGE * PAGES_PER_SEQ,
-                          .max_batch_size = SLOTS, .max_num_tokens = MAX_TOKENS,
-                          .max_head_rows = MAX_TOKENS, .page_tokens = PAGE,
-                          .kv_layer_stride = KV_LAYER_STRIDE, .kv_page_bytes = KV_LAYER_STRIDE};
+    p->info = (ModelInfo){.vocab_size = 1000,
+                          .max_seq_len = PAGE * PAGES_PER_SEQ,
+                          .max_batch_size = SLOTS,
+                          .max_num_tokens = MAX_TOKENS,
+                          .max_head_rows = MAX_TOKENS,
+                          .page_tokens = PAGE,
+                          .kv_layer_stride = KV_LAYER_STRIDE,
+                          .kv_page_bytes = KV_LAYER_STRIDE};
     p->batch = batch_layout(&p->info);
     assert_int_equal(p->batch.pages_per_seq, PAGES_PER_SEQ);
     p->phases = ARENA_NEW(&lab->arena, PhasePlan, CASES);
@@ -443,7 +497,8 @@ static void case_run(Lab *lab, int level, int index, int32_t tokens, int32_t thr
                 to[token * width + k] = input_at(first + token + 1000 * i, k);
     }
     StepRun run = {.base = {lab->weights, lab->memory, lab->kv, lab->batch},
-                   .tokens = tokens, .threads = threads};
+                   .tokens = tokens,
+                   .threads = threads};
     char target[32];
     snprintf(target, sizeof target, "cpu:%s", lab->plans[level].target->cpu_level);
     const StepEntry *entry = host_module_find(&lab->module, target, index);
@@ -471,7 +526,8 @@ static void batch_fill(Lab *lab, int32_t tokens, int64_t first) {
     for (int64_t at = 0; at < SLOTS * PAGES_PER_SEQ; at++) // every page once, shuffled
         batch_ints(lab, b->page_table)[at] = (int32_t)(1 + at * 11 % (SLOTS * PAGES_PER_SEQ));
     for (int32_t at = 0; at < tokens; at++) {
-        batch_ints(lab, b->slots)[at] = (first + at) % 29 == 28 ? -1 : (int32_t)((first + at) % SLOTS);
+        batch_ints(lab, b->slots)[at] =
+            (first + at) % 29 == 28 ? -1 : (int32_t)((first + at) % SLOTS);
         batch_ints(lab, b->positions)[at] = position_of(first + at);
     }
 }
@@ -480,8 +536,8 @@ static int64_t kv_place(const Lab *lab, int which, int32_t slot, int32_t positio
                         int64_t head_dim) {
     const int32_t page =
         slot < 0 ? 0
-                 : batch_ints(lab, lab->plans[0].batch.page_table)[slot * PAGES_PER_SEQ +
-                                                                   position / PAGE];
+                 : batch_ints(
+                       lab, lab->plans[0].batch.page_table)[slot * PAGES_PER_SEQ + position / PAGE];
     return (int64_t)page * KV_LAYER_STRIDE + which * KV_LAYER_STRIDE / 2 +
            (head * PAGE + position % PAGE) * head_dim * 2;
 }
@@ -503,8 +559,7 @@ static void input_row(const Lab *lab, const Op *op, int64_t token, double *x, do
     }
     if (op->linear.prologue == PROLOGUE_NORM) {
         const float *norm = lab->graph.packed[op->linear.norm_weight].values;
-        const double factor =
-            1 / sqrt(square / (double)t->in_features + (double)op->linear.eps);
+        const double factor = 1 / sqrt(square / (double)t->in_features + (double)op->linear.eps);
         for (int64_t k = 0; k < t->in_features; k++)
             x[k] *= factor * (double)norm[k];
     }
@@ -561,7 +616,8 @@ static void act_check(Worst *worst, const LinearCase *c, int64_t token, const Bo
                              : 2 * sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g);
         const double act = g / (1 + exp(-u)), value = act * up.value;
         const double bound = 1.2 * gate.bound * fabs(up.value) + fabs(act) * up.bound +
-                             1.2 * gate.bound * up.bound + 2e-6 * fabs(value) + 1e-6 * fabs(up.value) + 1e-30;
+                             1.2 * gate.bound * up.bound + 2e-6 * fabs(value) +
+                             1e-6 * fabs(up.value) + 1e-30;
         compare(worst, c->name, token, f, (double)out[f], (Bounded){value, bound});
     }
 }
@@ -574,8 +630,7 @@ static void rope_check(const Lab *lab, Worst *worst, const LinearCase *c, int64_
             Bounded e;
             if (head < c->heads + c->kv_heads) {
                 const int64_t pair = f % half, low = head * c->head_dim + pair / 8 * 16 + pair % 8;
-                const float freq =
-                    (float)pow(10000.0, -2.0 * (double)pair / (double)c->head_dim);
+                const float freq = (float)pow(10000.0, -2.0 * (double)pair / (double)c->head_dim);
                 const double angle = (double)((float)position * freq);
                 const Bounded a = y[low], b = y[low + 8];
                 e.value = f < half ? a.value * cos(angle) - b.value * sin(angle)
@@ -653,8 +708,8 @@ static void linear_case_check(Lab *lab, int level, int index) {
         const float *out = value_memory(lab, level, index, op->output);
         for (int32_t token = 0; token < tokens; token++)
             if (memcmp(out + token * width, all + (first + token) * width, row_bytes) != 0)
-                fail_msg("%s: token %d of %d differs from the same token in a batch of %d",
-                         c->name, token, tokens, MAX_TOKENS);
+                fail_msg("%s: token %d of %d differs from the same token in a batch of %d", c->name,
+                         token, tokens, MAX_TOKENS);
         guard_check(lab, level, index, op->output, tokens);
     }
     print_message("  %-40s worst %.2f of the bound, relative L2 %.1e\n", c->name, worst.ratio,
@@ -672,17 +727,17 @@ static void kv_fill(Lab *lab, const AttentionCase *c, const int32_t *lengths) {
             for (int64_t head = 0; head < c->kv_heads; head++)
                 for (int which = 0; which < 2; which++)
                     for (int64_t e = 0; e < c->head_dim; e++) {
-                        const uint16_t half = half_from_float(
-                            normal((uint32_t)(slot * 2 + which), (uint32_t)position,
-                                   (uint32_t)(head * c->head_dim + e)));
+                        const uint16_t half =
+                            half_from_float(normal((uint32_t)(slot * 2 + which), (uint32_t)position,
+                                                   (uint32_t)(head * c->head_dim + e)));
                         memcpy(lab->kv + kv_place(lab, which, slot, position, head, c->head_dim) +
                                    2 * e,
                                &half, sizeof half);
                     }
 }
 
-static void attention_check_row(const Lab *lab, Worst *worst, const AttentionCase *c,
-                                int64_t token, int32_t slot, int32_t position, const float *out) {
+static void attention_check_row(const Lab *lab, Worst *worst, const AttentionCase *c, int64_t token,
+                                int32_t slot, int32_t position, const float *out) {
     double weight[PAGE * PAGES_PER_SEQ];
     for (int64_t head = 0; head < c->heads; head++) {
         const int64_t kv_head = head / (c->heads / c->kv_heads);
@@ -715,7 +770,7 @@ static void attention_check_row(const Lab *lab, Worst *worst, const AttentionCas
 // A batch: rows of one sequence after each other (prefill), or one row of each (decode).
 typedef struct AttentionBatch {
     int32_t tokens;
-    int32_t start;  // position of the first row
+    int32_t start; // position of the first row
     bool decode;
 } AttentionBatch;
 
@@ -767,7 +822,7 @@ static void attention_batch_run(Lab *lab, int level, int index, const AttentionB
 
 static void attention_case_check(Lab *lab, int level, int index) {
     static const AttentionBatch batches[] = {
-        {1, 0, false},  {3, 0, false},    {17, 0, false}, {64, 30, false}, {100, 0, false},
+        {1, 0, false},   {3, 0, false},    {17, 0, false}, {64, 30, false}, {100, 0, false},
         {129, 3, false}, {300, 80, false}, {1, 31, true},  {2, 32, true},   {8, 300, true},
     };
     Worst worst = {0};
@@ -803,7 +858,8 @@ static void rows_case_check(Lab *lab, int level, int index) {
     for (size_t count = 0; count < sizeof token_counts / sizeof *token_counts; count++) {
         const int32_t tokens = token_counts[count];
         for (int32_t at = 0; at < tokens; at++) {
-            batch_ints(lab, b->token_ids)[at] = at % 17 == 16 ? -1 : at * 7 % (int32_t)(c->rows + 1);
+            batch_ints(lab, b->token_ids)[at] =
+                at % 17 == 16 ? -1 : at * 7 % (int32_t)(c->rows + 1);
             if (c->kind == OP_EMBED && batch_ints(lab, b->token_ids)[at] == c->rows)
                 batch_ints(lab, b->token_ids)[at] = (int32_t)c->rows - 1;
             batch_ints(lab, b->head_rows)[at] = (tokens - 1 - at) * 3 % tokens;
@@ -813,9 +869,9 @@ static void rows_case_check(Lab *lab, int level, int index) {
         for (int64_t token = 0; token < tokens; token++)
             for (int64_t at = 0; at < c->width; at++) {
                 const double expected = rows_expected(lab, c, op, token, at);
-                compare(&worst, c->name, token, at, (double)out[token * c->width + at],
-                        (Bounded){expected, (c->kind == OP_NORM ? 1e-6 * fabs(expected) : 0) +
-                                                1e-30});
+                compare(
+                    &worst, c->name, token, at, (double)out[token * c->width + at],
+                    (Bounded){expected, (c->kind == OP_NORM ? 1e-6 * fabs(expected) : 0) + 1e-30});
             }
         guard_check(lab, level, index, op->output, tokens);
     }

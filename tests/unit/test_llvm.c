@@ -46,44 +46,65 @@ typedef struct Fixture {
     Error err;
 } Fixture;
 
-// Two launches in decode for up to 4 and up to 16 tokens, none in prefill; not in the table's order.
+// Two launches in decode for up to 4 and up to 16 tokens, none in prefill; not in the order of the
+// table.
 static void gpu_plan(Fixture *f) {
     f->buffers[0] = (Buffer){.name = "a", .bytes = 64, .offset = 256};
     f->buffers[1] = (Buffer){.name = "b", .bytes = 64, .offset = 4096};
-    f->steps[0] = (Step){.source = "kernels/a.cu", .entry = "a", .grid = {7, 1, 2},
-                         .tokens_per_block = 16, .kernel_index = 0, .operand_count = 4,
+    f->steps[0] = (Step){.source = "kernels/a.cu",
+                         .entry = "a",
+                         .grid = {7, 1, 2},
+                         .tokens_per_block = 16,
+                         .kernel_index = 0,
+                         .operand_count = 4,
                          .operands = {{OPERAND_ADDRESS, REGION_WEIGHTS, 1LL << 33, -1},
                                       {OPERAND_BUFFER, REGION_ARENA, 8, 1},
                                       {OPERAND_TOKENS, 0, 0, -1},
                                       {OPERAND_INT, 0, -5, -1}}};
-    f->steps[1] = (Step){.source = "kernels/b.cu", .entry = "b", .grid = {132, 3, 1},
-                         .kernel_index = 1, .operand_count = 2,
-                         .operands = {{OPERAND_ADDRESS, REGION_BATCH, 12, -1},
-                                      {OPERAND_ADDRESS, REGION_KV, 0, -1}}};
+    f->steps[1] = (Step){
+        .source = "kernels/b.cu",
+        .entry = "b",
+        .grid = {132, 3, 1},
+        .kernel_index = 1,
+        .operand_count = 2,
+        .operands = {{OPERAND_ADDRESS, REGION_BATCH, 12, -1}, {OPERAND_ADDRESS, REGION_KV, 0, -1}}};
     f->kernels[0] = &f->steps[0];
     f->kernels[1] = &f->steps[1];
-    const PhasePlan decode = {.phase = PHASE_DECODE, .steps = f->steps, .step_count = 2,
-                              .buffers = f->buffers, .buffer_count = 2};
+    const PhasePlan decode = {.phase = PHASE_DECODE,
+                              .steps = f->steps,
+                              .step_count = 2,
+                              .buffers = f->buffers,
+                              .buffer_count = 2};
     f->phases[0] = f->phases[1] = f->phases[2] = decode;
     f->phases[0].max_tokens = 16;
     f->phases[1].max_tokens = 4;
     f->phases[2] = (PhasePlan){.phase = PHASE_PREFILL, .max_tokens = 100};
-    f->plan = (Plan){.target = &gpu, .phases = f->phases, .phase_count = 3,
-                     .kernels = f->kernels, .kernel_count = 2, .arena = &f->arena};
+    f->plan = (Plan){.target = &gpu,
+                     .phases = f->phases,
+                     .phase_count = 3,
+                     .kernels = f->kernels,
+                     .kernel_count = 2,
+                     .arena = &f->arena};
 }
 
 // One gather, which takes three pointers.
 static void cpu_plan(Fixture *f) {
-    f->steps[0] = (Step){.source = "cpu_rows", .entry = "gather", .operand_count = 3,
+    f->steps[0] = (Step){.source = "cpu_rows",
+                         .entry = "gather",
+                         .operand_count = 3,
                          .operands = {{OPERAND_ADDRESS, REGION_ARENA, 0, -1},
                                       {OPERAND_ADDRESS, REGION_BATCH, 0, -1},
                                       {OPERAND_ADDRESS, REGION_ARENA, 4096, -1}}};
     params_set(&f->steps[0].params, "WIDTH", 32);
     f->kernels[0] = &f->steps[0];
-    f->phases[0] = (PhasePlan){.phase = PHASE_HEAD, .max_tokens = 4, .steps = f->steps,
-                               .step_count = 1};
-    f->plan = (Plan){.target = &cpu, .phases = f->phases, .phase_count = 1,
-                     .kernels = f->kernels, .kernel_count = 1, .arena = &f->arena};
+    f->phases[0] =
+        (PhasePlan){.phase = PHASE_HEAD, .max_tokens = 4, .steps = f->steps, .step_count = 1};
+    f->plan = (Plan){.target = &cpu,
+                     .phases = f->phases,
+                     .phase_count = 1,
+                     .kernels = f->kernels,
+                     .kernel_count = 1,
+                     .arena = &f->arena};
 }
 
 static bool make(Fixture *f, const char *triple) {
@@ -158,7 +179,8 @@ static void test_cpu_step(void **state) {
     for (int at = 0; at < 2048; at++)
         rows[at] = (float)at;
     StepRun run = {.base = {NULL, (unsigned char *)rows, NULL, (unsigned char *)wanted},
-                   .tokens = 4, .threads = 3};
+                   .tokens = 4,
+                   .threads = 3};
     host_run(&m.steps[0], &run);
     for (int row = 0; row < 4; row++)
         for (int at = 0; at < 32; at++)

@@ -1,0 +1,159 @@
+// A model whose logits say which tokens the KV cache holds: a row's logits are a hash of all tokens
+// that its sequence has, read back through the page table. So any mistake of the engine in pages,
+// positions, slots, chunks or rows changes the result. Its step functions are plain C in the place of
+// generated code, and its payload is built in memory.
+#ifndef FAKE_MODEL_H
+#define FAKE_MODEL_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../runtime/executable.h"
+#include "../../runtime/step.h"
+
+enum {
+    FAKE_VOCAB = 70, // more than two words of `seen`
+    FAKE_PAGE_TOKENS = 4,
+    FAKE_MAX_SEQ = 64,
+    FAKE_BATCH = 6,
+    FAKE_CHUNK = 5,
+    FAKE_HEAD_ROWS = 6,
+    FAKE_PAGE_BYTES = FAKE_PAGE_TOKENS * 4,
+    FAKE_LOGITS_OFFSET = 256,
+    FAKE_WEIGHTS = PAYLOAD_PAGE_BYTES + 12345, // two pages of checks
+};
+
+static inline uint32_t fake_hash(uint32_t hash, uint32_t token) {
+    hash = (hash ^ token) * 2654435761u;
+    return hash ^ hash >> 15;
+}
+
+// The logit of token `id` after a sequence with that hash, in [0, 8).
+static inline float fake_logit(uint32_t hash, int32_t id) {
+    return (float)(fake_hash(hash, (uint32_t)id + 1000) & 0xffff) / 8192.0f;
+}
+
+static ModelInfo fake_info(void) {
+    ModelInfo m = {.name = "fake",
+                   .architecture = "FakeForCausalLM",
+                   .vocab_size = FAKE_VOCAB,
+                   .hidden_size = 1,
+                   .num_hidden_layers = 1,
+                   .weights_bytes = FAKE_WEIGHTS,
+                   .streamed_bytes = FAKE_WEIGHTS,
+                   .max_seq_len = FAKE_MAX_SEQ,
+                   .max_batch_size = FAKE_BATCH,
+                   .max_num_tokens = FAKE_CHUNK,
+                   .max_head_rows = FAKE_HEAD_ROWS,
+                   .page_tokens = FAKE_PAGE_TOKENS,
+                   .kv_page_bytes = FAKE_PAGE_BYTES,
+                   .kv_layer_stride = FAKE_PAGE_BYTES,
+                   .arena_bytes = FAKE_LOGITS_OFFSET + FAKE_HEAD_ROWS * FAKE_VOCAB * 4,
+                   .logits_offset = FAKE_LOGITS_OFFSET,
+                   .bos_id = 0,
+                   .default_top_p = 1,
+                   .default_repetition_penalty = 1};
+    return m;
+}
+
+// ---- steps --------------------------------------------------------------------------------------
+
+static const int32_t *fake_ints(const StepRun *run, int64_t offset) {
+    return (const int32_t *)(const void *)(run->base[REGION_BATCH] + offset);
+}
+
+static int32_t *fake_kv(const StepRun *run, const BatchLayout *b, int32_t slot, int32_t position) {
+    int32_t page =
+        fake_ints(run, b->page_table)[slot * b->pages_per_seq + position / FAKE_PAGE_TOKENS];
+    return (int32_t *)(void *)(run->base[REGION_KV] + page * FAKE_PAGE_BYTES) +
+           position % FAKE_PAGE_TOKENS;
+}
+
+static uint32_t *fake_hidden(const StepRun *run) {
+    return (uint32_t *)(void *)run->base[REGION_ARENA];
+}
+
+// Rows are dealt to the threads; all must have written their token before one reads.
+static void fake_hidden_step(const StepRun *run, int32_t thread) {
+    ModelInfo m = fake_info();
+    BatchLayout b = batch_layout(&m);
+    for (int32_t row = thread; row < run->tokens; row += run->threads)
+        *fake_kv(run, &b, fake_ints(run, b.slots)[row], fake_ints(run, b.positions)[row]) =
+            fake_ints(run, b.token_ids)[row];
+    cpu_barrier(run, thread);
+    for (int32_t row = thread; row < run->tokens; row += run->threads) {
+        uint32_t hash = 1;
+        for (int32_t at = 0; at <= fake_ints(run, b.positions)[row]; at++)
+            hash = fake_hash(hash, (uint32_t)*fake_kv(run, &b, fake_ints(run, b.slots)[row], at));
+        fake_hidden(run)[row] = hash;
+    }
+    cpu_barrier(run, thread);
+}
+
+static void fake_logits_step(const StepRun *run, int32_t thread, const int32_t *rows) {
+    float *logits = (float *)(void *)(run->base[REGION_ARENA] + FAKE_LOGITS_OFFSET);
+    for (int32_t at = thread; at < run->tokens; at += run->threads)
+        for (int32_t id = 0; id < FAKE_VOCAB; id++)
+            logits[at * FAKE_VOCAB + id] = fake_logit(fake_hidden(run)[rows ? rows[at] : at], id);
+    cpu_barrier(run, thread);
+}
+
+static void fake_head_step(const StepRun *run, int32_t thread) {
+    ModelInfo m = fake_info();
+    BatchLayout b = batch_layout(&m);
+    fake_logits_step(run, thread, fake_ints(run, b.head_rows));
+}
+
+static void fake_decode_step(const StepRun *run, int32_t thread) {
+    fake_hidden_step(run, thread);
+    fake_logits_step(run, thread, NULL);
+}
+
+#define FAKE_STEPS(target)                                                    \
+    {target, PHASE_PREFILL, FAKE_CHUNK, (void (*)(void))fake_hidden_step},    \
+        {target, PHASE_HEAD, FAKE_HEAD_ROWS, (void (*)(void))fake_head_step}, \
+        {target, PHASE_DECODE, 1, (void (*)(void))fake_decode_step}, {        \
+        target, PHASE_DECODE, FAKE_BATCH, (void (*)(void))fake_decode_step    \
+    }
+
+const StepEntry model_steps[] = {FAKE_STEPS("cpu:x86-64-v3"), FAKE_STEPS("cpu:x86-64-v4-vnni")};
+const int32_t model_step_count = sizeof model_steps / sizeof *model_steps;
+
+// ---- payload ------------------------------------------------------------------------------------
+
+typedef struct FakeFile {
+    unsigned char *weights; // [FAKE_WEIGHTS], then the checks
+    uint64_t checks[2];
+    TargetInfo targets[1];
+    Executable e;
+} FakeFile;
+
+// An Executable as executable_open leaves it, without a file.
+static void fake_open(FakeFile *f) {
+    *f = (FakeFile){.targets = {{.name = "cpu:x86-64-v3", .device = DEVICE_CPU}}};
+    size_t checks_at = (size_t)round_up(FAKE_WEIGHTS, 64);
+    unsigned char *data = calloc(1, checks_at + sizeof f->checks);
+    for (size_t at = 0; at < FAKE_WEIGHTS; at++)
+        data[at] = (unsigned char)(at * 7);
+    f->checks[0] = payload_hash64(data, PAYLOAD_PAGE_BYTES);
+    f->checks[1] = payload_hash64(data + PAYLOAD_PAGE_BYTES, FAKE_WEIGHTS - PAYLOAD_PAGE_BYTES);
+    memcpy(data + checks_at, f->checks, sizeof f->checks);
+    f->weights = data;
+    f->e = (Executable){.path = "fake",
+                        .fd = -1,
+                        .whole = {data, checks_at + sizeof f->checks},
+                        .info = fake_info(),
+                        .targets = f->targets,
+                        .target_count = 1};
+    f->e.batch = batch_layout(&f->e.info);
+    f->e.segments[SEGMENT_WEIGHTS].size = FAKE_WEIGHTS;
+    f->e.segments[SEGMENT_CHECKS] =
+        (Segment){.offset = checks_at, .size = sizeof f->checks, .kind = SEGMENT_CHECKS};
+}
+
+static void fake_close(FakeFile *f) {
+    free(f->weights);
+}
+
+#endif
