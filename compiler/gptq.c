@@ -1,7 +1,7 @@
 // One linear module of a checkpoint: finding its tensors, checking them, reading codes and scales.
 //
 //   W[n][k] = scales[g][n] * (code[k][n] - zero[g][n]),  g = k / group_size
-//   qweight  int32 [ceil(K * bits / 32), N]   codes along K, low bits first, one bit stream a column
+//   qweight  int32 [ceil(K * bits / 32), N]   codes along K, low bits first, one stream a column
 //   qzeros   int32 [G, ceil(N * bits / 32)]   the code of weight 0, along N
 //   scales   fp16  [G, N]
 //   g_idx    int32 [K]                        group of each input; absent means k / group_size

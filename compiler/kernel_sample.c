@@ -7,7 +7,7 @@ enum {
     CHUNK_TOKENS  = 4096, // ORDER CHUNK (kernels/sample.cu)
     CHUNK_BYTES   = 4128,
     CHUNK_THREADS = 256,
-    DRAW_THREADS  = 1024,
+    DRAW_THREADS  = 512,
 };
 
 static Step *sample_step(Plan *plan, PhasePlan *phase, const char *entry, const Params *params,

@@ -1,6 +1,6 @@
 // The quantization configuration: which file holds it, its many spellings, what it may say.
 //
-// Idea: every file is normalized to one QuantConfig; config.json wins over quantize_config.json, and
+// Idea: every file is normalized to one QuantConfig. config.json wins over quantize_config.json;
 // a file that contradicts the winner is kept as `other`, because the tensors decide in the end
 // (gptq.c). Whatever is another format under a similar name is refused here by name.
 //

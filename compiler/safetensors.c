@@ -9,7 +9,7 @@
 // Data has no alignment, so that nobody may read it but through memcpy.
 //
 // Source: README.md and safetensors/src/tensor.rs of huggingface/safetensors.
-// Non-goals: writing, dtypes that no GPTQ checkpoint uses (they are listed, their data is not read).
+// Non-goals: writing; dtypes that no GPTQ checkpoint uses are listed, but their data is not read.
 #include "compile.h"
 
 #include <cjson/cJSON.h>

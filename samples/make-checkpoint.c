@@ -111,8 +111,7 @@ static void add_linear(List *l, const char *layer, const char *module, int64_t k
     snprintf(prefix, sizeof prefix, "%s%s", layer, module);
     int64_t group = o->group_size < 0 ? k : o->group_size;
     if (k % 32 || n % 32 || k % group)
-        stop(EXIT_BAD_USAGE, "in_features and out_features must be multiples of 32 and of the group",
-             prefix);
+        stop(EXIT_BAD_USAGE, "sizes must be multiples of 32, in_features also of the group", prefix);
     double deviation = pow(2, (double)o->bits) / sqrt(12);
     if (bias)
         add(l, prefix, ".bias", FILL_NORMAL, n, 0, 0.1);
@@ -407,8 +406,8 @@ static void config_write(const Options *o) {
             (long long)s->max_position, s->rope_theta, s->tied ? "true" : "false", bos, bos + 1);
     if (s->rope_factor > 0)
         fprintf(out,
-                "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":%.1f,\"low_freq_factor\":1.0,"
-                "\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192},",
+                "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":%.1f,"
+                "\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192},",
                 s->rope_factor);
     fputs("\"quantization_config\":", out);
     print_quant(out, o);

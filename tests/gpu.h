@@ -4,6 +4,7 @@
 #define GPU_H
 
 #include <dlfcn.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,15 +56,14 @@ typedef struct Gpu {
     char device[128];
 } Gpu;
 
-#define GPU_DO(gpu, name, ...)                                                                     \
-    do {                                                                                           \
-        int gpu_result = (gpu)->name(__VA_ARGS__);                                                 \
-        if (gpu_result != 0) {                                                                     \
-            fprintf(stderr, "%s:%d: %s failed with error %d\n", __FILE__, __LINE__, #name,         \
-                    gpu_result);                                                                   \
-            exit(7);                                                                               \
-        }                                                                                          \
-    } while (0)
+#define GPU_DO(gpu, ...) gpu_expect((gpu)->__VA_ARGS__, #__VA_ARGS__, __FILE__, __LINE__)
+
+static inline void gpu_expect(int result, const char *call, const char *file, int line) {
+    if (result != 0) {
+        fprintf(stderr, "%s:%d: driver error %d of %s\n", file, line, result, call);
+        exit(7);
+    }
+}
 
 enum { GPU_SHARED_LIMIT = 8, GPU_SM_COUNT = 16, GPU_MAJOR = 75, GPU_MINOR = 76 }; // cuda.h
 
@@ -83,22 +83,22 @@ static inline bool gpu_open(Gpu *g) {
     void *context;
     if (g->init(0) != 0 || g->device_get(&device, 0) != 0)
         return false;
-    GPU_DO(g, device_name, g->device, sizeof g->device, device);
-    GPU_DO(g, device_attribute, &g->multiprocessors, GPU_SM_COUNT, device);
-    GPU_DO(g, device_attribute, &major, GPU_MAJOR, device);
-    GPU_DO(g, device_attribute, &minor, GPU_MINOR, device);
+    GPU_DO(g, device_name(g->device, sizeof g->device, device));
+    GPU_DO(g, device_attribute(&g->multiprocessors, GPU_SM_COUNT, device));
+    GPU_DO(g, device_attribute(&major, GPU_MAJOR, device));
+    GPU_DO(g, device_attribute(&minor, GPU_MINOR, device));
     g->compute = major * 10 + minor;
-    GPU_DO(g, context_retain, &context, device);
-    GPU_DO(g, context_set, context);
-    GPU_DO(g, stream_create, &g->stream, 1);
-    GPU_DO(g, event_create, &g->start, 0);
-    GPU_DO(g, event_create, &g->stop, 0);
+    GPU_DO(g, context_retain(&context, device));
+    GPU_DO(g, context_set(context));
+    GPU_DO(g, stream_create(&g->stream, 1));
+    GPU_DO(g, event_create(&g->start, 0));
+    GPU_DO(g, event_create(&g->stop, 0));
     return true;
 }
 
 static inline GpuAddress gpu_alloc(const Gpu *g, size_t bytes) {
     GpuAddress address;
-    GPU_DO(g, alloc, &address, bytes);
+    GPU_DO(g, alloc(&address, bytes));
     return address;
 }
 
@@ -106,10 +106,10 @@ static inline GpuFunction *gpu_function(const Gpu *g, const void *image, const c
                                         int shared_bytes) {
     void *module;
     GpuFunction *f;
-    GPU_DO(g, module_load, &module, image);
-    GPU_DO(g, module_function, &f, module, entry);
+    GPU_DO(g, module_load(&module, image));
+    GPU_DO(g, module_function(&f, module, entry));
     if (shared_bytes > 48 << 10)
-        GPU_DO(g, function_set, f, GPU_SHARED_LIMIT, shared_bytes);
+        GPU_DO(g, function_set(f, GPU_SHARED_LIMIT, shared_bytes));
     return f;
 }
 
@@ -124,20 +124,20 @@ static inline double gpu_graph_us(const Gpu *g, void (*enqueue)(void *user), voi
     void *graph, *ready;
     float ms[64];
     replays = replays < 64 ? replays : 64;
-    GPU_DO(g, capture_begin, g->stream, 1);
+    GPU_DO(g, capture_begin(g->stream, 1));
     enqueue(user);
-    GPU_DO(g, capture_end, g->stream, &graph);
-    GPU_DO(g, graph_make, &ready, graph, 0);
+    GPU_DO(g, capture_end(g->stream, &graph));
+    GPU_DO(g, graph_make(&ready, graph, 0));
     for (int i = -2; i < replays; i++) {
-        GPU_DO(g, event_record, g->start, g->stream);
-        GPU_DO(g, graph_launch, ready, g->stream);
-        GPU_DO(g, event_record, g->stop, g->stream);
-        GPU_DO(g, event_wait, g->stop);
+        GPU_DO(g, event_record(g->start, g->stream));
+        GPU_DO(g, graph_launch(ready, g->stream));
+        GPU_DO(g, event_record(g->stop, g->stream));
+        GPU_DO(g, event_wait(g->stop));
         if (i >= 0)
-            GPU_DO(g, event_ms, &ms[i], g->start, g->stop);
+            GPU_DO(g, event_ms(&ms[i], g->start, g->stop));
     }
-    GPU_DO(g, graph_release, ready);
-    GPU_DO(g, graph_destroy, graph);
+    GPU_DO(g, graph_release(ready));
+    GPU_DO(g, graph_destroy(graph));
     qsort(ms, (size_t)replays, sizeof *ms, gpu_compare_floats);
     return (double)ms[replays / 2] * 1e3;
 }

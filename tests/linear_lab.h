@@ -75,7 +75,8 @@ static inline void lab_make(Lab *lab, const Case *c, const Target *target, bool 
     for (; count < 3 && c->out[count]; count++) {
         Weight *w = ARENA_NEW(a, Weight, 1);
         *w = (Weight){.in_features = c->in, .out_features = c->out[count], .bits = c->bits,
-                      .group_size = c->group_size, .groups = ceil_div(c->in, c->group_size)};
+                      .group_size = c->group_size,
+                      .groups = c->group_size ? ceil_div(c->in, c->group_size) : 0};
         parts[count] = !with_data ? w : random_weight(a, &r, c->bits, c->group_size, c->in,
                                                       c->out[count], 0.001f, 0.02f);
     }

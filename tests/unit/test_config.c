@@ -178,6 +178,27 @@ static void test_json_place(void **state) {
     assert_string_equal(err.message, "f:3:8: not valid JSON: unexpected text");
 }
 
+// 16 million commas would become a gigabyte of nodes.
+static void test_json_limits(void **state) {
+    (void)state;
+    enum { SIZE = (1 << 24) + 2 };
+    Arena a = {0};
+    Error err = {0};
+    Bytes text;
+    cJSON *json;
+    unsigned char *commas = malloc(SIZE);
+    assert_non_null(commas);
+    memset(commas, ',', SIZE);
+    commas[0] = '[';
+    assert_false(json_parse(&json, (Bytes){commas, SIZE}, "f", &err));
+    assert_int_equal(err.id, 209);
+    assert_null(json);
+    assert_false(file_read(&text, "build/tests/no-such-file", 1, &a, &err));
+    assert_int_equal(err.id, 201);
+    free(commas);
+    arena_free(&a);
+}
+
 static void test_json_tolerance(void **state) {
     (void)state;
     Error err = {0};
@@ -502,11 +523,11 @@ static void test_rope(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_json_place),
-        cmocka_unit_test(test_json_tolerance), cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_new_spelling),   cmocka_unit_test(test_nested),
-        cmocka_unit_test(test_stop_tokens),    cmocka_unit_test(test_quant),
-        cmocka_unit_test(test_quant_files),    cmocka_unit_test(test_dynamic_rules),
-        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_json_tolerance), cmocka_unit_test(test_json_limits),
+        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_new_spelling),
+        cmocka_unit_test(test_nested),         cmocka_unit_test(test_stop_tokens),
+        cmocka_unit_test(test_quant),          cmocka_unit_test(test_quant_files),
+        cmocka_unit_test(test_dynamic_rules),  cmocka_unit_test(test_rope),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,230 @@
+// Attention on a GPU: kernels/attention_decode.cu for rows of different sequences (and for a few
+// tokens of one), kernels/attention_prefill.cu for many tokens of one sequence. The constants here
+// are twins of those at the top of the two files.
+#include "compile.h"
+
+#include "../runtime/step.h"
+
+#include <string.h>
+
+enum {
+    THREADS            = 128,
+    MAX_HEAD_DIM       = 256,
+    PAGE_STEP          = 16,  // a warp of the decode kernel reads 16 keys of one page
+    DECODE_STEP        = 64,  // keys of a block in one go
+    DECODE_MAX_SPLITS  = 64,
+    DECODE_MAX_PREFILL = 16,  // tokens of one sequence that the decode kernel may take
+    BLOCK_ROWS         = 64,  // of the prefill kernel: tokens times heads of a group
+    WIDE_HEAD_DIM      = 128, // above it, tiles of keys are smaller and queries in shared memory
+    ROW_PADDING        = 16,
+    TYPICAL_CONTEXT    = 1024, // for predicted times
+};
+
+static int64_t group_heads(const Problem *p) {
+    return p->op->attention.heads / p->op->attention.kv_heads;
+}
+
+static bool supported(const Problem *p, char reason[REASON_BYTES]) {
+    int64_t head_dim = p->op->attention.head_dim, page = p->plan->info.page_tokens;
+    if (head_dim % 16 != 0 || head_dim > MAX_HEAD_DIM) {
+        snprintf(reason, REASON_BYTES, "head_dim %lld, takes multiples of 16 up to %d",
+                 (long long)head_dim, MAX_HEAD_DIM);
+        return false;
+    }
+    if (page % PAGE_STEP != 0) {
+        snprintf(reason, REASON_BYTES, "KV pages of %lld tokens, takes multiples of %d",
+                 (long long)page, PAGE_STEP);
+        return false;
+    }
+    return true;
+}
+
+static void attention_params(Params *out, const Problem *p) {
+    const Op *op = p->op;
+    const ModelInfo *info = &p->plan->info;
+    uint32_t scale_bits;
+    memcpy(&scale_bits, &op->attention.scale, sizeof scale_bits);
+    *out = (Params){0};
+    params_set(out, "HEADS", op->attention.heads);
+    params_set(out, "KV_HEADS", op->attention.kv_heads);
+    params_set(out, "HEAD_DIM", op->attention.head_dim);
+    params_set(out, "PAGE_TOKENS", info->page_tokens);
+    params_set(out, "PAGES_PER_SEQ", p->plan->batch.pages_per_seq);
+    params_set(out, "KV_PAGE_BYTES", info->kv_page_bytes);
+    params_set(out, "KV_VALUES_AT", info->kv_layer_stride / 2);
+    params_set(out, "SCALE_BITS", scale_bits);
+}
+
+static int64_t kv_bytes(const Problem *p, int64_t keys) {
+    return keys * p->op->attention.kv_heads * p->op->attention.head_dim * 4;
+}
+
+static double pair_flops(const Problem *p) {
+    return 4.0 * (double)(p->op->attention.heads * p->op->attention.head_dim);
+}
+
+static int64_t row_bytes(const Problem *p) { // q and out of a token
+    return p->op->attention.heads * p->op->attention.head_dim * 4;
+}
+
+// ---- decode -------------------------------------------------------------------------------------
+
+// Blocks that share a KV head.
+static int64_t decode_blocks(const Problem *p) {
+    int64_t tiles = ceil_div(group_heads(p), 8);
+    return tiles > 1 && p->op->attention.head_dim <= WIDE_HEAD_DIM ? ceil_div(tiles, 2) : tiles;
+}
+
+static bool decode_accepts(const Problem *p, char reason[REASON_BYTES]) {
+    if (p->phase == PHASE_PREFILL && p->max_tokens > DECODE_MAX_PREFILL) {
+        snprintf(reason, REASON_BYTES, "%lld tokens of one sequence, reads the keys once for each",
+                 (long long)p->max_tokens);
+        return false;
+    }
+    return supported(p, reason);
+}
+
+// One token of one sequence shall fill the chip once.
+static int decode_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    int64_t splits = p->plan->target->sms / (p->op->attention.kv_heads * decode_blocks(p));
+    int64_t useful = ceil_div(p->plan->info.max_seq_len, DECODE_STEP);
+    splits = splits < useful ? splits : useful;
+    splits = splits < DECODE_MAX_SPLITS ? splits : DECODE_MAX_SPLITS;
+    attention_params(&out[0], p);
+    params_set(&out[0], "SPLITS", splits > 1 ? splits : 1);
+    return 1;
+}
+
+static Cost decode_cost(const Problem *p, const Params *params) {
+    (void)params;
+    const Target *t = p->plan->target;
+    Cost cost = {
+        .bytes = (double)(p->max_tokens * (kv_bytes(p, TYPICAL_CONTEXT) + row_bytes(p))),
+        .flops = (double)(p->max_tokens * TYPICAL_CONTEXT) * pair_flops(p),
+    };
+    cost.us = 4 * t->launch_us + cost.bytes / (t->bandwidth_gbs * 1e3);
+    return cost;
+}
+
+static int64_t decode_record_floats(const Problem *p) {
+    int64_t group = group_heads(p);
+    return (int64_t)round_up((uint64_t)(group * p->op->attention.head_dim + 2 * group), 4);
+}
+
+static void decode_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
+                         PhasePlan *phase) {
+    const Op *op = p->op;
+    static const char source[] = "kernels/attention_decode.cu";
+    int64_t splits = params_get(params, "SPLITS");
+    int partial = plan_buffer(plan, phase, "attention_parts",
+                              p->max_tokens * op->attention.kv_heads * splits *
+                                  decode_record_floats(p) * 4);
+    Step *s = plan_step(plan, phase, op, source, "attention_decode", params);
+    s->grid[0] = (int)(op->attention.kv_heads * decode_blocks(p));
+    s->grid[2] = (int)splits;
+    s->tokens_per_block = 1;
+    s->block = THREADS;
+    s->cost = *cost;
+    step_value(plan, phase, s, op->inputs[0]);
+    step_kv(s, plan, op->layer);
+    step_address(s, REGION_BATCH, plan->batch.positions);
+    step_address(s, REGION_BATCH, plan->batch.slots);
+    step_address(s, REGION_BATCH, plan->batch.page_table);
+    step_buffer(phase, s, partial, 0);
+    step_tokens(s);
+
+    s = plan_step(plan, phase, op, source, "attention_merge", params);
+    s->grid[0] = (int)op->attention.kv_heads;
+    s->tokens_per_block = 1;
+    s->block = THREADS;
+    step_buffer(phase, s, partial, 0);
+    step_address(s, REGION_BATCH, plan->batch.positions);
+    step_address(s, REGION_BATCH, plan->batch.slots);
+    step_value(plan, phase, s, op->output);
+    step_tokens(s);
+}
+
+const Kernel kernel_attention_decode = {
+    .name = "attention_decode",
+    .device = DEVICE_CUDA,
+    .op = OP_ATTENTION,
+    .accepts = decode_accepts,
+    .candidates = decode_candidates,
+    .cost = decode_cost,
+    .lower = decode_lower,
+};
+
+// ---- prefill ------------------------------------------------------------------------------------
+
+static int64_t prefill_shared_bytes(const Problem *p) {
+    int64_t head_dim = p->op->attention.head_dim, stride = head_dim * 2 + ROW_PADDING;
+    return head_dim > WIDE_HEAD_DIM ? (2 * 32 + BLOCK_ROWS) * stride : 2 * 64 * stride;
+}
+
+static bool prefill_accepts(const Problem *p, char reason[REASON_BYTES]) {
+    if (p->phase != PHASE_PREFILL) {
+        snprintf(reason, REASON_BYTES, "rows of several sequences, takes tokens of one");
+        return false;
+    }
+    if (group_heads(p) > BLOCK_ROWS) {
+        snprintf(reason, REASON_BYTES, "%lld query heads per KV head, takes up to %d",
+                 (long long)group_heads(p), BLOCK_ROWS);
+        return false;
+    }
+    if (prefill_shared_bytes(p) > p->plan->target->shared_bytes) {
+        snprintf(reason, REASON_BYTES, "needs %lld bytes of shared memory, a block has %d",
+                 (long long)prefill_shared_bytes(p), p->plan->target->shared_bytes);
+        return false;
+    }
+    return supported(p, reason);
+}
+
+static int prefill_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    attention_params(&out[0], p);
+    params_set(&out[0], "SHARED_BYTES", prefill_shared_bytes(p));
+    return 1;
+}
+
+// The tokens are the whole sequence; mma.sync by warps of 16 rows reaches about a quarter of the
+// tensor peak.
+static Cost prefill_cost(const Problem *p, const Params *params) {
+    (void)params;
+    const Target *t = p->plan->target;
+    double tokens = (double)p->max_tokens;
+    Cost cost = {
+        .bytes = (double)(kv_bytes(p, p->max_tokens) + p->max_tokens * row_bytes(p)),
+        .flops = tokens * (tokens + 1) / 2 * pair_flops(p),
+    };
+    cost.us = 6 * t->launch_us + cost.flops / (0.25e6 * t->tensor_tflops) +
+              cost.bytes / (t->bandwidth_gbs * 1e3);
+    return cost;
+}
+
+static void prefill_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
+                          PhasePlan *phase) {
+    const Op *op = p->op;
+    Step *s = plan_step(plan, phase, op, "kernels/attention_prefill.cu", "attention_prefill",
+                        params);
+    s->grid[0] = (int)op->attention.kv_heads;
+    s->tokens_per_block = (int)(BLOCK_ROWS / group_heads(p));
+    s->block = THREADS;
+    s->shared_bytes = (int)prefill_shared_bytes(p);
+    s->cost = *cost;
+    step_value(plan, phase, s, op->inputs[0]);
+    step_kv(s, plan, op->layer);
+    step_address(s, REGION_BATCH, plan->batch.positions);
+    step_address(s, REGION_BATCH, plan->batch.slots);
+    step_address(s, REGION_BATCH, plan->batch.page_table);
+    step_value(plan, phase, s, op->output);
+    step_tokens(s);
+}
+
+const Kernel kernel_attention_prefill = {
+    .name = "attention_prefill",
+    .device = DEVICE_CUDA,
+    .op = OP_ATTENTION,
+    .accepts = prefill_accepts,
+    .candidates = prefill_candidates,
+    .cost = prefill_cost,
+    .lower = prefill_lower,
+};

@@ -1,0 +1,747 @@
+// The GPU kernels of linears: checked against sums in doubles at ragged shapes, then timed.
+//
+//   gpu_linear compile [TARGET ...]   compiles every variant, needs no GPU; a spill is an error
+//   gpu_linear check                  worst element of every variant against its bound
+//   gpu_linear time [WORD]            layers of real models in CUDA graphs over rotating weights;
+//                                     WORD: only layers whose name contains it
+//   gpu_linear                        check, then time
+//
+// Times are medians of 7 replays of a graph, divided by its launches, so they hold the gap between
+// kernels. More than 256 MB of weights rotate, so nothing stays in the second-level cache. "read" is
+// a plain read of the same bytes in the same way.
+#include "tests/gpu.h"
+#include "tests/linear_lab.h"
+
+#include <inttypes.h>
+#include <unistd.h>
+
+enum { RUNS_MAX = 1200, THREADS_MAX = 16 };
+
+// clang-format off
+static const Case check_cases[] = {
+    {"plain4", 4, 128, 512, {304}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE},
+    {"ragged4", 4, 128, 1400, {200, 101}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
+    {"deep4", 4, 128, 14336, {96}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
+    {"wide4", 4, 64, 320, {9000}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .bias = true},
+    {"fine4", 4, 32, 1120, {152}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD, .bias = true},
+    {"small4", 4, 128, 384, {384}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
+    {"normed4", 4, 128, 4096, {144}, ROWS_PLAIN, PROLOGUE_NORM,
+     .epilogue = EPILOGUE_STORE},
+    {"gate4", 4, 128, 2048, {328, 328}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL, .act = ACT_SILU},
+    {"gelu4", 4, 64, 1088, {100, 100}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL, .act = ACT_GELU_TANH,
+     .bias = true},
+    {"rope4", 4, 128, 1024, {256, 128, 128}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV, .bias = true,
+     .heads = 4, .kv_heads = 2, .head_dim = 64},
+    {"rope4_128", 4, 32, 416, {512, 128, 128}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV,
+     .heads = 4, .kv_heads = 1, .head_dim = 128},
+    {"plain8", 8, 128, 1152, {200}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
+    {"ragged8", 8, 64, 448, {77}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .bias = true},
+    {"fine8", 8, 32, 736, {168}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
+    {"gate8", 8, 128, 640, {72, 72}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL, .act = ACT_SILU},
+    {"rope8", 8, 64, 256, {192, 64, 64}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV,
+     .heads = 6, .kv_heads = 2, .head_dim = 32},
+    {"head16", 16, 0, 2056, {1000}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
+    {"gate16", 16, 0, 328, {60, 60}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL, .act = ACT_SILU},
+};
+
+#define PLAIN(label, k, n) {label, 4, 128, k, {n}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE}
+static const Case time_cases[] = {
+    PLAIN("8B qkv", 4096, 6144), PLAIN("8B o", 4096, 4096), PLAIN("8B gate_up", 4096, 28672),
+    PLAIN("8B down", 14336, 4096), PLAIN("70B gate_up", 8192, 57344), PLAIN("70B down", 28672, 8192),
+    PLAIN("1B gate_up", 2048, 16384), PLAIN("1B down", 8192, 2048), PLAIN("Q7B gate_up", 3584, 37888),
+    {"8B qkv fused", 4, 128, 4096, {4096, 1024, 1024}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV,
+     .heads = 32, .kv_heads = 8, .head_dim = 128},
+    {"8B o fused", 4, 128, 4096, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
+    {"8B gate_up fused", 4, 128, 4096, {14336, 14336}, ROWS_GATE_UP, PROLOGUE_NORM,
+     .epilogue = EPILOGUE_ACT_MUL},
+    {"8B down fused", 4, 128, 14336, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
+    {"8B gate_up g32", 4, 32, 4096, {28672}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE},
+    {"8B gate_up 8 bits", 8, 128, 4096, {28672}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE},
+    {"8B head", 16, 0, 4096, {128256}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
+    {"1B head", 16, 0, 2048, {128256}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
+};
+// clang-format on
+enum { CHECK_CASES = sizeof check_cases / sizeof *check_cases,
+       TIME_CASES = sizeof time_cases / sizeof *time_cases };
+
+typedef struct Bench {
+    Arena arena;
+    Gpu gpu;
+    const Target *target;
+    Lab labs[CHECK_CASES + TIME_CASES];
+    Run *runs; // [RUNS_MAX]
+    int run_count;
+    Plan kernels; // all distinct kernels
+    Cubin *cubins;
+    GpuFunction **functions; // per kernel; NULL: not loaded
+} Bench;
+
+// ---- variants -----------------------------------------------------------------------------------
+
+static void runs_add_decode(Bench *b, Lab *lab, int64_t max_tokens, DecodeVariant v) {
+    assert(b->run_count < RUNS_MAX);
+    if (v.bulk && b->target->compute_major < 9)
+        return;
+    b->run_count += run_decode(&b->runs[b->run_count], lab, max_tokens, v, &b->arena);
+}
+
+static void runs_add_gemm(Bench *b, Lab *lab, int64_t max_tokens, GemmVariant v) {
+    assert(b->run_count < RUNS_MAX);
+    b->run_count += run_gemm(&b->runs[b->run_count], lab, max_tokens, v, &b->arena);
+}
+
+static const GemmVariant gemm_variants[] = {
+    {128, 2, 0, 1}, {128, 4, 0, 1}, {128, 2, 0, 2}, {64, 1, 0, 2}, {64, 2, 0, 2}, {32, 2, 0, 2},
+    {32, 1, 0, 2},  {256, 2, 0, 1},
+};
+enum { GEMM_VARIANTS = sizeof gemm_variants / sizeof *gemm_variants };
+
+static void runs_check(Bench *b, Lab *lab) {
+    static const int64_t buckets[] = {1, 8, 16, 32};
+    Problem problem = {.plan = &lab->plan, .op = lab->op, .max_tokens = 8};
+    for (size_t i = 0; i < sizeof buckets / sizeof *buckets; i++) {
+        DecodeVariant v = decode_variant(&problem);
+        runs_add_decode(b, lab, buckets[i], v);
+        v.tiles = 2;
+        v.bulk = buckets[i] == 8;
+        if (buckets[i] > 1)
+            runs_add_decode(b, lab, buckets[i], v);
+    }
+    for (int i = 0; i < GEMM_VARIANTS; i++)
+        runs_add_gemm(b, lab, 256, gemm_variants[i]);
+}
+
+static void runs_time(Bench *b, Lab *lab) {
+    static const int64_t buckets[] = {8, 16, 32};
+    Problem problem = {.plan = &lab->plan, .op = lab->op, .max_tokens = 8};
+    for (size_t i = 0; i < sizeof buckets / sizeof *buckets; i++) {
+        DecodeVariant base = decode_variant(&problem), v = base;
+        runs_add_decode(b, lab, buckets[i], v);
+        v.tiles = 2;
+        runs_add_decode(b, lab, buckets[i], v);
+        v = base;
+        v.bulk = true;
+        runs_add_decode(b, lab, buckets[i], v);
+        v.tiles = 2;
+        runs_add_decode(b, lab, buckets[i], v);
+        v = base;
+        v.stages = 6;
+        runs_add_decode(b, lab, buckets[i], v);
+        v.bulk = true;
+        runs_add_decode(b, lab, buckets[i], v);
+        if (base.warps % 2 == 0 && i == 0) {
+            v = base;
+            v.warps /= 2;
+            v.ctas_per_sm *= 2;
+            runs_add_decode(b, lab, buckets[i], v);
+            v.bulk = true;
+            runs_add_decode(b, lab, buckets[i], v);
+        }
+    }
+    for (int i = 0; i < GEMM_VARIANTS; i++)
+        runs_add_gemm(b, lab, LAB_TOKENS, gemm_variants[i]);
+}
+
+// ---- kernels ------------------------------------------------------------------------------------
+
+static bool kernels_make(Bench *b, Error *err) {
+    int count = 0;
+    for (int i = 0; i < b->run_count; i++) {
+        b->runs[i].first_kernel = count;
+        count += b->runs[i].phase.step_count;
+    }
+    b->kernels = (Plan){.target = b->target, .arena = &b->arena, .kernel_count = count};
+    b->kernels.kernels = ARENA_NEW(&b->arena, Step *, count);
+    for (int i = 0; i < b->run_count; i++)
+        for (int step = 0; step < b->runs[i].phase.step_count; step++)
+            b->kernels.kernels[b->runs[i].first_kernel + step] = &b->runs[i].phase.steps[step];
+    b->cubins = ARENA_NEW(&b->arena, Cubin, count);
+    b->functions = ARENA_NEW(&b->arena, GpuFunction *, count);
+    Cache *cache;
+    CubinStats stats = {0};
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    TRY(cache_open(&cache, NULL, CACHE_ON, &b->arena, err));
+    TRY(cubins_make(b->cubins, &b->kernels, cache, cores < THREADS_MAX ? (int)cores : THREADS_MAX,
+                    &stats, &b->arena, err));
+    printf("%s: %d variants, %d kernels compiled, %d cached, none spills, %.1f s\n", b->target->name,
+           b->run_count, stats.compiled, stats.cached, stats.seconds);
+    return true;
+}
+
+typedef struct Regions {
+    GpuAddress base[REGION_COUNT];
+} Regions;
+
+static void step_launch(Bench *b, const Run *run, int step, const Regions *regions, int64_t tokens) {
+    const Step *s = &run->phase.steps[step];
+    int kernel = run->first_kernel + step;
+    if (!b->functions[kernel])
+        b->functions[kernel] =
+            gpu_function(&b->gpu, b->cubins[kernel].image.data, s->entry, s->shared_bytes);
+    uint64_t values[STEP_MAX_OPERANDS];
+    void *slots[STEP_MAX_OPERANDS];
+    for (int i = 0; i < s->operand_count; i++) {
+        const Operand *o = &s->operands[i];
+        int64_t offset = o->offset;
+        if (o->kind == OPERAND_BUFFER)
+            offset += run->phase.buffers[o->buffer].offset;
+        if (o->kind == OPERAND_TOKENS)
+            offset = tokens;
+        bool address = o->kind == OPERAND_ADDRESS || o->kind == OPERAND_BUFFER;
+        values[i] = (address ? regions->base[o->region] : 0) + (uint64_t)offset;
+        slots[i] = &values[i];
+    }
+    unsigned y = s->tokens_per_block ? (unsigned)ceil_div(tokens, s->tokens_per_block)
+                                     : (unsigned)s->grid[1];
+    GPU_DO(&b->gpu, launch(b->functions[kernel], (unsigned)s->grid[0], y, 1, (unsigned)s->block, 1,
+           1, (unsigned)s->shared_bytes, b->gpu.stream, slots, NULL));
+}
+
+// ---- data of a check ----------------------------------------------------------------------------
+
+enum { CHECK_TOKENS = 200 };
+
+typedef struct Data {
+    uint16_t *x_half;
+    float *x, *residual; // [CHECK_TOKENS, ...]
+    int32_t positions[CHECK_TOKENS], slots[CHECK_TOKENS];
+    int32_t table[LAB_SLOTS * LAB_SEQ / LAB_PAGE];
+    double *y;      // [CHECK_TOKENS, rows]: before the epilogue
+    double largest; // of |y|
+} Data;
+
+static void data_places(Data *d) {
+    for (int m = 0; m < CHECK_TOKENS; m++) {
+        d->slots[m] = m == 3 ? -1 : m % LAB_SLOTS;
+        d->positions[m] = m / LAB_SLOTS * 5 % LAB_SEQ;
+    }
+    for (int i = 0; i < LAB_SLOTS * LAB_SEQ / LAB_PAGE; i++)
+        d->table[i] = 1 + i * 5 % (LAB_PAGES - 1); // 5 and 64 have no common divisor
+}
+
+static void data_make(Data *d, const Lab *lab, Arena *a) {
+    Random r = {.state = 99};
+    const PackedTensor *t = &lab->graph.packed[lab->op->linear.weight];
+    int64_t k = t->in_features;
+    *d = (Data){.x_half = ARENA_NEW(a, uint16_t, CHECK_TOKENS * k),
+                .x = ARENA_NEW(a, float, CHECK_TOKENS * k),
+                .residual = ARENA_NEW(a, float, CHECK_TOKENS * t->out_features),
+                .y = ARENA_NEW(a, double, CHECK_TOKENS * t->rows)};
+    data_places(d);
+    for (int64_t i = 0; i < CHECK_TOKENS * t->out_features; i++)
+        d->residual[i] = random_normal(&r);
+    float *in = ARENA_NEW(a, float, CHECK_TOKENS * k), *row = ARENA_NEW(a, float, k);
+    for (int64_t m = 0; m < CHECK_TOKENS; m++) {
+        double squares = 0;
+        for (int64_t i = m * k; i < (m + 1) * k; i++) {
+            d->x[i] = random_normal(&r) * (m % 5 == 4 && i % 97 == 0 ? 30.0f : 1.0f);
+            d->x_half[i] = half_from_float(d->x[i]);
+            squares += (double)d->x[i] * (double)d->x[i];
+        }
+        double factor = 1 / sqrt(squares / (double)k + (double)lab->op->linear.eps);
+        for (int64_t i = 0; i < k; i++)
+            in[m * k + i] = half_to_float(
+                lab->norm ? half_from_float((float)((double)d->x[m * k + i] * factor * (double)lab->norm[i]))
+                          : d->x_half[m * k + i]);
+    }
+    for (int64_t at = 0; at < t->rows; at++) {
+        int part;
+        int64_t n;
+        packed_row(t, at, &part, &n);
+        if (n >= 0)
+            weight_row(t->parts[part], n, row);
+        for (int64_t m = 0; m < CHECK_TOKENS && n >= 0; m++) {
+            double sum = lab->bias ? (double)lab->bias[at] : 0;
+            for (int64_t i = 0; i < k; i++)
+                sum += (double)row[i] * (double)in[m * k + i];
+            d->y[m * t->rows + at] = sum;
+            d->largest = fmax(d->largest, fabs(sum));
+        }
+    }
+}
+
+// ---- one check ----------------------------------------------------------------------------------
+
+typedef struct Result {
+    unsigned char *arena, *kv;
+    double worst; // error over its bound
+    int64_t compared;
+    char where[128];
+} Result;
+
+static void compare(Result *r, double found, double expected, double bound, int64_t token,
+                    int64_t row) {
+    double share = fabs(found - expected) / bound;
+    r->compared++;
+    if (share <= r->worst)
+        return;
+    r->worst = isnan(share) ? HUGE_VAL : share;
+    snprintf(r->where, sizeof r->where, "token %lld row %lld: %.6g, expected %.6g", (long long)token,
+             (long long)row, found, expected);
+}
+
+static double half_at(const unsigned char *base, int64_t index) {
+    uint16_t half;
+    memcpy(&half, base + index * 2, 2);
+    return (double)half_to_float(half);
+}
+
+static double float_at(const unsigned char *base, int64_t index) {
+    float value;
+    memcpy(&value, base + index * 4, 4);
+    return (double)value;
+}
+
+// Error of fp32 sums (relative to the largest one), and of rounding a result to fp16. The GEMM also
+// rounds each weight to fp16.
+static double sum_bound(const Run *run, const Data *d) {
+    const PackedTensor *t = linear_weight(&(Problem){.plan = &run->lab->plan, .op = run->lab->op});
+    bool rounded = !run->decode && t->bits != 16;
+    return d->largest * (rounded ? 6e-4 : run->lab->norm ? 2e-4 : 3e-5) + 1e-6;
+}
+
+static const unsigned char *kv_row(const Run *run, const Data *d, const Result *r, int64_t m,
+                                   int64_t head, bool value) {
+    const ModelInfo *info = &run->lab->plan.info;
+    int64_t position = d->positions[m], slot = d->slots[m];
+    int64_t page = slot < 0 ? 0 : d->table[slot * (LAB_SEQ / LAB_PAGE) + position / LAB_PAGE];
+    return r->kv + page * info->kv_page_bytes + LAB_LAYER * info->kv_layer_stride +
+           (value ? info->kv_layer_stride / 2 : 0) +
+           (head * LAB_PAGE + position % LAB_PAGE) * run->lab->c->head_dim * 2;
+}
+
+static void compare_rope(const Run *run, const Data *d, Result *r, const unsigned char *out,
+                         int64_t m, int64_t tile, int i) {
+    const Case *c = run->lab->c;
+    int64_t rows = (c->heads + 2 * c->kv_heads) * c->head_dim, at = tile * 16 + i;
+    double low = d->y[m * rows + at], high = d->y[m * rows + at + 8], bound = sum_bound(run, d) * 2;
+    int64_t head = at / c->head_dim, in_head = tile % (c->head_dim / 16);
+    bool rotated = head < c->heads + c->kv_heads;
+    int64_t first = rotated ? in_head * 8 + i : in_head * 16 + i;
+    int64_t second = rotated ? first + c->head_dim / 2 : first + 8;
+    if (rotated) {
+        float angle = (float)d->positions[m] * run->lab->inv_freq[first];
+        double cosine = cos((double)angle), sine = sin((double)angle), x = low;
+        double factor = (double)run->lab->op->linear.rope_factor;
+        low = (x * cosine - high * sine) * factor;
+        high = (high * cosine + x * sine) * factor;
+    }
+    const unsigned char *row = out + (m * c->heads + head) * c->head_dim * 2;
+    if (head >= c->heads)
+        row = kv_row(run, d, r, m, rotated ? head - c->heads : head - c->heads - c->kv_heads, !rotated);
+    compare(r, half_at(row, first), low, bound + fabs(low) * 6e-4 + 1e-4, m, at);
+    compare(r, half_at(row, second), high, bound + fabs(high) * 6e-4 + 1e-4, m, at + 8);
+}
+
+static double gate(Activation act, double x) {
+    if (act == ACT_SILU)
+        return x / (1 + exp(-x));
+    return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+
+// Rows i and i + 8 of a tile.
+static void compare_pair(const Run *run, const Data *d, Result *r, const unsigned char *out,
+                         int64_t m, int64_t tile, int i) {
+    const Lab *lab = run->lab;
+    const PackedTensor *t = &lab->graph.packed[lab->op->linear.weight];
+    double bound = sum_bound(run, d);
+    const double *y = d->y + m * t->rows + tile * 16 + i;
+    if (lab->c->epilogue == EPILOGUE_ROPE_KV) {
+        compare_rope(run, d, r, out, m, tile, i);
+        return;
+    }
+    if (lab->c->epilogue == EPILOGUE_ACT_MUL) {
+        int64_t feature = tile * 8 + i, features = t->out_features / 2;
+        double value = gate(lab->c->act, y[0]) * y[8];
+        if (feature < features)
+            compare(r, half_at(out, m * features + feature), value,
+                    fabs(value) * 6e-4 + bound * (fabs(y[0]) + fabs(y[8]) + 1) + 1e-6, m, feature);
+        return;
+    }
+    for (int half = 0; half < 2; half++) {
+        int64_t row = tile * 16 + i + 8 * half, at = m * t->out_features + row;
+        if (row >= t->out_features)
+            continue;
+        double value = y[8 * half];
+        if (lab->c->epilogue == EPILOGUE_ADD)
+            compare(r, float_at(out, at), value + (double)d->residual[at], bound + 1e-5, m, row);
+        else if (lab->c->f32)
+            compare(r, float_at(out, at), value, bound, m, row);
+        else
+            compare(r, half_at(out, at), value, bound + fabs(value) * 6e-4, m, row);
+    }
+}
+
+// Everything behind the last output, up to the end of the buffer and its guard, is as it was filled.
+static bool guards_hold(const Run *run, const Result *r, int64_t tokens) {
+    const Value *v = &run->lab->graph.values[run->lab->op->output];
+    const Buffer *b = &run->phase.buffers[run->phase.value_buffer[run->lab->op->output]];
+    int64_t used = tokens * v->width * plan_value_elem(&run->lab->plan, run->lab->op->output);
+    for (int64_t at = b->offset + used; at < b->offset + b->bytes + LAB_GUARD; at++)
+        if (r->arena[at] != 0xff)
+            return false;
+    return true;
+}
+
+static void run_upload(Bench *b, const Run *run, const Data *d, const Regions *regions,
+                       int64_t tokens) {
+    const Gpu *g = &b->gpu;
+    const Lab *lab = run->lab;
+    const BatchLayout *batch = &lab->plan.batch;
+    int64_t k = lab->c->in, n = lab->graph.packed[lab->op->linear.weight].out_features;
+    const PhasePlan *phase = &run->phase;
+    GpuAddress x = regions->base[REGION_ARENA] +
+                   (uint64_t)phase->buffers[phase->value_buffer[lab->x]].offset;
+    GPU_DO(g, fill(regions->base[REGION_ARENA], 0xff, (size_t)run->arena_bytes));
+    GPU_DO(g, fill(regions->base[REGION_KV], 0xff,
+           (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes + 256)));
+    if (lab->norm)
+        GPU_DO(g, upload(x, d->x, (size_t)(tokens * k * 4)));
+    else
+        GPU_DO(g, upload(x, d->x_half, (size_t)(tokens * k * 2)));
+    if (lab->residual >= 0)
+        GPU_DO(g, upload(regions->base[REGION_ARENA] +
+                   (uint64_t)phase->buffers[phase->value_buffer[lab->residual]].offset,
+               d->residual, (size_t)(tokens * n * 4)));
+    GpuAddress batch_base = regions->base[REGION_BATCH];
+    GPU_DO(g, upload(batch_base + (uint64_t)batch->positions, d->positions, sizeof d->positions));
+    GPU_DO(g, upload(batch_base + (uint64_t)batch->slots, d->slots, sizeof d->slots));
+    GPU_DO(g, upload(batch_base + (uint64_t)batch->page_table, d->table, sizeof d->table));
+}
+
+static Result run_check(Bench *b, const Run *run, const Data *d, const Regions *regions,
+                        int64_t tokens, Arena *a) {
+    const Lab *lab = run->lab;
+    const PackedTensor *t = &lab->graph.packed[lab->op->linear.weight];
+    size_t kv_bytes = (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes);
+    Result r = {.arena = arena_alloc(a, (size_t)run->arena_bytes), .kv = arena_alloc(a, kv_bytes + 1)};
+    run_upload(b, run, d, regions, tokens);
+    for (int step = 0; step < run->phase.step_count; step++)
+        step_launch(b, run, step, regions, tokens);
+    GPU_DO(&b->gpu, synchronize());
+    GPU_DO(&b->gpu, download(r.arena, regions->base[REGION_ARENA], (size_t)run->arena_bytes));
+    if (kv_bytes)
+        GPU_DO(&b->gpu, download(r.kv, regions->base[REGION_KV], kv_bytes));
+    const unsigned char *out =
+        r.arena + run->phase.buffers[run->phase.value_buffer[lab->op->output]].offset;
+    for (int64_t m = 0; m < tokens; m++)
+        for (int64_t pair = 0; pair < t->rows / 2; pair++)
+            compare_pair(run, d, &r, out, m, pair / 8, (int)(pair % 8));
+    if (!guards_hold(run, &r, tokens))
+        compare(&r, HUGE_VAL, 0, 1, tokens, -1);
+    return r;
+}
+
+// ---- all checks ---------------------------------------------------------------------------------
+
+typedef struct Tally {
+    int checks, failures;
+    double worst;
+} Tally;
+
+// Outputs of token 0 by the decode kernel, which must not depend on the bucket or its variant.
+typedef struct First {
+    unsigned char *bytes;
+    size_t size;
+} First;
+
+static bool first_same(First *first, const Run *run, const Result *r, Arena *a) {
+    const Value *v = &run->lab->graph.values[run->lab->op->output];
+    size_t size = (size_t)(v->width * plan_value_elem(&run->lab->plan, run->lab->op->output));
+    const unsigned char *out =
+        r->arena + run->phase.buffers[run->phase.value_buffer[run->lab->op->output]].offset;
+    if (!first->bytes) {
+        *first = (First){arena_alloc(a, size), size};
+        memcpy(first->bytes, out, size);
+    }
+    return memcmp(first->bytes, out, size) == 0;
+}
+
+static void run_checks(Bench *b, const Run *run, const Data *d, const Regions *regions, First *first,
+                       Tally *tally, Arena *keep) {
+    static const int64_t counts[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 128, 200};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        int64_t tokens = counts[i];
+        if (tokens > run->max_tokens || (!run->decode && tokens < 15 && tokens > 1))
+            continue;
+        Arena a = {0};
+        Result r = run_check(b, run, d, regions, tokens, &a);
+        bool same = !run->decode || first_same(first, run, &r, keep);
+        tally->checks++;
+        tally->worst = fmax(tally->worst, r.worst);
+        if (r.worst > 1 || !same) {
+            tally->failures++;
+            printf("FAILED %s, %s %lld: %s, %lld tokens: %.3g of the bound, %s%s\n",
+                   run->lab->c->name, run->decode ? "decode up to" : "gemm up to",
+                   (long long)run->max_tokens, run->text, (long long)tokens, r.worst, r.where,
+                   same ? "" : ", token 0 differs from the first run's");
+        }
+        arena_free(&a);
+    }
+}
+
+static void lab_check(Bench *b, Lab *lab, Tally *tally) {
+    Arena a = {0};
+    Data d;
+    data_make(&d, lab, &a);
+    int64_t arena_bytes = 0;
+    for (int i = 0; i < b->run_count; i++)
+        if (b->runs[i].lab == lab && b->runs[i].arena_bytes > arena_bytes)
+            arena_bytes = b->runs[i].arena_bytes;
+    const Gpu *g = &b->gpu;
+    Regions regions;
+    regions.base[REGION_WEIGHTS] = gpu_alloc(g, (size_t)lab->weights_bytes);
+    regions.base[REGION_ARENA] = gpu_alloc(g, (size_t)arena_bytes);
+    regions.base[REGION_KV] = gpu_alloc(g, (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes + 256));
+    regions.base[REGION_BATCH] = gpu_alloc(g, (size_t)lab->plan.batch.bytes);
+    unsigned char *packed = arena_alloc(&a, (size_t)lab->weights_bytes);
+    for (int i = 0; i < lab->graph.packed_count; i++)
+        tensor_pack(&lab->graph.packed[i], packed + lab->graph.packed[i].offset);
+    GPU_DO(g, upload(regions.base[REGION_WEIGHTS], packed, (size_t)lab->weights_bytes));
+    First first = {0};
+    for (int i = 0; i < b->run_count; i++)
+        if (b->runs[i].lab == lab)
+            run_checks(b, &b->runs[i], &d, &regions, &first, tally, &a);
+    for (int region = 0; region < REGION_COUNT; region++)
+        GPU_DO(g, release(regions.base[region]));
+    arena_free(&a);
+}
+
+static bool check_all(Bench *b) {
+    Tally all = {0};
+    for (int i = 0; i < CHECK_CASES; i++) {
+        Tally tally = {0};
+        lab_check(b, &b->labs[i], &tally);
+        printf("%-10s %3d checks, %d failed, worst %.3f of its bound\n", check_cases[i].name,
+               tally.checks, tally.failures, tally.worst);
+        all.checks += tally.checks;
+        all.failures += tally.failures;
+    }
+    printf("check: %d of %d passed\n", all.checks - all.failures, all.checks);
+    return all.failures == 0;
+}
+
+// ---- times --------------------------------------------------------------------------------------
+
+enum { POOL_BYTES = 256 << 20, REPLAYS = 7 };
+
+// 64-bit words of random weights whose 16-bit halves are finite.
+static GpuAddress pool_make(const Gpu *g, size_t bytes) {
+    uint64_t *words = malloc(POOL_BYTES), x = 88172645463325252u;
+    GpuAddress pool = gpu_alloc(g, bytes);
+    assert(words);
+    for (size_t i = 0; i < POOL_BYTES / 8; i++) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        words[i] = x & 0xbfffbfffbfffbfff;
+    }
+    for (size_t at = 0; at < bytes; at += POOL_BYTES) {
+        size_t size = bytes - at < POOL_BYTES ? bytes - at : POOL_BYTES;
+        if (at == 0)
+            GPU_DO(g, upload(pool, words, size));
+        else
+            GPU_DO(g, copy(pool + at, pool, size));
+    }
+    free(words);
+    return pool;
+}
+
+// ld.global.nc of `count` 16-byte words, four in flight per thread.
+static const char read_ptx[] =
+    ".version 7.4\n.target sm_80\n.address_size 64\n"
+    ".visible .entry read(.param .u64 from, .param .u64 count, .param .u64 out) .maxntid 512, 1, 1 {\n"
+    ".reg .pred p; .reg .b32 a, t, b, n, v<16>; .reg .b64 at, end, step, base, i, four;\n"
+    "ld.param.u64 base, [from]; ld.param.u64 end, [count]; cvta.to.global.u64 base, base;\n"
+    "mov.u32 t, %tid.x; mov.u32 b, %ctaid.x; mov.u32 n, %nctaid.x; shl.b32 n, n, 9;\n"
+    "mad.lo.u32 t, b, 512, t; cvt.u64.u32 i, t; shl.b64 i, i, 4; shl.b64 end, end, 4;\n"
+    "cvt.u64.u32 step, n; shl.b64 step, step, 4; shl.b64 four, step, 2; mov.u32 a, 0;\n"
+    "loop: setp.ge.u64 p, i, end; @p bra done; add.u64 at, base, i;\n"
+    "ld.global.nc.L1::no_allocate.v4.u32 {v0, v1, v2, v3}, [at]; add.u64 at, at, step;\n"
+    "ld.global.nc.L1::no_allocate.v4.u32 {v4, v5, v6, v7}, [at]; add.u64 at, at, step;\n"
+    "ld.global.nc.L1::no_allocate.v4.u32 {v8, v9, v10, v11}, [at]; add.u64 at, at, step;\n"
+    "ld.global.nc.L1::no_allocate.v4.u32 {v12, v13, v14, v15}, [at];\n"
+    "xor.b32 v0, v0, v1; xor.b32 v2, v2, v3; xor.b32 v4, v4, v5; xor.b32 v6, v6, v7;\n"
+    "xor.b32 v8, v8, v9; xor.b32 v10, v10, v11; xor.b32 v12, v12, v13; xor.b32 v14, v14, v15;\n"
+    "xor.b32 v0, v0, v2; xor.b32 v4, v4, v6; xor.b32 v8, v8, v10; xor.b32 v12, v12, v14;\n"
+    "xor.b32 v0, v0, v4; xor.b32 v8, v8, v12; xor.b32 v0, v0, v8; xor.b32 a, a, v0;\n"
+    "add.u64 i, i, four; bra loop;\n"
+    "done: setp.ne.u32 p, a, 0x12345677; @p ret;\n"
+    "ld.param.u64 at, [out]; cvta.to.global.u64 at, at; st.global.u32 [at], a; ret; }\n";
+
+typedef struct Timing {
+    Bench *b;
+    const Run *run; // NULL: the plain read
+    GpuFunction *read;
+    Regions regions;
+    GpuAddress pool;
+    int64_t copy_bytes, tokens; // copies of the weights stand copy_bytes apart
+    int copies, launches;
+} Timing;
+
+static void timing_enqueue(void *user) {
+    Timing *t = user;
+    for (int i = 0; i < t->launches; i++) {
+        GpuAddress weights = t->pool + (uint64_t)(i % t->copies * t->copy_bytes);
+        if (t->run) {
+            t->regions.base[REGION_WEIGHTS] = weights;
+            for (int step = 0; step < t->run->phase.step_count; step++)
+                step_launch(t->b, t->run, step, &t->regions, t->tokens);
+            continue;
+        }
+        // whole rounds of the unrolled loop; the rest, under 2 %, is left out
+        uint64_t threads = (uint64_t)t->b->gpu.multiprocessors * 4 * 512;
+        uint64_t count = (uint64_t)t->copy_bytes / 16 / (threads * 4) * (threads * 4);
+        void *slots[] = {&weights, &count, &t->regions.base[REGION_KV]};
+        GPU_DO(&t->b->gpu, launch(t->read, (unsigned)t->b->gpu.multiprocessors * 4, 1, 1, 512, 1, 1,
+               0, t->b->gpu.stream, slots, NULL));
+    }
+}
+
+static double timing_us(Timing *t, const Run *run, int64_t tokens) {
+    t->run = run;
+    t->tokens = tokens;
+    // kernels are loaded outside of the capture
+    for (int step = 0; run && step < run->phase.step_count; step++)
+        step_launch(t->b, run, step, &t->regions, tokens);
+    GPU_DO(&t->b->gpu, synchronize());
+    return gpu_graph_us(&t->b->gpu, timing_enqueue, t, REPLAYS) / t->launches;
+}
+
+static void lab_time(Bench *b, Lab *lab, Timing *t, size_t pool_bytes) {
+    static const int64_t counts[] = {1, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
+    const PackedTensor *w = &lab->graph.packed[lab->op->linear.weight];
+    t->copy_bytes = (int64_t)round_up((uint64_t)lab->weights_bytes, 256);
+    t->copies = (int)ceil_div(POOL_BYTES + (64 << 20), t->copy_bytes);
+    t->copies = t->copies < 2 ? 2 : t->copies;
+    assert((size_t)(t->copies * t->copy_bytes) <= pool_bytes);
+    t->launches = t->copies < 12 ? t->copies * (int)ceil_div(12, t->copies) : t->copies;
+    t->regions.base[REGION_WEIGHTS] = t->pool;
+    double read_us = timing_us(t, NULL, 1);
+    printf("\n%s: %lld x %lld, %d bits, group %d, %.1f MB; read %.2f us, %.2f TB/s\n", lab->c->name,
+           (long long)w->in_features, (long long)w->out_features, w->bits, w->group,
+           (double)w->bytes * 1e-6, read_us, (double)w->bytes / read_us * 1e-6);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        int64_t tokens = counts[i];
+        double best = HUGE_VAL;
+        const Run *winner = NULL;
+        for (int at = 0; at < b->run_count; at++) {
+            const Run *run = &b->runs[at];
+            bool fits = run->decode ? tokens <= run->max_tokens && tokens * 4 > run->max_tokens - 8
+                                    : tokens > 16;
+            if (run->lab != lab || !fits || (w->bits == 16 && tokens > 64))
+                continue;
+            double us = timing_us(t, run, tokens);
+            printf("  M %4lld %9.2f us %s %s\n", (long long)tokens, us,
+                   run->decode ? "decode" : "gemm  ", run->text);
+            if (us < best) {
+                best = us;
+                winner = run;
+            }
+        }
+        if (winner)
+            printf("  M %4lld BEST %8.2f us %6.2f TB/s %6.1f TFLOP/s, %.2f of read, predicted %.1f us: "
+                   "%s\n",
+                   (long long)tokens, best, (double)w->bytes / best * 1e-6,
+                   2e-6 * (double)tokens * (double)(w->in_features * w->out_features) / best,
+                   read_us / best, winner->cost.us, winner->text);
+    }
+}
+
+static void time_all(Bench *b) {
+    const size_t pool_bytes = (size_t)9 * POOL_BYTES; // two copies of the largest head
+    Timing t = {.b = b, .pool = pool_make(&b->gpu, pool_bytes)};
+    int64_t arena_bytes = 0, kv_bytes = 256;
+    for (int i = 0; i < b->run_count; i++) {
+        const Run *run = &b->runs[i];
+        int64_t kv = LAB_PAGES * run->lab->plan.info.kv_page_bytes;
+        arena_bytes = run->arena_bytes > arena_bytes ? run->arena_bytes : arena_bytes;
+        kv_bytes = kv > kv_bytes ? kv : kv_bytes;
+    }
+    t.regions.base[REGION_ARENA] = pool_make(&b->gpu, (size_t)arena_bytes);
+    t.regions.base[REGION_KV] = gpu_alloc(&b->gpu, (size_t)kv_bytes);
+    t.regions.base[REGION_BATCH] = gpu_alloc(&b->gpu, (size_t)b->labs[CHECK_CASES].plan.batch.bytes);
+    GPU_DO(&b->gpu, fill(t.regions.base[REGION_BATCH], 0,
+           (size_t)b->labs[CHECK_CASES].plan.batch.bytes));
+    t.read = gpu_function(&b->gpu, read_ptx, "read", 0);
+    for (int i = 0; i < TIME_CASES; i++)
+        lab_time(b, &b->labs[CHECK_CASES + i], &t, pool_bytes);
+}
+
+// ---- main ---------------------------------------------------------------------------------------
+
+static const Target *target_find(const char *name) {
+    for (int i = 0; i < target_count; i++)
+        if (strcmp(target_table[i].name, name) == 0)
+            return &target_table[i];
+    return NULL;
+}
+
+static const Target *target_of(int compute) {
+    for (int i = 0; i < target_count; i++)
+        if (target_table[i].device == DEVICE_CUDA &&
+            target_table[i].compute_major * 10 + target_table[i].compute_minor == compute)
+            return &target_table[i];
+    return NULL;
+}
+
+static bool bench_make(Bench *b, const Target *target, bool check, bool time, const char *word,
+                       Error *err) {
+    b->target = target;
+    b->runs = ARENA_NEW(&b->arena, Run, RUNS_MAX);
+    for (int i = 0; i < CHECK_CASES; i++) {
+        lab_make(&b->labs[i], &check_cases[i], target, check, &b->arena);
+        if (check)
+            runs_check(b, &b->labs[i]);
+    }
+    for (int i = 0; i < TIME_CASES; i++) {
+        lab_make(&b->labs[CHECK_CASES + i], &time_cases[i], target, false, &b->arena);
+        if (time && strstr(time_cases[i].name, word))
+            runs_time(b, &b->labs[CHECK_CASES + i]);
+    }
+    return kernels_make(b, err);
+}
+
+static int compile_all(int count, char **names) {
+    static const char *const all[] = {"sm_80",  "sm_86",   "sm_87",  "sm_89",
+                                      "sm_90a", "sm_100a", "sm_120a"};
+    int targets = count ? count : (int)(sizeof all / sizeof *all);
+    for (int i = 0; i < targets; i++) {
+        Bench *b = calloc(1, sizeof *b);
+        Error err;
+        const char *name = count ? names[i] : all[i];
+        const Target *target = target_find(name);
+        if (!b || !target || !bench_make(b, target, true, true, "", &err)) {
+            fprintf(stderr, "%s: %s\n", name, target ? err.message : "no such target");
+            return 1;
+        }
+        arena_free(&b->arena);
+        free(b);
+    }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    const char *word = argc > 1 ? argv[1] : "";
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (strcmp(word, "compile") == 0)
+        return compile_all(argc - 2, argv + 2);
+    Bench *b = calloc(1, sizeof *b);
+    if (!b || !gpu_open(&b->gpu)) {
+        printf("skipped: no CUDA device\n");
+        return 0;
+    }
+    const Target *target = target_of(b->gpu.compute);
+    bool check = strcmp(word, "time") != 0, time = strcmp(word, "check") != 0, passed = true;
+    Error err;
+    printf("%s, %d multiprocessors\n", b->gpu.device, b->gpu.multiprocessors);
+    if (!target || !bench_make(b, target, check, time, argc > 2 ? argv[2] : "", &err)) {
+        fprintf(stderr, "%s\n", target ? err.message : "no target for this GPU");
+        return 1;
+    }
+    if (check)
+        passed = check_all(b);
+    if (time && passed)
+        time_all(b);
+    return passed ? 0 : 8;
+}
