@@ -118,14 +118,14 @@ static void attention_head(const Interp *in, const Op *op, const double *q, int6
                            int64_t visible, double *scores, double *out) {
     const LayerCache *cache = &in->caches[op->layer];
     int64_t head_dim = op->attention.head_dim;
-    double top = -INFINITY, total = 0;
+    double top = -HUGE_VAL, total = 0;
     for (int64_t j = 0; j < visible; j++) {
         const double *key = cache->keys + j * in->kv_width + kv_head * head_dim;
         double score = 0;
         for (int64_t i = 0; i < head_dim; i++)
             score += q[i] * key[i];
         scores[j] = score * (double)op->attention.scale;
-        top = fmax(top, scores[j]);
+        top = scores[j] > top ? scores[j] : top;
     }
     memset(out, 0, (size_t)head_dim * sizeof *out);
     for (int64_t j = 0; j < visible; j++) {
@@ -301,11 +301,11 @@ static void run_op(Interp *in, const Op *op, const int32_t *ids, int64_t tokens)
 
 bool interp_run(Interp *in, const int32_t *ids, int count, double *logits, Error *err) {
     if (in->length + count > in->max_seq_len)
-        return fail(err, ERR_RESOURCE, 470, "%lld tokens, the oracle was made for %lld",
+        return fail(err, ERR_RESOURCE, 480, "%lld tokens, the oracle was made for %lld",
                     (long long)in->length + count, (long long)in->max_seq_len);
     for (int at = 0; at < count; at++)
         if (ids[at] < 0 || ids[at] >= in->vocab_size)
-            return fail(err, ERR_USAGE, 471, "token id %d is outside the vocabulary of %lld",
+            return fail(err, ERR_USAGE, 481, "token id %d is outside the vocabulary of %lld",
                         ids[at], (long long)in->vocab_size);
     for (int at = 0; at < in->graph->op_count; at++)
         run_op(in, &in->graph->ops[at], ids, count);

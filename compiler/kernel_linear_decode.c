@@ -11,6 +11,8 @@ enum {
     WARPS_ENOUGH   = 8,    // fewer only if K has fewer records
     IN_FLIGHT      = 48 << 10, // bytes per multiprocessor under way: twice what latency asks for
     STAGES_LIMIT   = 12,
+    EPILOGUE_WARPS = 2,
+    REGISTERS      = 65536, // of a multiprocessor
     PARTIAL_BYTES  = 512,
     BLOCK_RESERVED = 1024, // shared memory that the driver keeps per block
 };
@@ -82,6 +84,21 @@ static int useful_stages(const Shape *s, DecodeVariant v) {
     return stages > STAGES_LIMIT ? STAGES_LIMIT : stages < 3 ? 3 : (int)stages;
 }
 
+// Registers that a thread needs, a little more than ptxas was seen to take.
+static int registers(const Problem *p, const Shape *s, DecodeVariant v) {
+    bool rope = p->op->linear.epilogue == EPILOGUE_ROPE_KV;
+    bool fine = linear_weight(p)->group == 32;
+    return 64 + 10 * v.tiles * (int)s->halves + (rope ? 16 : 0) + (fine && v.tiles > 1 ? 16 : 0);
+}
+
+// Fewer blocks per multiprocessor where they would not leave enough registers.
+static bool registers_fit(const Problem *p, const Shape *s, DecodeVariant *v) {
+    int threads = (v->warps + EPILOGUE_WARPS) * 32, needed = registers(p, s, *v);
+    while (v->ctas_per_sm > 1 && REGISTERS / (threads * v->ctas_per_sm) < needed)
+        v->ctas_per_sm--;
+    return REGISTERS / threads >= needed;
+}
+
 // The fewest phases of K first, then the most stages.
 static bool fit(const Problem *p, const Shape *s, DecodeVariant *v, int64_t *phases) {
     int wanted = v->stages ? v->stages : useful_stages(s, *v), least = v->stages ? wanted : 3;
@@ -97,6 +114,8 @@ static bool fit(const Problem *p, const Shape *s, DecodeVariant *v, int64_t *pha
 bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
     Shape s = shape_of(p);
     int64_t phases;
+    if (!registers_fit(p, &s, &v))
+        return false;
     DecodeVariant alone = v;
     alone.ctas_per_sm = 1;
     if (!fit(p, &s, &v, &phases)) {
@@ -196,7 +215,7 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
         step_int(s, 0);
     linear_operands(s, p, plan, phase);
     s->grid[0] = grid(p, params);
-    s->block = ((int)params_get(params, "WARPS") + 2) * 32;
+    s->block = ((int)params_get(params, "WARPS") + EPILOGUE_WARPS) * 32;
     s->shared_bytes = (int)params_get(params, "SHARED_BYTES");
     s->cost = *predicted;
 }

@@ -441,7 +441,7 @@ static const char version_key[] = "nvrtc version used last";
 static bool version_find(char version[16], Nvrtc **nvrtc, Cache *cache, Arena *a, Error *err) {
     Bytes known;
     bool found = false;
-    TRY(cache_get(cache, version_key, sizeof version_key, &known, &found, a, err));
+    TRY(cache_get(cache, version_key, sizeof version_key - 1, &known, &found, a, err));
     if (found && known.size < 16) {
         memcpy(version, known.data, known.size);
         version[known.size] = 0;

@@ -45,7 +45,7 @@ int64_t params_get(const Params *p, const char *name) {
     for (int at = 0; at < p->count; at++)
         if (strcmp(p->items[at].name, name) == 0)
             return p->items[at].value;
-    assert(!"params_get of a parameter that was never set");
+    assert(false && "params_get of a parameter that was never set");
     return 0;
 }
 
@@ -82,7 +82,7 @@ static const Op *value_producer(const Graph *g, int value) {
     for (int at = 0; at < g->op_count; at++)
         if (g->ops[at].output == value)
             return &g->ops[at];
-    assert(!"a verified graph has no value without producer");
+    assert(false && "a verified graph has no value without producer");
     return NULL;
 }
 

@@ -176,7 +176,7 @@ static bool merge_add(Build *b, const cJSON *item, int32_t rank) {
     uint32_t mask = b->h.merge_slots - 1, slot = merge_hash(m.left, m.right) & mask;
     for (; b->merges[slot].id >= 0; slot = (slot + 1) & mask)
         if (b->merges[slot].left == m.left && b->merges[slot].right == m.right)
-            return true; // listed twice: the later rank is the file's own mistake, keep the first
+            break; // listed twice: tokenizers keeps the last
     b->merges[slot] = m;
     return true;
 }

@@ -151,20 +151,11 @@ __device__ __forceinline__ void words_load(u32 words[4], u32 shared) {
     words[3] = v.w;
 }
 
-// The activations of k16 step `step` as B fragments: b[tile] of tokens 8 * tile ...
-__device__ __forceinline__ void x_load(u32 b[TOKEN_TILES][2], u32 x, int step, int lane) {
-    // matrices of an ldmatrix: (tokens 0-7, k 0-7), (0-7, 8-15), (8-15, 0-7), (8-15, 8-15)
+// Shared address of this lane's row for the ldmatrix of k16 step `step` of the first 16 tokens:
+// matrices (tokens 0-7, k 0-7), (0-7, 8-15), (8-15, 0-7), (8-15, 8-15).
+__device__ __forceinline__ u32 x_row(u32 x, int step, int lane) {
     int row = lane / 16 * 8 + lane % 8, chunk = step * 2 + lane / 8 % 2;
-    u32 at = x + row * X_ROW_BYTES + (chunk ^ lane % 8) * 16;
-#pragma unroll // b stays in registers
-    for (int pair = 0; pair < TOKEN_TILES / 2; pair++) {
-        u32 v[4];
-        ldmatrix_x4(v, at + pair * 16 * X_ROW_BYTES);
-        b[pair * 2][0] = v[0];
-        b[pair * 2][1] = v[1];
-        b[pair * 2 + 1][0] = v[2];
-        b[pair * 2 + 1][1] = v[3];
-    }
+    return x + row * X_ROW_BYTES + (chunk ^ lane % 8) * 16;
 }
 
 // All products of one stage. weights, x: shared addresses of this warp's rows and tokens.
@@ -173,11 +164,10 @@ __device__ __forceinline__ void step_products(Sums sums, u32 weights, u32 x, int
     u32 words[WARP_TILES][4], scales[WARP_TILES][2];
 #pragma unroll // steps index registers
     for (int step = 0; step < STEP_K / 16; step++) {
-        u32 b[TOKEN_TILES][2];
-        x_load(b, x, step, lane);
-#pragma unroll // sums stay in registers
+        u32 a[WARP_TILES][4], at = x_row(x, step, lane);
+#pragma unroll // a stays in registers
         for (int t = 0; t < WARP_TILES; t++) {
-            u32 tile = weights + t * STEP_BYTES, a[4];
+            u32 tile = weights + t * STEP_BYTES;
             if (BITS != 16 && step % STEP_OF_GROUP == 0) {
                 scales_load(scales[t], tile + step / STEP_OF_GROUP * SCALE_BLOCK_BYTES +
                                            lane / 4 * 4);
@@ -186,10 +176,17 @@ __device__ __forceinline__ void step_products(Sums sums, u32 weights, u32 x, int
                 words_load(words[t], tile + STEP_SCALE_BYTES + step / TILE_STEPS * TILE_BYTES +
                                          lane * 16);
             }
-            dequant_scaled_step(a, words[t], step % TILE_STEPS, scales[t]);
+            dequant_scaled_step(a[t], words[t], step % TILE_STEPS, scales[t]);
+        }
 #pragma unroll // sums stay in registers
-            for (int n = 0; n < TOKEN_TILES; n++) {
-                mma_m16n8k16_f16(sums[t][n], a[0], a[1], a[2], a[3], b[n][0], b[n][1]);
+        for (int pair = 0; pair < TOKEN_TILES / 2; pair++) {
+            u32 b[4];
+            ldmatrix_x4(b, at + pair * 16 * X_ROW_BYTES);
+#pragma unroll // sums stay in registers
+            for (int t = 0; t < WARP_TILES; t++) {
+                mma_m16n8k16_f16(sums[t][pair * 2], a[t][0], a[t][1], a[t][2], a[t][3], b[0], b[1]);
+                mma_m16n8k16_f16(sums[t][pair * 2 + 1], a[t][0], a[t][1], a[t][2], a[t][3], b[2],
+                                 b[3]);
             }
         }
     }

@@ -144,6 +144,18 @@ static void runs_time(Bench *b, Lab *lab) {
 
 // ---- kernels ------------------------------------------------------------------------------------
 
+// Compiles the kernels [first, first + count).
+static bool kernels_compile(Bench *b, int first, int count, Cache *cache, CubinStats *stats,
+                            Error *err) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    Plan some = b->kernels;
+    some.kernels += first;
+    some.kernel_count = count;
+    return cubins_make(b->cubins + first, &some, cache,
+                       cores < THREADS_MAX ? (int)cores : THREADS_MAX, stats, &b->arena, err);
+}
+
+// All kernels; after a failure, one by one, to name every variant that fails.
 static bool kernels_make(Bench *b, Error *err) {
     int count = 0;
     for (int i = 0; i < b->run_count; i++) {
@@ -159,13 +171,18 @@ static bool kernels_make(Bench *b, Error *err) {
     b->functions = ARENA_NEW(&b->arena, GpuFunction *, count);
     Cache *cache;
     CubinStats stats = {0};
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     TRY(cache_open(&cache, NULL, CACHE_ON, &b->arena, err));
-    TRY(cubins_make(b->cubins, &b->kernels, cache, cores < THREADS_MAX ? (int)cores : THREADS_MAX,
-                    &stats, &b->arena, err));
-    printf("%s: %d variants, %d kernels compiled, %d cached, none spills, %.1f s\n", b->target->name,
+    bool done = kernels_compile(b, 0, count, cache, &stats, err);
+    for (int i = 0; !done && i < b->run_count; i++) {
+        const Run *run = &b->runs[i];
+        Error one;
+        if (!kernels_compile(b, run->first_kernel, run->phase.step_count, cache, &stats, &one))
+            printf("%s, up to %lld tokens, %s: %s\n", run->lab->c->name, (long long)run->max_tokens,
+                   run->text, one.message);
+    }
+    printf("%s: %d variants, %d kernels compiled, %d cached, %.1f s\n", b->target->name,
            b->run_count, stats.compiled, stats.cached, stats.seconds);
-    return true;
+    return done;
 }
 
 typedef struct Regions {

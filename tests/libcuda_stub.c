@@ -3,114 +3,543 @@
 // LD_LIBRARY_PATH=build/tests/stub.
 //
 // A violation prints one line and ends the process with status 99:
-//   handles         made here, of the right kind, not destroyed; the context current in the thread
-//   launches        number and size of arguments as in the cubin's .nv.info; every argument that looks
-//                   like an address inside of a live allocation; grid, block, shared memory and
-//                   registers within the limits of the chip and of the kernel
-//   copies          inside of one allocation on both sides
-//   order           work is queued and runs when the host waits: pinned memory must not change before;
-//                   what a copy to the host will bring is filled with 0xEE until then
-//   capture         nothing that waits or allocates while a stream records
-//   leaks           nothing may be alive when the context is released, which must happen
+//   handles   made here, of the right kind, not destroyed; the context current in the thread
+//   launches  number of arguments as in the cubin's .nv.info; every argument that looks like an address
+//             inside of a live allocation; grid, block, shared memory and registers within the limits of
+//             the chip and of the kernel
+//   copies    inside of one allocation on both sides
+//   order     work is queued and runs when the host waits. Pinned memory must not change or go away
+//             before; the target of a copy to pinned memory holds 0xEE until then
+//   capture   nothing that waits, allocates or frees while the stream records
+//   leaks     nothing may be alive when the context is released, which must happen before the end
 //
 // Device addresses are not mapped, so that the host cannot use them by mistake.
 //
-// Set up by environment variables: STUB_CUDA_CAPABILITY (9.0), STUB_CUDA_VERSION (13000),
-// STUB_CUDA_DEVICES (1), STUB_CUDA_MEMORY in bytes (8 GiB), STUB_CUDA_LOG (a file that gets a line per
-// call), STUB_CUDA_FAIL (SYMBOL:N:CODE, the N-th call of SYMBOL returns CODE). A driver older than the
-// CUDA version 12.0 loads no image.
+// Set up by environment variables: STUB_CUDA_CAPABILITY (9.0), STUB_CUDA_VERSION (13000; one that is
+// less than 12000 loads no image), STUB_CUDA_DEVICES (1), STUB_CUDA_MEMORY in bytes (8 GB), STUB_CUDA_LOG
+// (a file that gets a line per call), STUB_CUDA_FAIL (SYMBOL:N:CODE, the N-th call of SYMBOL returns
+// CODE).
 //
-// Sources: the CUDA driver API's documentation; .nv.info as cuobjdump -elf prints it. This library has
-// one mutable object at file scope: a driver has no other place for its state.
-#include "../runtime/cuda_driver.h"
+// Source: the documentation of the CUDA driver API. A driver keeps its state between calls, so there is
+// one mutable object at file scope. Non-goals: several threads, several streams at a time.
+#include "libcuda_state.h"
 
-#include <elf.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
+// ---- the driver's functions ---------------------------------------------------------------------
 
-enum {
-    VIOLATION_STATUS = 99,
-    MAX_PARAMS       = 32,
-    SYMBOL_BYTES     = 64,
-    OLDEST_VERSION   = 12000,
-    POISON           = 0xee,
-};
+#define DRIVER(name, parameters) \
+    CUresult name parameters;    \
+    CUresult name parameters
 
-static const uint64_t DEVICE_SPACE = (uint64_t)1 << 40; // addresses that devices may have
-static const uint64_t GUARD = (uint64_t)1 << 21;        // between allocations
+DRIVER(cuInit, (unsigned flags)) {
+    ENTER("cuInit", false);
+    if (flags)
+        violation("cuInit: flags must be 0");
+    stub.initialized = true;
+    return stub.devices ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;
+}
 
-typedef enum Kind {
-    KIND_MEMORY, KIND_PINNED, KIND_STREAM, KIND_EVENT, KIND_MODULE, KIND_FUNCTION, KIND_GRAPH,
-    KIND_EXEC, KIND_COUNT,
-} Kind;
+DRIVER(cuDriverGetVersion, (int *version)) {
+    ENTER("cuDriverGetVersion", false);
+    *version = stub.version;
+    return CUDA_SUCCESS;
+}
 
-static const char *const kind_names[KIND_COUNT] = {
-    "device memory", "pinned memory", "stream", "event", "module", "function", "graph",
-    "executable graph",
-};
+DRIVER(cuGetErrorString, (CUresult error, const char **text)) {
+    ENTER("cuGetErrorString", false);
+    *text = error == CUDA_ERROR_OUT_OF_MEMORY ? "out of memory" : "an error of the stand-in";
+    return CUDA_SUCCESS;
+}
 
-typedef struct Kernel {
-    char name[SYMBOL_BYTES];
-    int params;
-    int sizes[MAX_PARAMS];
-    unsigned max_threads;  // __launch_bounds__, 0: none
-    unsigned registers;    // of one thread
-    unsigned shared_bytes; // static
-    unsigned dynamic_max;  // set by cuFuncSetAttribute
-} Kernel;
+DRIVER(cuDeviceGetCount, (int *count)) {
+    ENTER("cuDeviceGetCount", false);
+    *count = stub.devices;
+    return CUDA_SUCCESS;
+}
 
-typedef enum OpKind { OP_IN, OP_OUT, OP_WITHIN, OP_SET, OP_LAUNCH, OP_RECORD, OP_GRAPH } OpKind;
+DRIVER(cuDeviceGet, (CUdevice * device, int index)) {
+    ENTER("cuDeviceGet", false);
+    if (index < 0 || index >= stub.devices)
+        violation("cuDeviceGet: there is no device %d", index);
+    *device = index;
+    return CUDA_SUCCESS;
+}
 
-// Queued work. Addresses were checked when it was queued and are checked again when it runs.
-typedef struct Op {
-    OpKind kind;
-    uint64_t to, from; // device addresses
-    size_t bytes;
-    void *host;
-    unsigned char *copy; // OP_IN: what the source held when it was queued
-    bool pinned;         // the host's side is
-    unsigned char value;
-    uint64_t pointers[MAX_PARAMS]; // OP_LAUNCH: arguments that are device addresses
-    int pointer_count;
-    struct Object *object; // event, executable graph
-    struct Op *next;
-} Op;
+static void device_check(CUdevice device, const char *symbol) {
+    if (device < 0 || device >= stub.devices)
+        violation("%s: there is no device %d", symbol, device);
+}
 
-typedef struct Queue {
-    Op *first, *last;
-    int count;
-} Queue;
+DRIVER(cuDeviceGetName, (char *name, int size, CUdevice device)) {
+    ENTER("cuDeviceGetName", false);
+    device_check(device, "cuDeviceGetName");
+    snprintf(name, (size_t)size, "stand-in");
+    return CUDA_SUCCESS;
+}
 
-// Whatever has a handle. Never freed, so that a stale handle is recognized.
-typedef struct Object {
-    Kind kind;
-    bool alive;
-    struct Object *next;
-    uint64_t address; // KIND_MEMORY; KIND_PINNED: the host's address
-    size_t bytes;
-    unsigned char *backing; // KIND_MEMORY
-    Queue queue;            // KIND_STREAM, KIND_GRAPH, KIND_EXEC
-    bool capturing;         // KIND_STREAM
-    bool recorded, done;    // KIND_EVENT
-    Bytes *image_unused;
-    const unsigned char *image; // KIND_MODULE
-    struct Object *module;      // KIND_FUNCTION
-    Kernel kernel;
-} Object;
+DRIVER(cuDeviceGetAttribute, (int *value, int attribute, CUdevice device)) {
+    ENTER("cuDeviceGetAttribute", false);
+    device_check(device, "cuDeviceGetAttribute");
+    const struct {
+        int attribute, value;
+    } known[] = {{CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, stub.major},
+                 {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, stub.minor},
+                 {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 16}};
+    for (size_t at = 0; at < sizeof known / sizeof *known; at++)
+        if (known[at].attribute == attribute) {
+            *value = known[at].value;
+            return CUDA_SUCCESS;
+        }
+    violation("cuDeviceGetAttribute: attribute %d is not known here", attribute);
+}
 
-typedef struct Stub {
-    bool initialized, retained;
-    Object *objects;
-    uint64_t space, next; // of device addresses
-    size_t used, total;
-    int major, minor, version, devices;
-    FILE *log;
-    char fail_symbol[SYMBOL_BYTES];
-    int fail_call, fail_code;
-    int launches, graph_launches, copies;
-} Stub;
+DRIVER(cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device)) {
+    ENTER("cuDevicePrimaryCtxRetain", false);
+    device_check(device, "cuDevicePrimaryCtxRetain");
+    if (stub.retained)
+        violation("cuDevicePrimaryCtxRetain: retained twice");
+    stub.retained = true;
+    *context = (CUcontext)(void *)&stub;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuDevicePrimaryCtxRelease_v2, (CUdevice device)) {
+    ENTER("cuDevicePrimaryCtxRelease_v2", false);
+    device_check(device, "cuDevicePrimaryCtxRelease");
+    if (!stub.retained)
+        violation("cuDevicePrimaryCtxRelease: not retained");
+    for (Object *o = stub.objects; o; o = o->next)
+        if (o->alive && o->kind != KIND_FUNCTION)
+            violation("the context is released, but a %s (%zu bytes) is still there",
+                      kind_names[o->kind], o->bytes);
+    stub.retained = current = false;
+    note("%ld launches, %ld graph launches, %ld copies", stub.launches, stub.graph_launches,
+         stub.copies);
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuCtxSetCurrent, (CUcontext context)) {
+    ENTER("cuCtxSetCurrent", false);
+    if (context && (!stub.retained || (void *)context != (void *)&stub))
+        violation("cuCtxSetCurrent: no such context");
+    current = context;
+    return CUDA_SUCCESS;
+}
+
+// ---- memory -------------------------------------------------------------------------------------
+
+DRIVER(cuMemGetInfo_v2, (size_t *free_bytes, size_t *total_bytes)) {
+    ENTER("cuMemGetInfo_v2", true);
+    *free_bytes = stub.total - stub.used;
+    *total_bytes = stub.total;
+    return CUDA_SUCCESS;
+}
+
+static void *map_memory(size_t bytes, int protection) {
+    void *data = mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED)
+        violation("cannot map %zu bytes", bytes);
+    return data;
+}
+
+DRIVER(cuMemAlloc_v2, (CUdeviceptr * address, size_t bytes)) {
+    ENTER("cuMemAlloc_v2", true);
+    not_capturing("cuMemAlloc");
+    if (bytes == 0)
+        violation("cuMemAlloc of 0 bytes");
+    if (bytes > stub.total - stub.used)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    if (!stub.space)
+        stub.space = map_memory(DEVICE_SPACE, PROT_NONE);
+    Object *o = object_new(KIND_MEMORY);
+    o->bytes = bytes;
+    o->address = (uint64_t)(uintptr_t)stub.space + DEVICE_GUARD + stub.next;
+    o->backing = map_memory(bytes, PROT_READ | PROT_WRITE);
+    stub.next += (bytes / DEVICE_GUARD + 2) * DEVICE_GUARD;
+    stub.used += bytes;
+    *address = o->address;
+    note("  0x%llx: %zu bytes", (unsigned long long)o->address, bytes);
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuMemFree_v2, (CUdeviceptr address)) {
+    ENTER("cuMemFree_v2", true);
+    all_flush("cuMemFree");
+    Object *o = start_find(KIND_MEMORY, address);
+    if (!o)
+        violation("cuMemFree: 0x%llx is not an allocation", (unsigned long long)address);
+    o->alive = false;
+    munmap(o->backing, o->bytes);
+    stub.used -= o->bytes;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuMemHostAlloc, (void **address, size_t bytes, unsigned flags)) {
+    ENTER("cuMemHostAlloc", true);
+    not_capturing("cuMemHostAlloc");
+    if (bytes == 0 || flags > 7)
+        violation("cuMemHostAlloc: %zu bytes, flags %u", bytes, flags);
+    Object *o = object_new(KIND_PINNED);
+    o->bytes = bytes;
+    *address = map_memory(bytes, PROT_READ | PROT_WRITE);
+    o->address = (uint64_t)(uintptr_t)*address;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuMemFreeHost, (void *address)) {
+    ENTER("cuMemFreeHost", true);
+    not_capturing("cuMemFreeHost");
+    Object *o = start_find(KIND_PINNED, (uint64_t)(uintptr_t)address);
+    if (!o)
+        violation("cuMemFreeHost: %p is not pinned memory", address);
+    o->alive = false;
+    munmap(address, o->bytes);
+    return CUDA_SUCCESS;
+}
+
+// Queues the work, or hands it to the graph that is being recorded: both wait in the stream.
+static void enqueue(Object *stream, const Op *op) {
+    stub.copies += op->kind != OP_LAUNCH && op->kind != OP_RECORD;
+    op_append(stream, op);
+}
+
+DRIVER(cuMemcpyHtoDAsync_v2, (CUdeviceptr to, const void *from, size_t bytes, CUstream handle)) {
+    ENTER("cuMemcpyHtoDAsync_v2", true);
+    Object *stream = object_of(handle, KIND_STREAM, "cuMemcpyHtoDAsync");
+    device_bytes(to, bytes, "cuMemcpyHtoDAsync");
+    Op op = {.kind = OP_IN,
+             .to = to,
+             .bytes = bytes,
+             .what = "cuMemcpyHtoDAsync",
+             .host = (unsigned char *)(uintptr_t)from,
+             .copy = malloc(bytes + 1),
+             .pinned = is_pinned(from, bytes, "cuMemcpyHtoDAsync")};
+    if (stream->capturing && !op.pinned)
+        violation("cuMemcpyHtoDAsync from pageable memory while the stream records");
+    if (!op.copy)
+        violation("out of memory");
+    memcpy(op.copy, from, bytes);
+    enqueue(stream, &op);
+    return CUDA_SUCCESS;
+}
+
+// To pageable memory the driver returns when the copy is done.
+DRIVER(cuMemcpyDtoHAsync_v2, (void *to, CUdeviceptr from, size_t bytes, CUstream handle)) {
+    ENTER("cuMemcpyDtoHAsync_v2", true);
+    Object *stream = object_of(handle, KIND_STREAM, "cuMemcpyDtoHAsync");
+    device_bytes(from, bytes, "cuMemcpyDtoHAsync");
+    Op op = {.kind = OP_OUT,
+             .from = from,
+             .bytes = bytes,
+             .what = "cuMemcpyDtoHAsync",
+             .host = to,
+             .pinned = is_pinned(to, bytes, "cuMemcpyDtoHAsync")};
+    if (stream->capturing && !op.pinned)
+        violation("cuMemcpyDtoHAsync to pageable memory while the stream records");
+    enqueue(stream, &op);
+    if (op.pinned)
+        memset(to, POISON, bytes);
+    else
+        stream_flush(stream);
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuMemcpyDtoDAsync_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream handle)) {
+    ENTER("cuMemcpyDtoDAsync_v2", true);
+    Object *stream = object_of(handle, KIND_STREAM, "cuMemcpyDtoDAsync");
+    device_bytes(to, bytes, "cuMemcpyDtoDAsync");
+    device_bytes(from, bytes, "cuMemcpyDtoDAsync");
+    enqueue(stream, &(Op){.kind = OP_WITHIN,
+                          .to = to,
+                          .from = from,
+                          .bytes = bytes,
+                          .what = "cuMemcpyDtoDAsync"});
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuMemsetD8Async, (CUdeviceptr to, unsigned char value, size_t bytes, CUstream handle)) {
+    ENTER("cuMemsetD8Async", true);
+    Object *stream = object_of(handle, KIND_STREAM, "cuMemsetD8Async");
+    device_bytes(to, bytes, "cuMemsetD8Async");
+    enqueue(
+        stream,
+        &(Op){.kind = OP_SET, .to = to, .bytes = bytes, .value = value, .what = "cuMemsetD8Async"});
+    return CUDA_SUCCESS;
+}
+
+// ---- streams and events -------------------------------------------------------------------------
+
+DRIVER(cuStreamCreate, (CUstream * handle, unsigned flags)) {
+    ENTER("cuStreamCreate", true);
+    if (flags > 1)
+        violation("cuStreamCreate: flags %u", flags);
+    *handle = (CUstream)(void *)object_new(KIND_STREAM);
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuStreamSynchronize, (CUstream handle)) {
+    ENTER("cuStreamSynchronize", true);
+    Object *stream = object_of(handle, KIND_STREAM, "cuStreamSynchronize");
+    not_capturing("cuStreamSynchronize");
+    stream_flush(stream);
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuStreamDestroy_v2, (CUstream handle)) {
+    ENTER("cuStreamDestroy_v2", true);
+    Object *stream = object_of(handle, KIND_STREAM, "cuStreamDestroy");
+    not_capturing("cuStreamDestroy");
+    stream_flush(stream);
+    stream->alive = false;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuEventCreate, (CUevent * handle, unsigned flags)) {
+    ENTER("cuEventCreate", true);
+    if (flags > 7)
+        violation("cuEventCreate: flags %u", flags);
+    *handle = (CUevent)(void *)object_new(KIND_EVENT);
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuEventRecord, (CUevent handle, CUstream stream_handle)) {
+    ENTER("cuEventRecord", true);
+    Object *event = object_of(handle, KIND_EVENT, "cuEventRecord");
+    Object *stream = object_of(stream_handle, KIND_STREAM, "cuEventRecord");
+    event->recorded = true;
+    enqueue(stream, &(Op){.kind = OP_RECORD, .object = event, .what = "cuEventRecord"});
+    return CUDA_SUCCESS;
+}
+
+// An event that was never recorded counts as done. All of the stream runs, not only what stands before
+// the event: that hides nothing, since the checks of order are made when work runs.
+DRIVER(cuEventSynchronize, (CUevent handle)) {
+    ENTER("cuEventSynchronize", true);
+    Object *event = object_of(handle, KIND_EVENT, "cuEventSynchronize");
+    not_capturing("cuEventSynchronize");
+    if (event->recorded)
+        all_flush("cuEventSynchronize");
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuEventElapsedTime, (float *ms, CUevent start, CUevent end)) {
+    ENTER("cuEventElapsedTime", true);
+    if (!object_of(start, KIND_EVENT, "cuEventElapsedTime")->recorded ||
+        !object_of(end, KIND_EVENT, "cuEventElapsedTime")->recorded)
+        violation("cuEventElapsedTime of an event that was not recorded");
+    *ms = 1.0f;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuEventDestroy_v2, (CUevent handle)) {
+    ENTER("cuEventDestroy_v2", true);
+    Object *event = object_of(handle, KIND_EVENT, "cuEventDestroy");
+    all_flush("cuEventDestroy");
+    event->alive = false;
+    return CUDA_SUCCESS;
+}
+
+// ---- modules and kernels ------------------------------------------------------------------------
+
+DRIVER(cuModuleLoadData, (CUmodule * handle, const void *image)) {
+    ENTER("cuModuleLoadData", true);
+    not_capturing("cuModuleLoadData");
+    bool elf = cubin_is_elf(image);
+    if (stub.version < OLDEST_VERSION)
+        return elf ? CUDA_ERROR_NO_BINARY_FOR_GPU : CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
+    if (!elf && !strstr(image, ".version"))
+        return CUDA_ERROR_INVALID_IMAGE;
+    if (elf && ((int)cubin_sm(image) / 10 != stub.major || (int)cubin_sm(image) % 10 > stub.minor))
+        violation("cuModuleLoadData: a cubin for sm_%u on compute capability %d.%d",
+                  cubin_sm(image), stub.major, stub.minor);
+    Object *module = object_new(KIND_MODULE);
+    module->image = image;
+    *handle = (CUmodule)(void *)module;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuModuleUnload, (CUmodule handle)) {
+    ENTER("cuModuleUnload", true);
+    Object *module = object_of(handle, KIND_MODULE, "cuModuleUnload");
+    all_flush("cuModuleUnload");
+    module->alive = false;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuModuleGetFunction, (CUfunction * handle, CUmodule module_handle, const char *name)) {
+    ENTER("cuModuleGetFunction", true);
+    Object *module = object_of(module_handle, KIND_MODULE, "cuModuleGetFunction");
+    Object *function = object_new(KIND_FUNCTION);
+    snprintf(function->kernel.name, sizeof function->kernel.name, "%s", name);
+    if (!cubin_kernel(module->image, &function->kernel))
+        violation("cuModuleGetFunction: the image has no kernel %s", name);
+    function->module = module;
+    *handle = (CUfunction)(void *)function;
+    return CUDA_SUCCESS;
+}
+
+// Bytes of shared memory that one block may have; the newest families are known by their first chip.
+static unsigned shared_limit(void) {
+    const struct {
+        int major, minor;
+        unsigned kilobytes;
+    } limits[] = {{8, 0, 163}, {8, 6, 99},   {8, 7, 163}, {8, 9, 99},
+                  {9, 0, 227}, {10, 0, 227}, {12, 0, 99}};
+    unsigned found = 99;
+    for (size_t at = 0; at < sizeof limits / sizeof *limits; at++)
+        if (limits[at].major == stub.major && limits[at].minor <= stub.minor)
+            found = limits[at].kilobytes;
+    return found << 10;
+}
+
+// From sm_90 on .nv.shared counts 1 KB that the system keeps in every block.
+static unsigned shared_static(const CubinKernel *k) {
+    return stub.major >= 9 && k->shared_bytes >= 1024 ? k->shared_bytes - 1024 : k->shared_bytes;
+}
+
+DRIVER(cuFuncSetAttribute, (CUfunction handle, int attribute, int value)) {
+    ENTER("cuFuncSetAttribute", true);
+    Object *function = object_of(handle, KIND_FUNCTION, "cuFuncSetAttribute");
+    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+        violation("cuFuncSetAttribute: attribute %d is not known here", attribute);
+    if (value < 0 || (unsigned)value + shared_static(&function->kernel) > shared_limit())
+        violation("cuFuncSetAttribute: kernel %s wants %d bytes of shared memory beside its %u, a "
+                  "block of this chip has %u",
+                  function->kernel.name, value, shared_static(&function->kernel), shared_limit());
+    function->dynamic_max = (unsigned)value;
+    return CUDA_SUCCESS;
+}
+
+static void geometry_check(const Object *function, const unsigned grid[3], const unsigned block[3],
+                           unsigned shared_bytes) {
+    const CubinKernel *k = &function->kernel;
+    unsigned threads = block[0] * block[1] * block[2];
+    if (!grid[0] || !grid[1] || !grid[2] || grid[0] > INT32_MAX || grid[1] > 65535 ||
+        grid[2] > 65535)
+        violation("kernel %s: grid %u x %u x %u", k->name, grid[0], grid[1], grid[2]);
+    if (threads == 0 || threads > 1024 || block[2] > 64 ||
+        (k->max_threads && threads > k->max_threads))
+        violation("kernel %s: %u threads in a block, its launch bound is %u", k->name, threads,
+                  k->max_threads);
+    if (k->registers * threads > REGISTERS)
+        violation("kernel %s: %u threads of %u registers", k->name, threads, k->registers);
+    unsigned allowed =
+        function->dynamic_max > SHARED_DEFAULT ? function->dynamic_max : SHARED_DEFAULT;
+    if (shared_bytes > allowed || shared_bytes + shared_static(k) > shared_limit())
+        violation("kernel %s: %u bytes of dynamic shared memory beside %u, allowed %u", k->name,
+                  shared_bytes, shared_static(k), allowed);
+}
+
+static void arguments_take(Op *op, void **params) {
+    const CubinKernel *k = &op->object->kernel;
+    if (k->params && !params)
+        violation("kernel %s: no arguments, it takes %d", k->name, k->params);
+    for (int at = 0; at < k->params; at++) {
+        if (!params[at])
+            violation("kernel %s: argument %d of %d is missing", k->name, at, k->params);
+        memcpy(&op->arguments[at], params[at], (size_t)k->sizes[at] < 8 ? (size_t)k->sizes[at] : 8);
+        note("  %d: 0x%llx", at, (unsigned long long)op->arguments[at]);
+    }
+}
+
+DRIVER(cuLaunchKernel, (CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                        CUstream stream_handle, void **params, void **extra)) {
+    ENTER("cuLaunchKernel", true);
+    Object *function = object_of(handle, KIND_FUNCTION, "cuLaunchKernel");
+    Object *stream = object_of(stream_handle, KIND_STREAM, "cuLaunchKernel");
+    note("  %s grid %u x %u x %u block %u shared %u", function->kernel.name, grid_x, grid_y, grid_z,
+         block_x, shared_bytes);
+    if (extra)
+        violation("cuLaunchKernel: extra is not NULL");
+    if (!function->module->alive)
+        violation("kernel %s: its module was unloaded", function->kernel.name);
+    geometry_check(function, (unsigned[]){grid_x, grid_y, grid_z},
+                   (unsigned[]){block_x, block_y, block_z}, shared_bytes);
+    Op op = {.kind = OP_LAUNCH, .object = function, .what = function->kernel.name};
+    arguments_take(&op, params);
+    launch_run(&op); // the checks, now and again when it runs
+    enqueue(stream, &op);
+    stub.launches++;
+    return CUDA_SUCCESS;
+}
+
+// ---- graphs -------------------------------------------------------------------------------------
+
+DRIVER(cuStreamBeginCapture_v2, (CUstream handle, int mode)) {
+    ENTER("cuStreamBeginCapture_v2", true);
+    Object *stream = object_of(handle, KIND_STREAM, "cuStreamBeginCapture");
+    if (stream->capturing || mode < 0 || mode > 2)
+        violation("cuStreamBeginCapture: mode %d, or it records already", mode);
+    stream_flush(stream); // what was queued before is not part of the graph
+    stream->capturing = true;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuStreamEndCapture, (CUstream handle, CUgraph *graph_handle)) {
+    ENTER("cuStreamEndCapture", true);
+    Object *stream = object_of(handle, KIND_STREAM, "cuStreamEndCapture");
+    if (!stream->capturing)
+        violation("cuStreamEndCapture: the stream does not record");
+    Object *graph = object_new(KIND_GRAPH);
+    graph->first = stream->first;
+    graph->last = stream->last;
+    stream->first = stream->last = NULL;
+    stream->capturing = false;
+    *graph_handle = (CUgraph)(void *)graph;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuGraphInstantiateWithFlags,
+       (CUgraphExec * handle, CUgraph graph_handle, unsigned long long flags)) {
+    ENTER("cuGraphInstantiateWithFlags", true);
+    Object *graph = object_of(graph_handle, KIND_GRAPH, "cuGraphInstantiate");
+    if (flags)
+        violation("cuGraphInstantiate: flags %llu", flags);
+    Object *exec = object_new(KIND_EXEC);
+    int nodes = 0;
+    for (Op *op = graph->first; op; op = op->next, nodes++) {
+        if (op->kind != OP_LAUNCH)
+            violation("cuGraphInstantiate: %s in a graph is not known here", op->what);
+        op_append(exec, op);
+    }
+    note("  %d nodes", nodes);
+    *handle = (CUgraphExec)(void *)exec;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuGraphLaunch, (CUgraphExec handle, CUstream stream_handle)) {
+    ENTER("cuGraphLaunch", true);
+    Object *exec = object_of(handle, KIND_EXEC, "cuGraphLaunch");
+    Object *stream = object_of(stream_handle, KIND_STREAM, "cuGraphLaunch");
+    not_capturing("cuGraphLaunch");
+    queue_run(exec); // the checks, now and again when it runs
+    op_append(stream, &(Op){.kind = OP_GRAPH, .object = exec, .what = "cuGraphLaunch"});
+    stub.graph_launches++;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuGraphExecDestroy, (CUgraphExec handle)) {
+    ENTER("cuGraphExecDestroy", true);
+    Object *exec = object_of(handle, KIND_EXEC, "cuGraphExecDestroy");
+    all_flush("cuGraphExecDestroy");
+    queue_clear(exec);
+    exec->alive = false;
+    return CUDA_SUCCESS;
+}
+
+DRIVER(cuGraphDestroy, (CUgraph handle)) {
+    ENTER("cuGraphDestroy", true);
+    Object *graph = object_of(handle, KIND_GRAPH, "cuGraphDestroy");
+    queue_clear(graph);
+    graph->alive = false;
+    return CUDA_SUCCESS;
+}
+
+// ---- the end ------------------------------------------------------------------------------------
+
+__attribute__((destructor)) static void process_ends(void) {
+    if (stub.retained)
+        violation("the process ends, but the context was not released");
+    if (stub.log)
+        fclose(stub.log);
+}

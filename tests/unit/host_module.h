@@ -1,6 +1,6 @@
 // Runs generated host code inside a test: links the object into a shared library, opens it, and
-// calls its step functions with a few threads. The test program must be linked with -rdynamic,
-// since the library calls back cpu_barrier() and cuda_launch().
+// calls its step functions with a few threads. The test program must export cpu_barrier() and
+// cuda_launch(), which the library calls ($callbacks in objects.ninja).
 #ifndef HOST_MODULE_H
 #define HOST_MODULE_H
 

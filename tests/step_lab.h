@@ -1,0 +1,238 @@
+// Runs steps that the compiler's kernel families lowered, on a GPU or emulated on the CPU
+// (tests/simt/simt.h), for tests of kernels: whoever fills the buffers cannot tell the two apart.
+#ifndef STEP_LAB_H
+#define STEP_LAB_H
+
+#include "compiler/compile.h"
+#include "runtime/step.h"
+#include "tests/gpu.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { LAB_KERNELS_MAX = 512, LAB_GUARD_BYTES = 256, LAB_BUILDS_AT_ONCE = 2 };
+
+typedef struct LabKernel {
+    const Step *step;
+    GpuFunction *function; // on the GPU
+    bool (*emulate)(void *entry, const int grid[3], int block, const uint64_t *arguments, int count,
+                    bool backwards);
+    void *entry; // emulated
+    int library; // emulated: index of the first kernel with the same text
+    char *text;
+} LabKernel;
+
+typedef struct StepLab {
+    Arena arena;
+    const Target *target;
+    Gpu *gpu;       // NULL: emulated
+    bool backwards; // emulated: threads and blocks run in the other order
+    const char *folder; // emulated: where libraries are built
+    LabKernel kernels[LAB_KERNELS_MAX];
+    int kernel_count;
+} StepLab;
+
+// Names the steps of a phase as kernels to be made; returns the index of the first. Buffers get
+// offsets one behind the other, with a guard behind each; *bytes: of all.
+static inline int lab_phase_add(StepLab *lab, PhasePlan *phase, int64_t *bytes) {
+    int first = lab->kernel_count;
+    *bytes = 0;
+    for (int at = 0; at < phase->buffer_count; at++) {
+        phase->buffers[at].offset = *bytes;
+        *bytes += (int64_t)round_up((uint64_t)phase->buffers[at].bytes, 256) + LAB_GUARD_BYTES;
+    }
+    for (int at = 0; at < phase->step_count; at++) {
+        assert(lab->kernel_count < LAB_KERNELS_MAX);
+        lab->kernels[lab->kernel_count++] = (LabKernel){.step = &phase->steps[at]};
+    }
+    return first;
+}
+
+// ---- on the GPU ---------------------------------------------------------------------------------
+
+static inline bool lab_make_cubins(StepLab *lab, Error *err) {
+    Plan plan = {.target = lab->target, .arena = &lab->arena, .kernel_count = lab->kernel_count};
+    plan.kernels = ARENA_NEW(&lab->arena, Step *, lab->kernel_count);
+    for (int at = 0; at < lab->kernel_count; at++) {
+        Step *copy = ARENA_NEW(&lab->arena, Step, 1);
+        *copy = *lab->kernels[at].step;
+        plan.kernels[at] = copy;
+    }
+    Cubin *cubins = ARENA_NEW(&lab->arena, Cubin, lab->kernel_count);
+    Cache *cache;
+    CubinStats stats = {0};
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    TRY(cache_open(&cache, NULL, CACHE_ON, &lab->arena, err));
+    TRY(cubins_make(cubins, &plan, cache, (int)cores, &stats, &lab->arena, err));
+    printf("%s: %d kernels compiled, %d cached, none spills, %.1f s\n", lab->target->name,
+           stats.compiled, stats.cached, stats.seconds);
+    for (int at = 0; at < lab->kernel_count && lab->gpu; at++)
+        lab->kernels[at].function = gpu_function(lab->gpu, cubins[at].image.data,
+                                                 lab->kernels[at].step->entry,
+                                                 lab->kernels[at].step->shared_bytes);
+    return true;
+}
+
+// ---- emulated -----------------------------------------------------------------------------------
+
+// `extern __shared__ ALIGN TYPE NAME[];` becomes a pointer to the emulator's block of memory.
+static inline char *lab_host_text(const char *text, Arena *a) {
+    const char *at = strstr(text, "extern __shared__");
+    if (!at)
+        return arena_strndup(a, text, strlen(text));
+    const char *bracket = strchr(at, '['), *end = strchr(at, ';'), *name = bracket;
+    while (name[-1] != ' ')
+        name--;
+    return arena_printf(a, "%.*su8 *%.*s = simt_dynamic;%s", (int)(at - text), text,
+                        (int)(bracket - name), name, end + 1);
+}
+
+static inline pid_t lab_build_start(const StepLab *lab, const char *text, int index, Arena *a) {
+    char *source = arena_printf(a, "%s/%d.cpp", lab->folder, index);
+    char *library = arena_printf(a, "%s/%d.so", lab->folder, index);
+    FILE *file = fopen(source, "wb");
+    if (!file || fputs(text, file) < 0 || fclose(file) != 0)
+        return -1;
+    pid_t child = fork();
+    if (child == 0) {
+        execlp("clang++-19", "clang++-19", "-std=c++17", "-O1", "-march=native", "-shared", "-fPIC",
+               "-w", "-ffp-contract=off", "-Ikernels", "-include", "tests/simt/simt.h", "-o",
+               library, source, (char *)NULL);
+        _exit(127);
+    }
+    return child;
+}
+
+static inline bool lab_build_wait(void) {
+    int status = -1;
+    return wait(&status) > 0 && status == 0;
+}
+
+// False: no C++ compiler, or a kernel that it does not take.
+static inline bool lab_build_libraries(StepLab *lab, Error *err) {
+    int running = 0;
+    bool done = true;
+    for (int at = 0; at < lab->kernel_count && done; at++) {
+        LabKernel *k = &lab->kernels[at];
+        char *text = kernel_source_text(k->step, lab->target, &lab->arena, err);
+        if (!text)
+            return false;
+        k->text = lab_host_text(text, &lab->arena);
+        k->library = at;
+        for (int other = 0; other < at; other++)
+            if (strcmp(lab->kernels[other].text, k->text) == 0)
+                k->library = lab->kernels[other].library;
+        if (k->library != at)
+            continue;
+        if (running == LAB_BUILDS_AT_ONCE) {
+            done = lab_build_wait();
+            running--;
+        }
+        done = lab_build_start(lab, k->text, at, &lab->arena) > 0 && done;
+        running++;
+    }
+    for (; running > 0; running--)
+        done = lab_build_wait() && done;
+    return done || fail(err, ERR_TOOLCHAIN, 0, "clang++-19 failed in %s", lab->folder);
+}
+
+static inline bool lab_load_libraries(StepLab *lab, Error *err) {
+    for (int at = 0; at < lab->kernel_count; at++) {
+        LabKernel *k = &lab->kernels[at];
+        char *path = arena_printf(&lab->arena, "%s/%d.so", lab->folder, k->library);
+        void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        void *launch = library ? dlsym(library, "simt_launch") : NULL;
+        k->entry = library ? dlsym(library, k->step->entry) : NULL;
+        if (!launch || !k->entry)
+            return fail(err, ERR_INTERNAL, 0, "%s: %s", path, dlerror());
+        memcpy(&k->emulate, &launch, sizeof launch);
+    }
+    return true;
+}
+
+static inline bool lab_make(StepLab *lab, Error *err) {
+    if (lab->folder)
+        return lab_build_libraries(lab, err) && lab_load_libraries(lab, err);
+    return lab_make_cubins(lab, err);
+}
+
+// ---- memory: an address is one of the device, or a plain pointer --------------------------------
+
+static inline uint64_t lab_alloc(StepLab *lab, size_t bytes) {
+    if (lab->gpu)
+        return gpu_alloc(lab->gpu, bytes);
+    void *memory = aligned_alloc(256, round_up(bytes, 256));
+    assert(memory);
+    return (uint64_t)(uintptr_t)memory;
+}
+
+static inline void lab_release(StepLab *lab, uint64_t address) {
+    if (lab->gpu)
+        GPU_DO(lab->gpu, release(address));
+    else
+        free((void *)(uintptr_t)address);
+}
+
+static inline void lab_fill(StepLab *lab, uint64_t address, unsigned char byte, size_t bytes) {
+    if (lab->gpu)
+        GPU_DO(lab->gpu, fill(address, byte, bytes));
+    else
+        memset((void *)(uintptr_t)address, byte, bytes);
+}
+
+static inline void lab_upload(StepLab *lab, uint64_t address, const void *data, size_t bytes) {
+    if (lab->gpu)
+        GPU_DO(lab->gpu, upload(address, data, bytes));
+    else
+        memcpy((void *)(uintptr_t)address, data, bytes);
+}
+
+static inline void lab_download(StepLab *lab, void *data, uint64_t address, size_t bytes) {
+    if (lab->gpu) {
+        GPU_DO(lab->gpu, synchronize());
+        GPU_DO(lab->gpu, download(data, address, bytes));
+    } else {
+        memcpy(data, (const void *)(uintptr_t)address, bytes);
+    }
+}
+
+// ---- running ------------------------------------------------------------------------------------
+
+// base: by StepRegion.
+static inline void lab_step(StepLab *lab, const PhasePlan *phase, int kernel, const uint64_t *base,
+                            int64_t tokens) {
+    const LabKernel *k = &lab->kernels[kernel];
+    const Step *s = k->step;
+    uint64_t values[STEP_MAX_OPERANDS];
+    void *slots[STEP_MAX_OPERANDS];
+    for (int at = 0; at < s->operand_count; at++) {
+        const Operand *o = &s->operands[at];
+        int64_t offset = o->kind == OPERAND_TOKENS ? tokens : o->offset;
+        if (o->kind == OPERAND_BUFFER)
+            offset += phase->buffers[o->buffer].offset;
+        bool address = o->kind == OPERAND_ADDRESS || o->kind == OPERAND_BUFFER;
+        values[at] = (address ? base[o->region] : 0) + (uint64_t)offset;
+        slots[at] = &values[at];
+    }
+    int grid[3] = {s->grid[0], s->grid[1], s->grid[2]};
+    if (s->tokens_per_block)
+        grid[1] = (int)ceil_div(tokens, s->tokens_per_block);
+    if (lab->gpu) {
+        GPU_DO(lab->gpu, launch(k->function, (unsigned)grid[0], (unsigned)grid[1],
+                                (unsigned)grid[2], (unsigned)s->block, 1, 1,
+                                (unsigned)s->shared_bytes, lab->gpu->stream, slots, NULL));
+    } else if (!k->emulate(k->entry, grid, s->block, values, s->operand_count, lab->backwards)) {
+        fprintf(stderr, "%s: threads wait for each other\n", s->entry);
+        exit(1);
+    }
+}
+
+static inline void lab_phase_run(StepLab *lab, const PhasePlan *phase, int first_kernel,
+                                 const uint64_t *base, int64_t tokens) {
+    for (int at = 0; at < phase->step_count; at++)
+        lab_step(lab, phase, first_kernel + at, base, tokens);
+}
+
+#endif
