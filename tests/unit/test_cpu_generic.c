@@ -1,6 +1,6 @@
 // The CPU templates as plain C: the branch of simd.h for machines without a vector unit that we
 // know, compiled right into this test. Its holes are variables here, so that one program runs all
-// layouts; test_cpu_kernels.c tests the specialized levels more widely.
+// layouts; test_cpu_linear.c and test_cpu_rows.c test the specialized levels more widely.
 #include "templates/cpu_attention.c"
 #include "templates/cpu_linear.c"
 #include "templates/cpu_quantize.c"

@@ -1,0 +1,316 @@
+// One attention op on a GPU or emulated, checked against plain loops in doubles.
+#ifndef ATTENTION_LAB_H
+#define ATTENTION_LAB_H
+
+#include "tests/random_weight.h"
+#include "tests/step_lab.h"
+
+#include <math.h>
+
+enum { ATTENTION_ROWS_MAX = 8, ATTENTION_LAYERS = 2, ATTENTION_LAYER = 1, ATTENTION_SLOTS = 8 };
+
+typedef struct AttentionCase {
+    const char *name;
+    int heads, kv_heads, head_dim, page;
+    // decode: lengths of the rows' sequences, with the new token; -1: an empty row, 0: end
+    int lengths[ATTENTION_ROWS_MAX];
+    // prefill: tokens that follow `start` others of one sequence; 0: this is a decode case
+    int tokens, start;
+} AttentionCase;
+
+typedef struct AttentionRun {
+    const AttentionCase *c;
+    Graph graph;
+    Plan plan;
+    const Op *op;
+    int q, out; // values
+    int rows;
+    PhasePlan phase;
+    int first_kernel;
+    int64_t arena_bytes, kv_bytes;
+    uint64_t base[REGION_COUNT];
+    // host copies
+    uint16_t *q_half, *kv;
+    unsigned char *batch;
+} AttentionRun;
+
+static inline int32_t *attention_batch(const AttentionRun *run, int64_t offset) {
+    return (int32_t *)(void *)(run->batch + offset);
+}
+
+// ---- set-up -------------------------------------------------------------------------------------
+
+static inline void attention_model(AttentionRun *run, const Target *target, Arena *a) {
+    const AttentionCase *c = run->c;
+    int longest = c->tokens + c->start;
+    for (int row = 0; row < run->rows && !c->tokens; row++)
+        longest = c->lengths[row] > longest ? c->lengths[row] : longest;
+    ModelInfo *info = &run->plan.info;
+    *info = (ModelInfo){.vocab_size = 64, .max_seq_len = longest + 3 * c->page,
+                        .max_batch_size = ATTENTION_SLOTS, .max_head_rows = 8,
+                        .max_num_tokens = c->tokens > 8 ? c->tokens : 8, .page_tokens = c->page};
+    info->kv_layer_stride = 2LL * c->kv_heads * c->page * c->head_dim * 2;
+    info->kv_page_bytes = ATTENTION_LAYERS * info->kv_layer_stride;
+    run->plan.target = target;
+    run->plan.graph = &run->graph;
+    run->plan.batch = batch_layout(info);
+    run->plan.arena = a;
+}
+
+static inline void attention_graph(AttentionRun *run, Arena *a) {
+    const AttentionCase *c = run->c;
+    run->graph = graph_new(a);
+    run->q = graph_value(&run->graph, "q", VALUE_ACT, (int64_t)c->heads * c->head_dim);
+    graph_op(&run->graph, OP_EMBED, -1)->output = run->q;
+    run->out = graph_value(&run->graph, "out", VALUE_ACT, (int64_t)c->heads * c->head_dim);
+    Op *op = graph_op(&run->graph, OP_ATTENTION, ATTENTION_LAYER);
+    op->inputs[0] = run->q;
+    op->output = run->out;
+    op->attention.heads = c->heads;
+    op->attention.kv_heads = c->kv_heads;
+    op->attention.head_dim = c->head_dim;
+    op->attention.scale = 1.0f / sqrtf((float)c->head_dim);
+    run->op = op;
+}
+
+// splits > 0: instead of the family's own choice.
+static inline void attention_add(AttentionRun *run, const AttentionCase *c, int splits,
+                                 StepLab *lab) {
+    Arena *a = &lab->arena;
+    *run = (AttentionRun){.c = c, .rows = c->tokens};
+    while (!c->tokens && run->rows < ATTENTION_ROWS_MAX && c->lengths[run->rows])
+        run->rows++;
+    attention_graph(run, a);
+    attention_model(run, lab->target, a);
+    run->phase.max_tokens = run->plan.info.max_num_tokens;
+    run->phase.value_buffer = ARENA_NEW(a, int, run->graph.value_count);
+    for (int value = 0; value < run->graph.value_count; value++)
+        run->phase.value_buffer[value] = -1;
+    const Kernel *kernel = c->tokens ? &kernel_attention_prefill : &kernel_attention_decode;
+    Problem problem = {.plan = &run->plan, .op = run->op, .max_tokens = run->phase.max_tokens,
+                       .phase = c->tokens ? PHASE_PREFILL : PHASE_DECODE};
+    Params candidates[KERNEL_MAX_CANDIDATES];
+    char reason[REASON_BYTES];
+    if (!kernel->accepts(&problem, reason)) {
+        printf("%s is refused: %s\n", c->name, reason);
+        exit(1);
+    }
+    kernel->candidates(&problem, candidates);
+    if (splits)
+        params_set(&candidates[0], "SPLITS", splits);
+    Cost cost = kernel->cost(&problem, &candidates[0]);
+    kernel->lower(&problem, &candidates[0], &cost, &run->plan, &run->phase);
+    run->first_kernel = lab_phase_add(lab, &run->phase, &run->arena_bytes);
+}
+
+// ---- data ---------------------------------------------------------------------------------------
+
+static inline int attention_length(const AttentionRun *run, int row) { // keys that a row sees
+    return run->c->tokens ? run->c->start + row + 1 : run->c->lengths[row];
+}
+static inline int attention_slot(const AttentionRun *run, int row) {
+    if (run->c->tokens)
+        return 3;
+    return run->c->lengths[row] < 0 ? -1 : (row * 3 + 2) % ATTENTION_SLOTS;
+}
+
+// Index, in halves, of key (which = 0) or value (1) `position` of `head`.
+static inline int64_t attention_at(const AttentionRun *run, int slot, int position, int head,
+                                   int which) {
+    const AttentionCase *c = run->c;
+    const ModelInfo *info = &run->plan.info;
+    const BatchLayout *b = &run->plan.batch;
+    int64_t page = attention_batch(run, b->page_table)[slot * b->pages_per_seq + position / c->page];
+    int64_t bytes = page * info->kv_page_bytes + ATTENTION_LAYER * info->kv_layer_stride +
+                    which * info->kv_layer_stride / 2;
+    return bytes / 2 + ((int64_t)head * c->page + position % c->page) * c->head_dim;
+}
+
+// Pages of all sequences, in an order that jumps.
+static inline void attention_pages(AttentionRun *run, Arena *a) {
+    const AttentionCase *c = run->c;
+    const BatchLayout *b = &run->plan.batch;
+    int pages = 1, last = c->tokens ? 1 : run->rows;
+    for (int row = 0; row < last; row++) {
+        int length = c->tokens ? c->start + c->tokens : c->lengths[row];
+        pages += length > 0 ? (length + c->page - 1) / c->page : 0;
+    }
+    run->kv_bytes = pages * run->plan.info.kv_page_bytes;
+    run->kv = arena_alloc(a, (size_t)run->kv_bytes);
+    memset(run->kv, 0xff, (size_t)run->kv_bytes);
+    int next = 1;
+    for (int row = 0; row < last; row++) {
+        int length = c->tokens ? c->start + c->tokens : c->lengths[row];
+        int32_t *table = attention_batch(run, b->page_table) +
+                         attention_slot(run, row) * b->pages_per_seq;
+        for (int page = 0; page * c->page < length; page++)
+            table[page] = pages - next++; // backwards: no run of pages is contiguous
+    }
+}
+
+static inline void attention_fill(AttentionRun *run, Random *r) {
+    const AttentionCase *c = run->c;
+    for (int64_t at = 0; at < (int64_t)run->rows * c->heads * c->head_dim; at++) {
+        bool loud = at / c->head_dim % 3 == 2; // peaked weights
+        run->q_half[at] = half_from_float(random_normal(r) * (loud ? 6.0f : 1.0f));
+    }
+    int last = c->tokens ? 1 : run->rows;
+    for (int row = 0; row < last; row++) {
+        int length = c->tokens ? c->start + c->tokens : c->lengths[row];
+        for (int position = 0; position < length; position++)
+            for (int head = 0; head < c->kv_heads; head++)
+                for (int which = 0; which < 2; which++) {
+                    int64_t to = attention_at(run, attention_slot(run, row), position, head, which);
+                    for (int element = 0; element < c->head_dim; element++)
+                        run->kv[to + element] = half_from_float(random_normal(r));
+                }
+    }
+}
+
+static inline void attention_data(AttentionRun *run, StepLab *lab) {
+    Arena *a = &lab->arena;
+    Random r = {.state = 77};
+    const BatchLayout *b = &run->plan.batch;
+    run->batch = arena_alloc(a, (size_t)b->bytes);
+    for (int row = 0; row < run->rows; row++) {
+        attention_batch(run, b->positions)[row] = attention_length(run, row) - 1;
+        attention_batch(run, b->slots)[row] = attention_slot(run, row);
+    }
+    attention_pages(run, a);
+    run->q_half = ARENA_NEW(a, uint16_t, (int64_t)run->rows * run->c->heads * run->c->head_dim);
+    attention_fill(run, &r);
+    run->base[REGION_ARENA] = lab_alloc(lab, (size_t)run->arena_bytes);
+    run->base[REGION_KV] = lab_alloc(lab, (size_t)run->kv_bytes);
+    run->base[REGION_BATCH] = lab_alloc(lab, (size_t)b->bytes);
+    lab_upload(lab, run->base[REGION_KV], run->kv, (size_t)run->kv_bytes);
+    lab_upload(lab, run->base[REGION_BATCH], run->batch, (size_t)b->bytes);
+}
+
+static inline void attention_release(AttentionRun *run, StepLab *lab) {
+    lab_release(lab, run->base[REGION_ARENA]);
+    lab_release(lab, run->base[REGION_KV]);
+    lab_release(lab, run->base[REGION_BATCH]);
+}
+
+// ---- checks -------------------------------------------------------------------------------------
+
+// Runs rows [first, first + count) as rows 0 .. and fetches their outputs with the guard behind.
+static inline uint16_t *attention_run(AttentionRun *run, StepLab *lab, int first, int count) {
+    const AttentionCase *c = run->c;
+    const BatchLayout *b = &run->plan.batch;
+    int64_t width = (int64_t)c->heads * c->head_dim;
+    const PhasePlan *phase = &run->phase;
+    uint64_t arena = run->base[REGION_ARENA];
+    uint64_t q = arena + (uint64_t)phase->buffers[phase->value_buffer[run->q]].offset;
+    const Buffer *out = &phase->buffers[phase->value_buffer[run->out]];
+    lab_fill(lab, arena, 0xff, (size_t)run->arena_bytes);
+    lab_upload(lab, q, run->q_half + first * width, (size_t)(count * width * 2));
+    for (int field = 0; field < 2; field++) {
+        int64_t offset = field ? b->slots : b->positions;
+        lab_upload(lab, run->base[REGION_BATCH] + (uint64_t)offset,
+                   attention_batch(run, offset) + first, (size_t)count * 4);
+    }
+    lab_phase_run(lab, phase, run->first_kernel, run->base, count);
+    size_t bytes = (size_t)(out->bytes + LAB_GUARD_BYTES);
+    uint16_t *result = arena_alloc(&lab->arena, bytes);
+    lab_download(lab, result, arena + (uint64_t)out->offset, bytes);
+    for (size_t at = (size_t)(count * width); at < bytes / 2; at++)
+        if (result[at] != 0xffff) {
+            printf("%s: wrote behind its output\n", c->name);
+            exit(1);
+        }
+    return result;
+}
+
+// out[element] and the same with absolute values, for the bound.
+static inline void attention_reference(const AttentionRun *run, int row, int head, double *out,
+                                       double *size) {
+    const AttentionCase *c = run->c;
+    int length = attention_length(run, row), slot = attention_slot(run, row);
+    int kv_head = head / (c->heads / c->kv_heads);
+    const uint16_t *q = run->q_half + ((int64_t)row * c->heads + head) * c->head_dim;
+    double *weight = malloc((size_t)length * sizeof *weight), most = -HUGE_VAL, sum = 0;
+    for (int key = 0; key < length; key++) {
+        const uint16_t *k = run->kv + attention_at(run, slot, key, kv_head, 0);
+        double score = 0;
+        for (int e = 0; e < c->head_dim; e++)
+            score += (double)half_to_float(q[e]) * (double)half_to_float(k[e]);
+        weight[key] = score * (double)run->op->attention.scale;
+        most = fmax(most, weight[key]);
+    }
+    for (int e = 0; e < c->head_dim; e++)
+        out[e] = size[e] = 0;
+    for (int key = 0; key < length; key++) {
+        const uint16_t *v = run->kv + attention_at(run, slot, key, kv_head, 1);
+        double w = exp(weight[key] - most);
+        sum += w;
+        for (int e = 0; e < c->head_dim; e++) {
+            out[e] += w * (double)half_to_float(v[e]);
+            size[e] += w * fabs((double)half_to_float(v[e]));
+        }
+    }
+    for (int e = 0; e < c->head_dim; e++) {
+        out[e] /= sum;
+        size[e] /= sum;
+    }
+    free(weight);
+}
+
+// Large cases are checked at the ends and at every seventh token.
+static inline bool attention_checked(const AttentionRun *run, int row) {
+    return run->rows <= 64 || row < 4 || row >= run->rows - 4 || row % 29 == 0;
+}
+
+// Weights are rounded to fp16 (2^-11) before they meet the values, and the result is.
+static inline bool attention_compare(const AttentionRun *run, const uint16_t *found) {
+    const AttentionCase *c = run->c;
+    double out[256], size[256], worst = 0;
+    char where[160] = "";
+    for (int row = 0; row < run->rows; row++)
+        for (int head = 0; head < c->heads && attention_checked(run, row); head++) {
+            bool empty = attention_slot(run, row) < 0;
+            if (!empty)
+                attention_reference(run, row, head, out, size);
+            for (int e = 0; e < c->head_dim; e++) {
+                double expected = empty ? 0 : out[e];
+                double bound = empty ? 1e-30 : 7e-4 * size[e] + 6e-4 * fabs(out[e]) + 1e-6;
+                double got = (double)half_to_float(
+                    found[((int64_t)row * c->heads + head) * c->head_dim + e]);
+                double share = fabs(got - expected) / bound;
+                if (!(share <= worst)) {
+                    worst = isnan(share) ? HUGE_VAL : share;
+                    snprintf(where, sizeof where, "row %d head %d element %d: %.6g, expected %.6g",
+                             row, head, e, got, expected);
+                }
+            }
+        }
+    printf("%-6s %-22s worst %.2f of its bound (%s)\n", worst <= 1 ? "ok" : "NOT OK", c->name, worst,
+           where);
+    return worst <= 1;
+}
+
+// A row must give the same bits alone as in its batch, and every run the same as the one before.
+static inline bool attention_same_bits(AttentionRun *run, StepLab *lab, const uint16_t *found) {
+    int64_t width = (int64_t)run->c->heads * run->c->head_dim;
+    lab->backwards = true;
+    const uint16_t *again = attention_run(run, lab, 0, run->rows);
+    lab->backwards = false;
+    bool same = memcmp(found, again, (size_t)(run->rows * width * 2)) == 0;
+    for (int row = 0; row < run->rows && same && !run->c->tokens; row++) {
+        const uint16_t *alone = attention_run(run, lab, row, 1);
+        same = memcmp(found + row * width, alone, (size_t)(width * 2)) == 0;
+    }
+    if (!same)
+        printf("NOT OK %s: other bits in another run or batch\n", run->c->name);
+    return same;
+}
+
+static inline bool attention_check(AttentionRun *run, StepLab *lab) {
+    attention_data(run, lab);
+    const uint16_t *found = attention_run(run, lab, 0, run->rows);
+    bool good = attention_compare(run, found) && attention_same_bits(run, lab, found);
+    attention_release(run, lab);
+    return good;
+}
+
+#endif
