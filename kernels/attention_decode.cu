@@ -346,9 +346,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         return;
     }
     griddepcontrol_wait(); // q and the new keys are the work of the kernel before
-    int slot = slots[token];
-    Split split = split_of(positions[token] + 1, part);
-    if (slot < 0 || split.begin >= split.end) {
+    int slot = slots[token], length = positions[token] + 1;
+    if (slot < 0 || length <= 0) {
+        return;
+    }
+    Split split = split_of(length, part);
+    if (split.begin >= split.end) {
         return;
     }
     int first_head = (int)blockIdx.x % BLOCKS * BLOCK_ROWS;
@@ -376,8 +379,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         return;
     }
     griddepcontrol_wait();
-    int slot   = slots[token];
-    int parts  = slot < 0 ? 0 : split_of(positions[token] + 1, 0).parts;
+    int length = slots[token] < 0 ? 0 : positions[token] + 1;
+    int parts  = length > 0 ? split_of(length, 0).parts : 0;
     act_t *row = out + (token * HEADS + kv_index * GROUP_HEADS) * HEAD_DIM;
     const float *records = partial + (token * KV_HEADS + kv_index) * SPLITS * RECORD;
     for (int at = (int)threadIdx.x * 4; at < GROUP_HEADS * HEAD_DIM; at += THREADS * 4) {

@@ -88,35 +88,42 @@ struct WorkBlock {
 
 // ---- filling a stage ----------------------------------------------------------------------------
 
-// One 16-byte chunk: `part` 0 .. STEP_BYTES / 16 - 1 of a row tile's step, in the order of a stage.
-// Behind the end of K: zeros, which dequantize to finite weights whose activations are zeros.
-__device__ __forceinline__ void weight_chunk_copy(u32 to, const u8 *row_tile, int step, int part) {
-    s64 from;
-    bool exists;
-    if (part < STEP_SCALE_BYTES / 16) {
-        constexpr int STEP_OF_GROUP = BITS == 16 || GROUP <= STEP_K ? 1 : GROUP / STEP_K;
-        int group = step / STEP_OF_GROUP * (STEP_GROUPS > 0 ? STEP_GROUPS : 1) + part / 2;
-        constexpr int GROUPS = RECORD_GROUPS > 0 ? RECORD_GROUPS : 1;
-        exists = group < GROUPS_ALONG_K;
-        from = (s64)(group / GROUPS) * RECORD_BYTES + group % GROUPS * SCALE_BLOCK_BYTES +
-               part % 2 * 16;
-    } else {
-        int chunk = part - STEP_SCALE_BYTES / 16;
-        int tile = step * STEP_TILES + chunk / WARP_LANES;
-        exists = tile < TILES_ALONG_K;
-        from = (s64)(tile / RECORD_TILES) * RECORD_BYTES + RECORD_SCALE_BYTES +
-               tile % RECORD_TILES * TILE_BYTES + chunk % WARP_LANES * 16;
-    }
-    cp_async_16_zfill(to, row_tile + (exists ? from : 0), exists ? 16 : 0);
+// Where scale block `group` and tile `tile` along K stand in a row tile.
+__device__ __forceinline__ int group_at(int group) {
+    constexpr int GROUPS = RECORD_GROUPS > 0 ? RECORD_GROUPS : 1;
+    return group / GROUPS * RECORD_BYTES + group % GROUPS * SCALE_BLOCK_BYTES;
+}
+__device__ __forceinline__ int tile_at(int tile) {
+    return tile / RECORD_TILES * RECORD_BYTES + RECORD_SCALE_BYTES +
+           tile % RECORD_TILES * TILE_BYTES;
 }
 
-// Row tiles behind the last one repeat it: nobody uses their sums.
+// 16 bytes of a row tile. Row tiles behind the last one repeat it: nobody uses their sums. Behind the
+// end of K: zeros, which dequantize to finite weights whose activations are zeros.
+__device__ __forceinline__ void weight_chunk_copy(const Operands &o, u32 to, int row_tile, int at,
+                                                  bool exists) {
+    row_tile = row_tile < ROW_TILES ? row_tile : ROW_TILES - 1;
+    cp_async_16_zfill(to, o.weights + row_tile * ROW_TILE_BYTES + (exists ? at : 0),
+                      exists ? 16 : 0);
+}
+
 __device__ __forceinline__ void weights_copy(const Operands &o, WorkBlock b, u32 stage, int step) {
-    constexpr int PARTS = STEP_BYTES / 16, CHUNKS = BLOCK_TILES * PARTS;
-    for (int i = threadIdx.x; i < CHUNKS; i += THREADS) {
-        int tile = b.row_tile + i / PARTS;
-        tile = tile < ROW_TILES ? tile : ROW_TILES - 1;
-        weight_chunk_copy(stage + i * 16, o.weights + tile * ROW_TILE_BYTES, step, i % PARTS);
+    constexpr int TILE_CHUNKS = STEP_TILES * WARP_LANES, SCALE_CHUNKS = STEP_SCALE_BYTES / 16;
+    for (int i = threadIdx.x; i < BLOCK_TILES * TILE_CHUNKS; i += THREADS) {
+        int row = i / TILE_CHUNKS, chunk = i % TILE_CHUNKS;
+        int tile = step * STEP_TILES + chunk / WARP_LANES;
+        weight_chunk_copy(o, stage + row * STEP_BYTES + STEP_SCALE_BYTES + chunk * 16,
+                          b.row_tile + row, tile_at(tile) + chunk % WARP_LANES * 16,
+                          tile < TILES_ALONG_K);
+    }
+    if constexpr (SCALE_CHUNKS > 0) {
+        constexpr int STEPS_OF_GROUP = GROUP <= STEP_K ? 1 : GROUP / STEP_K;
+        for (int i = threadIdx.x; i < BLOCK_TILES * SCALE_CHUNKS; i += THREADS) {
+            int row = i / SCALE_CHUNKS, part = i % SCALE_CHUNKS;
+            int group = step / STEPS_OF_GROUP * STEP_GROUPS + part / 2;
+            weight_chunk_copy(o, stage + row * STEP_BYTES + part * 16, b.row_tile + row,
+                              group_at(group) + part % 2 * 16, group < GROUPS_ALONG_K);
+        }
     }
 }
 

@@ -171,7 +171,8 @@ bool cli_parse(CliOptions *o, const ModelInfo *m, int argc, char **argv, Error *
 }
 
 void cli_help(const char *command, FILE *out) {
-    fprintf(out, "usage: %s [options]\n\n", command ? command : "[COMMAND]");
+    fprintf(out, "usage: %s %s [options]\n\n", program_invocation_short_name,
+            command ? command : "[COMMAND]");
     for (size_t at = 0; !command && at < sizeof commands / sizeof *commands; at++)
         fprintf(out, "  %-12s %s\n", commands[at].name, commands[at].help);
     if (!command)

@@ -92,7 +92,9 @@ bool cli_engine(Cli *cli, Engine **out, int64_t kv_tokens, Error *err) {
     const CliOptions *options = &cli->options;
     int64_t most = cli->executable.info.max_seq_len;
     const DeviceType *type;
-    DeviceOptions o = {.threads = (int)options->threads, .kv_required = options->context > 0};
+    DeviceOptions o = {.threads = (int)options->threads,
+                       .kv_required = options->context > 0,
+                       .context = options->context};
     TRY(device_parse(options->device, &type, &o.index, err));
     if (options->context > most)
         return fail(err, ERR_USAGE, 1018,
@@ -206,15 +208,23 @@ static void stats_print(Run *r) {
             decode > 0 ? (double)(r->count - 1) / decode : 0);
 }
 
+static bool prompt_check(const Run *r, int64_t context, Error *err) {
+    return r->prompt_count < context ||
+           fail(err, ERR_RESOURCE, 1020,
+                "the prompt has %" PRId64 " tokens, the context is %" PRId64
+                " and must hold an answer too",
+                r->prompt_count, context);
+}
+
 static bool run_all(Run *r, Error *err) {
     const CliOptions *o = &r->cli->options;
     TRY(prompt_encode(r, err));
+    int64_t context = o->context ? o->context : r->cli->executable.info.max_seq_len;
+    TRY(prompt_check(r, context, err)); // before the weights are loaded
     TRY(cli_engine(r->cli, &r->engine, 0, err));
-    int64_t context = engine_context(r->engine), room = context - r->prompt_count;
-    if (room < 1)
-        return fail(err, ERR_RESOURCE, 1020,
-                    "the prompt has %" PRId64 " tokens, the context %" PRId64, r->prompt_count,
-                    context);
+    context = engine_context(r->engine);
+    TRY(prompt_check(r, context, err)); // this machine may have room for less
+    int64_t room = context - r->prompt_count;
     int64_t limit = o->max_tokens > 0 && o->max_tokens < room ? o->max_tokens : room;
     r->ids = calloc((size_t)limit, sizeof *r->ids);
     if (!r->ids)

@@ -62,9 +62,9 @@ static const Symbol symbols[] = {
 static bool driver_open(CudaDriver *cu, Error *err) {
     cu->library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!cu->library)
-        return fail(err, ERR_DEVICE, 850,
-                    "no NVIDIA driver: libcuda.so.1 was not found; install the driver, or use "
-                    "--device cpu if this file holds CPU code");
+        return fail(
+            err, ERR_DEVICE, 850,
+            "no NVIDIA driver: libcuda.so.1 was not found; install it, or run with --device cpu");
     for (size_t at = 0; at < sizeof symbols / sizeof *symbols; at++) {
         void *function = dlsym(cu->library, symbols[at].name);
         if (!function)

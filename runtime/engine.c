@@ -100,7 +100,8 @@ bool engine_open(Engine **out, const Executable *e, const DeviceType *type, cons
         return false;
     }
     int64_t room = (en->device->kv_pages - 1) * e->info.page_tokens;
-    en->context = room < e->info.max_seq_len ? room : e->info.max_seq_len;
+    int64_t most = o->context ? o->context : e->info.max_seq_len;
+    en->context = room < most ? room : most;
     *out = en;
     return true;
 }

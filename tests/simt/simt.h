@@ -371,7 +371,7 @@ static void simt_thread_start(int index) {
     t.done = false;
     t.copies.clear();
     t.groups = 0;
-    void **top = (void **)(t.stack + SIMT_STACK_BYTES) - 2;
+    void **top = (void **)(t.stack + SIMT_STACK_BYTES) - 1; // aligned as behind a call
     *--top = (void *)simt_thread_main; // where `ret` goes
     for (int saved = 0; saved < 6; saved++)
         *--top = nullptr;

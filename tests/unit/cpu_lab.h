@@ -364,7 +364,7 @@ static inline int64_t kv_place(const Lab *lab, int which, int32_t slot, int32_t 
            (head * PAGE + position % PAGE) * head_dim * 2;
 }
 
-// ---- comparing ------------------------------------------------------------------------------------
+// ---- comparing ----------------------------------------------------------------------------------
 
 // A number and how far off the kernel may be.
 typedef struct Bounded {
@@ -387,7 +387,7 @@ static inline void compare(Worst *worst, const char *name, int64_t token, int64_
                  (long long)token, (long long)at, found, expected.value, expected.bound);
 }
 
-// ---- levels ---------------------------------------------------------------------------------------
+// ---- levels -------------------------------------------------------------------------------------
 
 // Checks all cases at a level, or skips where this machine does not run it.
 static inline void level_check(Lab *lab, int level, void (*check)(Lab *lab, int level, int index)) {
