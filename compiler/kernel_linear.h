@@ -17,6 +17,8 @@ int64_t linear_token_bytes(const Problem *p);
 // The bits of a float parameter.
 int64_t linear_float_bits(float value);
 
+enum { DECODE_TOKENS_LIMIT = 32 }; // four mma tiles of tokens
+
 // kernels/linear_decode.cu. How the block is cut; the rest follows from the problem.
 typedef struct DecodeVariant {
     int warps;      // that split K

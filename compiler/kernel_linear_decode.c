@@ -6,7 +6,6 @@
 #include "kernel_linear.h"
 
 enum {
-    TOKENS_LIMIT   = 32,   // four mma tiles of tokens
     WARPS_LIMIT    = 16,
     WARPS_ENOUGH   = 8,    // fewer only if K has fewer records
     IN_FLIGHT      = 48 << 10, // bytes per multiprocessor under way: twice what latency asks for
@@ -141,9 +140,9 @@ bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
 // ---- the family ---------------------------------------------------------------------------------
 
 static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
-    if (p->max_tokens > TOKENS_LIMIT) {
+    if (p->max_tokens > DECODE_TOKENS_LIMIT) {
         snprintf(reason, REASON_BYTES, "%lld tokens, takes up to %d", (long long)p->max_tokens,
-                 TOKENS_LIMIT);
+                 DECODE_TOKENS_LIMIT);
         return false;
     }
     if (!linear_supported(p, reason))

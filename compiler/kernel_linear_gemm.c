@@ -2,6 +2,8 @@
 // front becomes a step of its own: with many tokens it would be repeated by every row block.
 #include "kernel_linear.h"
 
+#include "../runtime/step.h"
+
 enum {
     STEP_K         = 64,
     X_ROW_BYTES    = 2 * STEP_K,
@@ -51,6 +53,22 @@ bool gemm_params(const Problem *p, GemmVariant v, Params *out) {
 }
 
 static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
+    const PackedTensor *t = linear_weight(p);
+    Params params;
+    // A sequence must get the same bits alone and in a batch, so one kernel sums all small batches.
+    if (p->phase != PHASE_PREFILL && p->max_tokens <= DECODE_TOKENS_LIMIT &&
+        decode_params(p, decode_variant(p), &params)) {
+        snprintf(reason, REASON_BYTES, "batches of up to %d keep the sums of linear_decode",
+                 DECODE_TOKENS_LIMIT);
+        return false;
+    }
+    Record r = record_geometry(t->bits, t->group);
+    if (t->rows / TILE_ROWS * (t->k_padded / r.k) * r.bytes > UINT32_MAX ||
+        p->max_tokens * t->in_features > UINT32_MAX) {
+        snprintf(reason, REASON_BYTES, "offsets of [%lld, %lld] or of its inputs pass 32 bits",
+                 (long long)t->out_features, (long long)t->in_features);
+        return false;
+    }
     return linear_supported(p, reason);
 }
 

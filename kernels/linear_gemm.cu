@@ -88,54 +88,95 @@ struct WorkBlock {
 
 // ---- filling a stage ----------------------------------------------------------------------------
 
+// Every thread copies the same chunks of 16 bytes in every step, so it keeps where they come from at
+// step 0 and adds what is the same for all threads.
+constexpr int X_ROW_CHUNKS = X_ROW_BYTES / 16;
+constexpr int X_CHUNKS = BLOCK_TOKENS * X_ROW_CHUNKS / THREADS; // of a thread
+constexpr int X_TOKENS_APART = THREADS / X_ROW_CHUNKS;          // from one to its next
+constexpr int TILE_CHUNKS = STEP_TILES * WARP_LANES;            // of a row tile
+constexpr int ALL_TILE_CHUNKS = BLOCK_TILES * TILE_CHUNKS;
+constexpr int THREAD_TILE_CHUNKS = (ALL_TILE_CHUNKS + THREADS - 1) / THREADS;
+constexpr int ROW_TILES_APART = THREADS / TILE_CHUNKS;
+constexpr int SCALE_CHUNKS = STEP_SCALE_BYTES / 16; // of a row tile
+static_assert(BLOCK_TILES * SCALE_CHUNKS <= THREADS, "one chunk of scales per thread");
+static_assert(ROW_TILES * ROW_TILE_BYTES < 1ll << 32, "offsets of 32 bits");
+
+struct Feed {
+    u32 x[X_CHUNKS];               // elements from o.x
+    u32 tiles[THREAD_TILE_CHUNKS]; // bytes from o.weights
+    u32 scales;                    // bytes from o.weights
+};
+
 // Where scale block `group` and tile `tile` along K stand in a row tile.
-__device__ __forceinline__ int group_at(int group) {
-    constexpr int GROUPS = RECORD_GROUPS > 0 ? RECORD_GROUPS : 1;
+__device__ __forceinline__ u32 group_at(u32 group) {
+    constexpr u32 GROUPS = RECORD_GROUPS > 0 ? RECORD_GROUPS : 1;
     return group / GROUPS * RECORD_BYTES + group % GROUPS * SCALE_BLOCK_BYTES;
 }
-__device__ __forceinline__ int tile_at(int tile) {
-    return tile / RECORD_TILES * RECORD_BYTES + RECORD_SCALE_BYTES +
-           tile % RECORD_TILES * TILE_BYTES;
+__device__ __forceinline__ u32 tile_at(u32 tile) {
+    constexpr u32 TILES = RECORD_TILES;
+    return tile / TILES * RECORD_BYTES + RECORD_SCALE_BYTES + tile % TILES * TILE_BYTES;
 }
 
-// 16 bytes of a row tile. Row tiles behind the last one repeat it: nobody uses their sums. Behind the
-// end of K: zeros, which dequantize to finite weights whose activations are zeros.
-__device__ __forceinline__ void weight_chunk_copy(const Operands &o, u32 to, int row_tile, int at,
-                                                  bool exists) {
-    row_tile = row_tile < ROW_TILES ? row_tile : ROW_TILES - 1;
-    cp_async_16_zfill(to, o.weights + row_tile * ROW_TILE_BYTES + (exists ? at : 0),
-                      exists ? 16 : 0);
+// Row tiles behind the last one repeat it, tokens too: nobody uses their sums.
+__device__ __forceinline__ u32 row_tile_at(int row_tile) {
+    return (u32)(row_tile < ROW_TILES ? row_tile : ROW_TILES - 1) * (u32)ROW_TILE_BYTES;
 }
 
-__device__ __forceinline__ void weights_copy(const Operands &o, WorkBlock b, u32 stage, int step) {
-    constexpr int TILE_CHUNKS = STEP_TILES * WARP_LANES, SCALE_CHUNKS = STEP_SCALE_BYTES / 16;
-    for (int i = threadIdx.x; i < BLOCK_TILES * TILE_CHUNKS; i += THREADS) {
-        int row = i / TILE_CHUNKS, chunk = i % TILE_CHUNKS;
-        int tile = step * STEP_TILES + chunk / WARP_LANES;
-        weight_chunk_copy(o, stage + row * STEP_BYTES + STEP_SCALE_BYTES + chunk * 16,
-                          b.row_tile + row, tile_at(tile) + chunk % WARP_LANES * 16,
-                          tile < TILES_ALONG_K);
+__device__ __forceinline__ Feed feed_open(const Operands &o, WorkBlock b) {
+    Feed f;
+    u32 thread = threadIdx.x;
+#pragma unroll // f stays in registers
+    for (int i = 0; i < X_CHUNKS; i++) {
+        int token = b.token + (int)(thread / X_ROW_CHUNKS) + i * X_TOKENS_APART;
+        token = token < o.tokens ? token : o.tokens - 1;
+        f.x[i] = (u32)token * IN_FEATURES + thread % X_ROW_CHUNKS * 8;
     }
-    if constexpr (SCALE_CHUNKS > 0) {
-        constexpr int STEPS_OF_GROUP = GROUP <= STEP_K ? 1 : GROUP / STEP_K;
-        for (int i = threadIdx.x; i < BLOCK_TILES * SCALE_CHUNKS; i += THREADS) {
-            int row = i / SCALE_CHUNKS, part = i % SCALE_CHUNKS;
-            int group = step / STEPS_OF_GROUP * STEP_GROUPS + part / 2;
-            weight_chunk_copy(o, stage + row * STEP_BYTES + part * 16, b.row_tile + row,
-                              group_at(group) + part % 2 * 16, group < GROUPS_ALONG_K);
+#pragma unroll // f stays in registers
+    for (int i = 0; i < THREAD_TILE_CHUNKS; i++) {
+        int tile = b.row_tile + (int)(thread / TILE_CHUNKS) + i * ROW_TILES_APART;
+        u32 chunk = thread % TILE_CHUNKS;
+        f.tiles[i] = row_tile_at(tile) + tile_at(chunk / WARP_LANES) + chunk % WARP_LANES * 16;
+    }
+    constexpr u32 CHUNKS = SCALE_CHUNKS > 0 ? SCALE_CHUNKS : 1;
+    u32 part = thread % CHUNKS;
+    f.scales = row_tile_at(b.row_tile + (int)(thread / CHUNKS)) + group_at(part / 2) + part % 2 * 16;
+    return f;
+}
+
+// Behind the end of K come zeros, which dequantize to finite weights; the activations are zeros there.
+__device__ __forceinline__ void weights_copy(const Operands &o, const Feed &f, u32 stage,
+                                             u32 step) {
+    constexpr u32 STEPS_OF_GROUP = BITS == 16 || GROUP <= STEP_K ? 1 : GROUP / STEP_K;
+    constexpr bool WHOLE = TILES_ALONG_K % STEP_TILES == 0;
+    u32 thread = threadIdx.x;
+    u32 tiles_at = tile_at(step * STEP_TILES) - tile_at(0);
+    u32 to = stage + thread / TILE_CHUNKS * STEP_BYTES + STEP_SCALE_BYTES + thread % TILE_CHUNKS * 16;
+    u32 tile = step * STEP_TILES + thread % TILE_CHUNKS / WARP_LANES;
+    bool exists = WHOLE || tile < TILES_ALONG_K;
+#pragma unroll // f stays in registers
+    for (int i = 0; i < THREAD_TILE_CHUNKS; i++) {
+        if (ALL_TILE_CHUNKS % THREADS == 0 || thread + i * THREADS < ALL_TILE_CHUNKS) {
+            cp_async_16_zfill(to + i * ROW_TILES_APART * STEP_BYTES,
+                              o.weights + f.tiles[i] + (exists ? tiles_at : 0), exists ? 16 : 0);
         }
     }
+    if (SCALE_CHUNKS > 0 && thread < BLOCK_TILES * SCALE_CHUNKS) {
+        constexpr u32 CHUNKS = SCALE_CHUNKS > 0 ? SCALE_CHUNKS : 1;
+        u32 group = step / STEPS_OF_GROUP * STEP_GROUPS;
+        exists = WHOLE || group + thread % CHUNKS / 2 < GROUPS_ALONG_K;
+        cp_async_16_zfill(stage + thread / CHUNKS * STEP_BYTES + thread % CHUNKS * 16,
+                          o.weights + f.scales + (exists ? group_at(group) : 0), exists ? 16 : 0);
+    }
 }
 
-// Tokens behind the last one repeat it; inputs behind K are zeros.
-__device__ __forceinline__ void x_copy(const Operands &o, WorkBlock b, u32 stage, int step) {
-    constexpr int ROW_CHUNKS = X_ROW_BYTES / 16;
-    for (int i = threadIdx.x; i < BLOCK_TOKENS * ROW_CHUNKS; i += THREADS) {
-        int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS, k = step * STEP_K + chunk * 8;
-        int token = b.token + row < o.tokens ? b.token + row : o.tokens - 1;
-        bool exists = k < IN_FEATURES;
-        cp_async_16_zfill(stage + X_AT + row * X_ROW_BYTES + (chunk ^ row % 8) * 16,
-                          o.x + (s64)token * IN_FEATURES + (exists ? k : 0), exists ? 16 : 0);
+__device__ __forceinline__ void x_copy(const Operands &o, const Feed &f, u32 stage, u32 step) {
+    u32 token = threadIdx.x / X_ROW_CHUNKS, chunk = threadIdx.x % X_ROW_CHUNKS;
+    u32 to = stage + X_AT + token * X_ROW_BYTES + (chunk ^ token % 8) * 16;
+    bool exists = IN_FEATURES % STEP_K == 0 || step * STEP_K + chunk * 8 < IN_FEATURES;
+#pragma unroll // f stays in registers
+    for (int i = 0; i < X_CHUNKS; i++) {
+        cp_async_16_zfill(to + i * X_TOKENS_APART * X_ROW_BYTES,
+                          o.x + f.x[i] + (exists ? step * STEP_K : 0), exists ? 16 : 0);
     }
 }
 
@@ -250,14 +291,14 @@ __device__ __forceinline__ void sums_store(const Operands &o, WorkBlock b, u32 s
 
 // ---- the kernel ---------------------------------------------------------------------------------
 
-__device__ __forceinline__ void stages_open(const Operands &o, WorkBlock b, u32 shared) {
+__device__ __forceinline__ void stages_open(const Operands &o, const Feed &f, u32 shared) {
     for (int step = 0; step < STAGES - 1 && step < STEPS; step++) {
-        weights_copy(o, b, shared + step * STAGE_BYTES, step);
+        weights_copy(o, f, shared + step * STAGE_BYTES, step);
     }
     griddepcontrol_wait(); // x is the work of the kernel before
     for (int step = 0; step < STAGES - 1; step++) {
         if (step < STEPS) {
-            x_copy(o, b, shared + step * STAGE_BYTES, step);
+            x_copy(o, f, shared + step * STAGE_BYTES, step);
         }
         cp_async_commit();
     }
@@ -272,15 +313,16 @@ __device__ __forceinline__ void linear_gemm_body(const Operands &o, WorkBlock b,
     for (int i = 0; i < WARP_TILES * TOKEN_TILES * 4; i++) {
         sums[i / (TOKEN_TILES * 4)][i / 4 % TOKEN_TILES][i % 4] = 0.0f;
     }
-    stages_open(o, b, shared);
+    Feed feed = feed_open(o, b);
+    stages_open(o, feed, shared);
     u32 read_at = shared, fetch_at = shared + (STAGES - 1) * STAGE_BYTES;
 #pragma unroll 1 // a step is long enough
     for (int step = 0; step < STEPS; step++) {
         cp_async_wait<STAGES - 2>();
         __syncthreads(); // the stage has arrived for all, and the one before it has been read
         if (step + STAGES - 1 < STEPS) {
-            weights_copy(o, b, fetch_at, step + STAGES - 1);
-            x_copy(o, b, fetch_at, step + STAGES - 1);
+            weights_copy(o, feed, fetch_at, step + STAGES - 1);
+            x_copy(o, feed, fetch_at, step + STAGES - 1);
         }
         cp_async_commit(); // an empty group too: the wait counts groups
         step_products(sums, read_at + weights_at, read_at + x_at, lane);

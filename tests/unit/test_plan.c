@@ -1,0 +1,154 @@
+// Plans of every target: buffers that live at the same time never overlap, what phases share lies at
+// the same place everywhere, equal kernels are compiled once, and batches do not change how sums
+// are split.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#undef fail // ours is a function
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../compiler/compile.h"
+#include "../../runtime/step.h"
+
+enum { MAX_TARGETS = 32 };
+
+typedef struct Model {
+    Arena arena;
+    Checkpoint checkpoint;
+    Config config;
+    Graph graph;
+    const Target *targets[MAX_TARGETS];
+    Plan plans[MAX_TARGETS];
+    int count;
+} Model;
+
+static void model_open(Model *m, const char *dir, int64_t batch) {
+    Error err = {0};
+    int64_t bytes;
+    const Sizes sizes = {.max_seq_len = 512, .max_batch_size = batch, .max_num_tokens = 300,
+                         .max_head_rows = batch, .page_tokens = 64};
+    *m = (Model){0};
+    assert_true(checkpoint_open(&m->checkpoint, dir, &m->arena, &err));
+    assert_true(config_read(&m->config, dir, &m->arena, &err));
+    Graph unfused = graph_new(&m->arena);
+    assert_true(arch_find(m->config.architecture)
+                    ->build(&unfused, &m->config, &m->checkpoint, 512, &m->arena, &err));
+    assert_true(graph_fuse(&m->graph, &unfused, &m->arena, &err));
+    assert_true(weights_layout(&m->graph, &bytes, &err));
+    assert_true(targets_parse(m->targets, &m->count, MAX_TARGETS, "all", &err));
+    assert_true(m->count >= 8);
+    for (int at = 0; at < m->count; at++) {
+        assert_true(plan_make(&m->plans[at], &m->graph, &m->config, m->targets[at], &sizes,
+                              &m->arena, &err));
+        memory_plan(&m->plans[at]);
+    }
+}
+
+static bool live_together(const Buffer *a, const Buffer *b) {
+    if (a->persistent || b->persistent)
+        return true;
+    return a->first_step <= b->last_step && b->first_step <= a->last_step;
+}
+
+static void check_phase(const Plan *p, const PhasePlan *phase) {
+    for (int i = 0; i < phase->buffer_count; i++) {
+        const Buffer *a = &phase->buffers[i];
+        assert_true(a->offset >= 0 && a->offset % 256 == 0);
+        assert_true(a->offset + a->bytes <= p->info.arena_bytes);
+        for (int j = 0; j < i; j++) {
+            const Buffer *b = &phase->buffers[j];
+            bool apart = a->offset + a->bytes <= b->offset || b->offset + b->bytes <= a->offset;
+            assert_true(apart || !live_together(a, b));
+        }
+    }
+    for (int at = 0; at < phase->step_count; at++) {
+        const Step *s = &phase->steps[at];
+        assert_true(s->kernel_index >= 0 && s->kernel_index < p->kernel_count);
+        assert_true(params_equal(&p->kernels[s->kernel_index]->params, &s->params));
+        assert_string_equal(p->kernels[s->kernel_index]->entry, s->entry);
+    }
+}
+
+static void test_memory(void **state) {
+    (void)state;
+    for (int64_t batch = 1; batch <= 40; batch += 13) {
+        Model m;
+        model_open(&m, "tests/vectors/fixtures/llama32-4b-g128", batch);
+        for (int at = 0; at < m.count; at++) {
+            assert_int_equal(m.plans[at].info.logits_offset, 0);
+            for (int phase = 0; phase < m.plans[at].phase_count; phase++)
+                check_phase(&m.plans[at], &m.plans[at].phases[phase]);
+        }
+        arena_free(&m.arena);
+    }
+}
+
+static void test_kernels_once(void **state) {
+    (void)state;
+    Model m;
+    model_open(&m, "samples/storyteller", 16);
+    for (int at = 0; at < m.count; at++) {
+        const Plan *p = &m.plans[at];
+        for (int i = 0; i < p->kernel_count; i++)
+            for (int j = 0; j < i; j++)
+                assert_false(strcmp(p->kernels[i]->entry, p->kernels[j]->entry) == 0 &&
+                             strcmp(p->kernels[i]->source, p->kernels[j]->source) == 0 &&
+                             params_equal(&p->kernels[i]->params, &p->kernels[j]->params));
+    }
+    arena_free(&m.arena);
+}
+
+// The split of a sum over warps depends on the shape only: the decode buckets agree on it.
+static void test_split_of_sums(void **state) {
+    (void)state;
+    Model m;
+    model_open(&m, "samples/storyteller", 16);
+    for (int at = 0; at < m.count; at++) {
+        const Plan *p = &m.plans[at];
+        const PhasePlan *first = NULL;
+        for (int phase = 0; phase < p->phase_count; phase++) {
+            const PhasePlan *decode = &p->phases[phase];
+            if (decode->phase != PHASE_DECODE || p->target->device != DEVICE_CUDA)
+                continue;
+            first = first ? first : decode;
+            assert_int_equal(decode->step_count, first->step_count);
+            for (int step = 0; step < decode->step_count; step++) {
+                if (strcmp(decode->steps[step].entry, "linear_decode") != 0)
+                    continue;
+                assert_string_equal(first->steps[step].entry, "linear_decode");
+                assert_int_equal(params_get(&decode->steps[step].params, "WARPS"),
+                                 params_get(&first->steps[step].params, "WARPS"));
+            }
+        }
+    }
+    arena_free(&m.arena);
+}
+
+static void test_targets(void **state) {
+    (void)state;
+    const Target *found[MAX_TARGETS];
+    Error err = {0};
+    int count;
+    assert_true(targets_parse(found, &count, MAX_TARGETS, "sm_90a,H200,sm_80,a100", &err));
+    assert_int_equal(count, 2);
+    assert_string_equal(found[0]->name, "sm_90a");
+    assert_string_equal(found[1]->name, "sm_80");
+    assert_false(targets_parse(found, &count, MAX_TARGETS, "cpu,sm_13", &err));
+    assert_int_equal(err.code, ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "sm_13"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_kernels_once),
+        cmocka_unit_test(test_split_of_sums),
+        cmocka_unit_test(test_targets),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
