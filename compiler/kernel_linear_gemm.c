@@ -29,9 +29,17 @@ static int thread_sums(GemmVariant v) {
     return v.warp_tiles * v.block_tokens / 16 * 4;
 }
 
+// Two blocks of a multiprocessor leave 128 registers to a thread: enough for 64 sums only where
+// dequantization is short (seen in the register counts of ptxas 13.0).
+static bool registers_fit(const PackedTensor *t, GemmVariant v) {
+    bool lean = t->bits != 8 && t->group != 32;
+    int limit = v.ctas_per_sm == 1 ? SUMS_LIMIT : lean ? SUMS_SHARED_SM : SUMS_SHARED_SM / 2;
+    return thread_sums(v) <= limit;
+}
+
 bool gemm_params(const Problem *p, GemmVariant v, Params *out) {
     const PackedTensor *t = linear_weight(p);
-    if (thread_sums(v) > SUMS_LIMIT)
+    if (!registers_fit(t, v))
         return false;
     int64_t limit =
         (p->plan->target->shared_bytes + BLOCK_RESERVED) / v.ctas_per_sm - BLOCK_RESERVED;
@@ -82,7 +90,7 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     int count = 0;
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         GemmVariant v = variants[i];
-        v.ctas_per_sm = thread_sums(v) <= SUMS_SHARED_SM ? 2 : 1;
+        v.ctas_per_sm = 2;
         if (gemm_params(p, v, &out[count])) {
             count++;
             continue;

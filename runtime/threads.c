@@ -1,8 +1,7 @@
 // Between the steps of a run threads spin: a decode step has some hundred barriers of a few
-// microseconds each, too short for the kernel's help. They spin long before they yield, since a
-// thread that yields to another program comes back milliseconds later and keeps the others waiting
-// (2 threads and 2 busy programs on 2 cores: 2 ms for 50 steps, 31 ms with early yields; Zen 4,
-// 2026-11-21). Only a pool of more threads than processors yields early.
+// microseconds each, too short for the kernel's help. They spin some time before they yield, since a
+// thread that yields to another program comes back milliseconds later and keeps the others waiting;
+// only a pool of more threads than processors yields early.
 // Between runs a worker spins a little, since the next token follows soon, then sleeps on a futex.
 // Non-goal: pinning. A thread that must wait for its own core while another is idle holds up all.
 #include "threads.h"
@@ -19,7 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SPINS_LONG = 4096, SPINS_SHORT = 256, SPINS_BEFORE_SLEEP = 6144 };
+enum { SPINS_LONG = 4096 /* some 60 us */, SPINS_SHORT = 256, SPINS_BEFORE_SLEEP = 6144 };
 
 typedef struct Worker {
     Pool *pool;

@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-enum { ATTENTION_ROWS_MAX = 8, ATTENTION_LAYERS = 2, ATTENTION_LAYER = 1, ATTENTION_SLOTS = 8 };
+enum { ATTENTION_ROWS_MAX = 64, ATTENTION_LAYERS = 2, ATTENTION_LAYER = 1, ATTENTION_SLOTS = 64 };
 
 typedef struct AttentionCase {
     const char *name;
@@ -48,7 +48,7 @@ static inline void attention_model(AttentionRun *run, const Target *target, Aren
     ModelInfo *info = &run->plan.info;
     *info = (ModelInfo){.vocab_size = 64, .max_seq_len = longest + 3 * c->page,
                         .max_batch_size = ATTENTION_SLOTS, .max_head_rows = 8,
-                        .max_num_tokens = c->tokens > 8 ? c->tokens : 8, .page_tokens = c->page};
+                        .max_num_tokens = run->rows > 8 ? run->rows : 8, .page_tokens = c->page};
     info->kv_layer_stride = 2LL * c->kv_heads * c->page * c->head_dim * 2;
     info->kv_page_bytes = ATTENTION_LAYERS * info->kv_layer_stride;
     run->plan.target = target;

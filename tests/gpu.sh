@@ -19,7 +19,10 @@ pack() {
     cp build/make-checkpoint "$folder/"
     build/gptq-compile samples/storyteller -o "$folder/storyteller" --target cpu,sm_90a --progress none
     for program in build/tests/gpu_*; do
-        [ -x "$program" ] && cp "$program" "$folder/"
+        case $program in
+        *.o) ;;
+        *) strip -o "$folder/$(basename "$program")" "$program" ;;
+        esac
     done
     [ -z "${1:-}" ] || cp "$1" "$folder/text.txt"
     tar -C build -cf - gpu | xz -T0 -3 >build/gpu.tar.xz

@@ -176,17 +176,21 @@ static inline void lab_release(StepLab *lab, uint64_t address) {
 }
 
 static inline void lab_fill(StepLab *lab, uint64_t address, unsigned char byte, size_t bytes) {
-    if (lab->gpu)
+    if (lab->gpu) {
         GPU_DO(lab->gpu, fill(address, byte, bytes));
-    else
+        GPU_DO(lab->gpu, synchronize()); // kernels run on another stream
+    } else {
         memset((void *)(uintptr_t)address, byte, bytes);
+    }
 }
 
 static inline void lab_upload(StepLab *lab, uint64_t address, const void *data, size_t bytes) {
-    if (lab->gpu)
+    if (lab->gpu) {
         GPU_DO(lab->gpu, upload(address, data, bytes));
-    else
+        GPU_DO(lab->gpu, synchronize());
+    } else {
         memcpy((void *)(uintptr_t)address, data, bytes);
+    }
 }
 
 static inline void lab_download(StepLab *lab, void *data, uint64_t address, size_t bytes) {
