@@ -30,16 +30,20 @@ static int thread_sums(GemmVariant v) {
 }
 
 // Two blocks of a multiprocessor leave 128 registers to a thread: enough for 64 sums only where
-// dequantization is short (seen in the register counts of ptxas 13.0).
-static bool registers_fit(const PackedTensor *t, GemmVariant v) {
+// dequantization is short. Rotating pairs of 256 tokens asks for more than 255. (Both seen in the
+// register counts of ptxas 13.0.)
+static bool registers_fit(const Problem *p, GemmVariant v) {
+    const PackedTensor *t = linear_weight(p);
     bool lean = t->bits != 8 && t->group != 32;
+    if (v.block_tokens > 128 && p->op->linear.epilogue == EPILOGUE_ROPE_KV)
+        return false;
     int limit = v.ctas_per_sm == 1 ? SUMS_LIMIT : lean ? SUMS_SHARED_SM : SUMS_SHARED_SM / 2;
     return thread_sums(v) <= limit;
 }
 
 bool gemm_params(const Problem *p, GemmVariant v, Params *out) {
     const PackedTensor *t = linear_weight(p);
-    if (!registers_fit(t, v))
+    if (!registers_fit(p, v))
         return false;
     int64_t limit =
         (p->plan->target->shared_bytes + BLOCK_RESERVED) / v.ctas_per_sm - BLOCK_RESERVED;
@@ -109,8 +113,8 @@ static int row_blocks(const Problem *p, const Params *params) {
 // Share of the tensor peak that a multiprocessor reaches: mma.sync is the slow path from Hopper on,
 // and small tiles wait for shared memory.
 static double efficiency(const Problem *p, const Params *params) {
-    double path = p->plan->target->compute_major == 9 || p->plan->target->compute_major == 10 ? 0.5
-                                                                                              : 0.75;
+    double path =
+        p->plan->target->compute_major == 9 || p->plan->target->compute_major == 10 ? 0.5 : 0.75;
     double tokens = (double)params_get(params, "BLOCK_TOKENS");
     double rows = 64.0 * (double)params_get(params, "WARP_TILES");
     double shape = rows * tokens / (rows * tokens + 32 * (rows + tokens));

@@ -63,6 +63,7 @@ constexpr bool VALUE_32   = HEAD_DIM % 64 >= 32;
 constexpr bool VALUE_16   = HEAD_DIM % 32 != 0;
 constexpr int KEY_STEPS   = HEAD_DIM / 16; // of k16
 constexpr int OUT_TILES   = HEAD_DIM / 16; // of 16 elements
+constexpr bool AHEAD      = HEAD_DIM <= 192; // keys and values of a run fit the registers together
 constexpr int HEAD_STRIDE = HEAD_DIM + 4;  // in shared memory: spreads the heads over the banks
 
 // The keys [begin, end) of part `part`.
@@ -225,30 +226,40 @@ __device__ __forceinline__ void add_values(float out[OUT_TILES][4], const Values
 
 // ---- a warp's part of a part --------------------------------------------------------------------
 
-// Keys of the next run are loaded while this run's values are used, and the other way round.
+// Keys of the next run are loaded while this run's values are used, and the other way round; wide
+// heads leave no registers for that.
 __device__ __forceinline__ void attend_warp(State &s, const KvHead &head, Split split,
                                             const u32 queries[TILES][KEY_STEPS][2]) {
-    int first = split.begin + (int)threadIdx.x / WARP_LANES * RUN;
-    if (first >= split.end) {
+    int first = split.begin + (int)threadIdx.x / WARP_LANES * RUN, last = split.end - 1;
+    if (first > last) {
         return;
     }
     Keys keys;
     Values values;
-    s32 page = kv_page(head, first);
-    load_keys(keys, head, page, first, split.end);
-    load_values(values, head, page, first, split.end);
-    s32 next_page = kv_page(head, min(first + STEP, split.end - 1));
-    for (; first < split.end; first += STEP) {
-        bool more = first + STEP < split.end;
+    s32 page = kv_page(head, first), next_page = 0;
+    if (AHEAD) {
+        load_keys(keys, head, page, first, split.end);
+        load_values(values, head, page, first, split.end);
+        next_page = kv_page(head, min(first + STEP, last));
+    }
+    for (; first <= last; first += STEP) {
+        bool more = AHEAD && first + STEP <= last;
         float score[TILES][4];
+        if (!AHEAD) {
+            page = kv_page(head, first);
+            load_keys(keys, head, page, first, split.end);
+        }
 #pragma unroll // the state stays in registers
         for (int tile = 0; tile < TILES; tile++) {
             scores(score[tile], keys, queries[tile]);
         }
-        page = next_page;
+        if (!AHEAD) {
+            load_values(values, head, page, first, split.end);
+        }
         if (more) {
+            page = next_page;
             load_keys(keys, head, page, first + STEP, split.end);
-            next_page = kv_page(head, min(first + 2 * STEP, split.end - 1));
+            next_page = kv_page(head, min(first + 2 * STEP, last));
         }
 #pragma unroll // the state stays in registers
         for (int tile = 0; tile < TILES; tile++) {

@@ -27,10 +27,11 @@
 //     (epilogue.cuh); SHARED_BYTES, as the launch reserves them.
 //     The sum of an output depends on K, BITS, GROUP and WARPS only: not on the number of tokens.
 //
-// (6) A pass is TILES row tiles; block b does passes b, b + grid, .... The records of a row tile are
-//     split over WARPS compute warps, each a contiguous range of K; lane l feeds itself and its warp
-//     from a ring that runs ahead over the ends of passes. Two more warps, one per parity of the
-//     pass, add up the partial sums in the order of the warps and run the epilogue, so that its
+// (6) A pass is TILES row tiles; block b does passes b, b + grid, .... The records of a row tile
+// are
+//     split over WARPS compute warps, each a contiguous range of K; lane l feeds itself and its
+//     warp from a ring that runs ahead over the ends of passes. Two more warps, one per parity of
+//     the pass, add up the partial sums in the order of the warps and run the epilogue, so that its
 //     latency is nobody else's.
 //
 //         compute warps:  ring -> dequant -> mma -> partials[p] --full[p]--> epilogue warp p
@@ -160,7 +161,8 @@ __device__ __forceinline__ void stream_fetch(Stream &s, const Operands &o, int w
             s.pass += s.step;
             s.next = stream_start(o, s.pass, warp);
         }
-        s.fetch_at = s.fetch_at + RING_STAGE_BYTES == RING_BYTES ? 0 : s.fetch_at + RING_STAGE_BYTES;
+        s.fetch_at =
+            s.fetch_at + RING_STAGE_BYTES == RING_BYTES ? 0 : s.fetch_at + RING_STAGE_BYTES;
     }
 #if !LOAD_BULK
     cp_async_commit(); // an empty group too: stream_wait counts groups
@@ -472,8 +474,8 @@ __device__ __forceinline__ void prologue(const Operands &o, u32 shared) {
     bar_sync(BAR_COMPUTE, COMPUTE_THREADS);
 }
 
-// Where this lane's row of an ldmatrix of four 8 x 8 parts (k 0-7, 8-15, 16-23, 24-31) lies, for the
-// first k of the warp. Behind the last token that one again, whose sums nobody uses.
+// Where this lane's row of an ldmatrix of four 8 x 8 parts (k 0-7, 8-15, 16-23, 24-31) lies, for
+// the first k of the warp. Behind the last token that one again, whose sums nobody uses.
 __device__ __forceinline__ void x_rows(u32 x[HALVES], const Operands &o, u32 shared, int warp,
                                        int lane) {
     int k = X_PHASES == 1 ? warp_first_record(warp) * RECORD_K : warp * SLICE_K;

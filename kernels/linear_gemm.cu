@@ -7,10 +7,12 @@
 //     out, kv, inv_freq, positions, slots, page_table   epilogue.cuh
 //     tokens   1 ..
 //
-// (3) Layout tile16 and the fragment words are drawn in docs/kernels.md. Shared memory, STAGES times:
+// (3) Layout tile16 and the fragment words are drawn in docs/kernels.md. Shared memory, STAGES
+// times:
 //
 //     weights  [BLOCK_TILES][STEP_BYTES]   for each row tile: scale blocks of 64 k, tiles of 64 k
-//     x        [BLOCK_TOKENS][64]          act; the 16-byte chunk c of token t stands at c ^ (t % 8),
+//     x        [BLOCK_TOKENS][64]          act; the 16-byte chunk c of token t stands at c ^ (t %
+//     8),
 //                                          so that ldmatrix reads 8 tokens without a bank conflict
 //
 // (4) 2 * tokens * N * K flops. mma.sync reaches about 62 % of the wgmma peak on Hopper, all of the
@@ -55,7 +57,9 @@ constexpr int TOKEN_TILES = WARP_TOKENS / 8; // mma n8 tiles of a warp
 
 constexpr int STEP_K = 64;
 constexpr int STEP_TILES = STEP_K / TILE_K;
-constexpr int STEP_GROUPS = BITS == 16 ? 0 : GROUP >= STEP_K ? 1 : STEP_K / (BITS == 16 ? 1 : GROUP);
+constexpr int STEP_GROUPS = BITS == 16        ? 0
+                            : GROUP >= STEP_K ? 1
+                                              : STEP_K / (BITS == 16 ? 1 : GROUP);
 constexpr int STEP_SCALE_BYTES = STEP_GROUPS * SCALE_BLOCK_BYTES;
 constexpr int STEP_BYTES = STEP_SCALE_BYTES + STEP_TILES * TILE_BYTES;
 constexpr int RECORDS = (IN_FEATURES + RECORD_K - 1) / RECORD_K;
@@ -88,8 +92,8 @@ struct WorkBlock {
 
 // ---- filling a stage ----------------------------------------------------------------------------
 
-// Every thread copies the same chunks of 16 bytes in every step, so it keeps where they come from at
-// step 0 and adds what is the same for all threads.
+// Every thread copies the same chunks of 16 bytes in every step, so it keeps where they come from
+// at step 0 and adds what is the same for all threads.
 constexpr int X_ROW_CHUNKS = X_ROW_BYTES / 16;
 constexpr int X_CHUNKS = BLOCK_TOKENS * X_ROW_CHUNKS / THREADS; // of a thread
 constexpr int X_TOKENS_APART = THREADS / X_ROW_CHUNKS;          // from one to its next
@@ -139,18 +143,21 @@ __device__ __forceinline__ Feed feed_open(const Operands &o, WorkBlock b) {
     }
     constexpr u32 CHUNKS = SCALE_CHUNKS > 0 ? SCALE_CHUNKS : 1;
     u32 part = thread % CHUNKS;
-    f.scales = row_tile_at(b.row_tile + (int)(thread / CHUNKS)) + group_at(part / 2) + part % 2 * 16;
+    f.scales =
+        row_tile_at(b.row_tile + (int)(thread / CHUNKS)) + group_at(part / 2) + part % 2 * 16;
     return f;
 }
 
-// Behind the end of K come zeros, which dequantize to finite weights; the activations are zeros there.
+// Behind the end of K come zeros, which dequantize to finite weights; the activations are zeros
+// there.
 __device__ __forceinline__ void weights_copy(const Operands &o, const Feed &f, u32 stage,
                                              u32 step) {
     constexpr u32 STEPS_OF_GROUP = BITS == 16 || GROUP <= STEP_K ? 1 : GROUP / STEP_K;
     constexpr bool WHOLE = TILES_ALONG_K % STEP_TILES == 0;
     u32 thread = threadIdx.x;
     u32 tiles_at = tile_at(step * STEP_TILES) - tile_at(0);
-    u32 to = stage + thread / TILE_CHUNKS * STEP_BYTES + STEP_SCALE_BYTES + thread % TILE_CHUNKS * 16;
+    u32 to =
+        stage + thread / TILE_CHUNKS * STEP_BYTES + STEP_SCALE_BYTES + thread % TILE_CHUNKS * 16;
     u32 tile = step * STEP_TILES + thread % TILE_CHUNKS / WARP_LANES;
     bool exists = WHOLE || tile < TILES_ALONG_K;
 #pragma unroll // f stays in registers
@@ -336,8 +343,8 @@ __device__ __forceinline__ void linear_gemm_body(const Operands &o, WorkBlock b,
     sums_store(o, b, shared, sums);
 }
 
-// Row blocks go in bands of RASTER_ROWS that walk over the tokens together, so that a band's weights
-// and the tokens near it stay in the second-level cache.
+// Row blocks go in bands of RASTER_ROWS that walk over the tokens together, so that a band's
+// weights and the tokens near it stay in the second-level cache.
 __device__ __forceinline__ WorkBlock work_block() {
     int id = blockIdx.y * gridDim.x + blockIdx.x;
     int band = id / (RASTER_ROWS * (int)gridDim.y);

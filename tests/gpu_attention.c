@@ -363,7 +363,7 @@ static int compile_targets(Bench *b, int count, char **names) {
             return 2;
         }
         bench_add(b, true, true);
-        if (!lab_make(&b->lab, &err)) {
+        if (!lab_compile(&b->lab, &err)) {
             fprintf(stderr, "%s\n", err.message);
             return 1;
         }
@@ -391,7 +391,7 @@ int main(int argc, char **argv) {
     }
     bool check = strcmp(word, "time") != 0, time = strcmp(word, "check") != 0;
     bench_add(b, check, time);
-    if (!lab_make(&b->lab, &err)) {
+    if (!lab_compile(&b->lab, &err)) {
         fprintf(stderr, "%s\n", err.message);
         return (int)err.code;
     }

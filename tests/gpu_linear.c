@@ -1,6 +1,7 @@
 // The GPU kernels of linears: checked against sums in doubles at ragged shapes, then timed.
 //
-//   gpu_linear compile [TARGET ...]   compiles every variant (those that are only timed for sm_90a),
+//   gpu_linear compile [TARGET ...]   compiles every variant (those that are only timed for
+//   sm_90a),
 //                                     needs no GPU; a spill is an error
 //   gpu_linear check                  worst element of every variant against its bound
 //   gpu_linear time [WORD]            layers of real models in CUDA graphs over rotating weights;
@@ -8,8 +9,8 @@
 //   gpu_linear                        check, then time
 //
 // Times are medians of 7 replays of a graph, divided by its launches, so they hold the gap between
-// kernels. More than 256 MB of weights rotate, so nothing stays in the second-level cache. "read" is
-// a plain read of the same bytes in the same way.
+// kernels. More than 256 MB of weights rotate, so nothing stays in the second-level cache. "read"
+// is a plain read of the same bytes in the same way.
 #include "tests/gpu.h"
 #include "tests/linear_lab.h"
 
@@ -28,28 +29,33 @@ static const Case check_cases[] = {
     {"small4", 4, 128, 384, {384}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
     {"normed4", 4, 128, 4096, {144}, ROWS_PLAIN, PROLOGUE_NORM,
      .epilogue = EPILOGUE_STORE},
-    {"gate4", 4, 128, 2048, {328, 328}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL, .act = ACT_SILU},
-    {"gelu4", 4, 64, 1088, {100, 100}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL, .act = ACT_GELU_TANH,
-     .bias = true},
-    {"rope4", 4, 128, 1024, {256, 128, 128}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV, .bias = true,
-     .heads = 4, .kv_heads = 2, .head_dim = 64},
+    {"gate4", 4, 128, 2048, {328, 328}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL,
+     .act = ACT_SILU},
+    {"gelu4", 4, 64, 1088, {100, 100}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL,
+     .act = ACT_GELU_TANH, .bias = true},
+    {"rope4", 4, 128, 1024, {256, 128, 128}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV,
+     .bias = true, .heads = 4, .kv_heads = 2, .head_dim = 64},
     {"rope4_128", 4, 32, 416, {512, 128, 128}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV,
      .heads = 4, .kv_heads = 1, .head_dim = 128},
     {"plain8", 8, 128, 1152, {200}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
     {"ragged8", 8, 64, 448, {77}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .bias = true},
     {"fine8", 8, 32, 736, {168}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
-    {"gate8", 8, 128, 640, {72, 72}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL, .act = ACT_SILU},
+    {"gate8", 8, 128, 640, {72, 72}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL,
+     .act = ACT_SILU},
     {"rope8", 8, 64, 256, {192, 64, 64}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV,
      .heads = 6, .kv_heads = 2, .head_dim = 32},
     {"head16", 16, 0, 2056, {1000}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
-    {"gate16", 16, 0, 328, {60, 60}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL, .act = ACT_SILU},
+    {"gate16", 16, 0, 328, {60, 60}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL,
+     .act = ACT_SILU},
 };
 
 #define PLAIN(label, k, n) {label, 4, 128, k, {n}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE}
 static const Case time_cases[] = {
     PLAIN("8B qkv", 4096, 6144), PLAIN("8B o", 4096, 4096), PLAIN("8B gate_up", 4096, 28672),
-    PLAIN("8B down", 14336, 4096), PLAIN("70B gate_up", 8192, 57344), PLAIN("70B down", 28672, 8192),
-    PLAIN("1B gate_up", 2048, 16384), PLAIN("1B down", 8192, 2048), PLAIN("Q7B gate_up", 3584, 37888),
+    PLAIN("8B down", 14336, 4096), PLAIN("70B gate_up", 8192, 57344),
+    PLAIN("70B down", 28672, 8192),
+    PLAIN("1B gate_up", 2048, 16384), PLAIN("1B down", 8192, 2048),
+    PLAIN("Q7B gate_up", 3584, 37888),
     {"8B qkv fused", 4, 128, 4096, {4096, 1024, 1024}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV,
      .heads = 32, .kv_heads = 8, .head_dim = 128},
     {"8B o fused", 4, 128, 4096, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
@@ -190,7 +196,8 @@ typedef struct Regions {
     GpuAddress base[REGION_COUNT];
 } Regions;
 
-static void step_launch(Bench *b, const Run *run, int step, const Regions *regions, int64_t tokens) {
+static void step_launch(Bench *b, const Run *run, int step, const Regions *regions,
+                        int64_t tokens) {
     const Step *s = &run->phase.steps[step];
     int kernel = run->first_kernel + step;
     if (!b->functions[kernel])
@@ -258,9 +265,10 @@ static void data_make(Data *d, const Lab *lab, Arena *a) {
         }
         double factor = 1 / sqrt(squares / (double)k + (double)lab->op->linear.eps);
         for (int64_t i = 0; i < k; i++)
-            in[m * k + i] = half_to_float(
-                lab->norm ? half_from_float((float)((double)d->x[m * k + i] * factor * (double)lab->norm[i]))
-                          : d->x_half[m * k + i]);
+            in[m * k + i] =
+                half_to_float(lab->norm ? half_from_float((float)((double)d->x[m * k + i] * factor *
+                                                                  (double)lab->norm[i]))
+                                        : d->x_half[m * k + i]);
     }
     for (int64_t at = 0; at < t->rows; at++) {
         int part;
@@ -294,8 +302,8 @@ static void compare(Result *r, double found, double expected, double bound, int6
     if (share <= r->worst)
         return;
     r->worst = isnan(share) ? HUGE_VAL : share;
-    snprintf(r->where, sizeof r->where, "token %lld row %lld: %.6g, expected %.6g", (long long)token,
-             (long long)row, found, expected);
+    snprintf(r->where, sizeof r->where, "token %lld row %lld: %.6g, expected %.6g",
+             (long long)token, (long long)row, found, expected);
 }
 
 static double half_at(const unsigned char *base, int64_t index) {
@@ -346,7 +354,8 @@ static void compare_rope(const Run *run, const Data *d, Result *r, const unsigne
     }
     const unsigned char *row = out + (m * c->heads + head) * c->head_dim * 2;
     if (head >= c->heads)
-        row = kv_row(run, d, r, m, rotated ? head - c->heads : head - c->heads - c->kv_heads, !rotated);
+        row = kv_row(run, d, r, m, rotated ? head - c->heads : head - c->heads - c->kv_heads,
+                     !rotated);
     compare(r, half_at(row, first), low, bound + fabs(low) * 6e-4 + 1e-4, m, at);
     compare(r, half_at(row, second), high, bound + fabs(high) * 6e-4 + 1e-4, m, at + 8);
 }
@@ -390,7 +399,8 @@ static void compare_pair(const Run *run, const Data *d, Result *r, const unsigne
     }
 }
 
-// Everything behind the last output, up to the end of the buffer and its guard, is as it was filled.
+// Everything behind the last output, up to the end of the buffer and its guard, is as it was
+// filled.
 static bool guards_hold(const Run *run, const Result *r, int64_t tokens) {
     const Value *v = &run->lab->graph.values[run->lab->op->output];
     const Buffer *b = &run->phase.buffers[run->phase.value_buffer[run->lab->op->output]];
@@ -432,7 +442,8 @@ static Result run_check(Bench *b, const Run *run, const Data *d, const Regions *
     const Lab *lab = run->lab;
     const PackedTensor *t = &lab->graph.packed[lab->op->linear.weight];
     size_t kv_bytes = (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes);
-    Result r = {.arena = arena_alloc(a, (size_t)run->arena_bytes), .kv = arena_alloc(a, kv_bytes + 1)};
+    Result r = {.arena = arena_alloc(a, (size_t)run->arena_bytes),
+                .kv = arena_alloc(a, kv_bytes + 1)};
     run_upload(b, run, d, regions, tokens);
     for (int step = 0; step < run->phase.step_count; step++)
         step_launch(b, run, step, regions, tokens);
@@ -475,8 +486,8 @@ static bool first_same(First *first, const Run *run, const Result *r, Arena *a) 
     return memcmp(first->bytes, out, size) == 0;
 }
 
-static void run_checks(Bench *b, const Run *run, const Data *d, const Regions *regions, First *first,
-                       Tally *tally, Arena *keep) {
+static void run_checks(Bench *b, const Run *run, const Data *d, const Regions *regions,
+                       First *first, Tally *tally, Arena *keep) {
     static const int64_t counts[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 128, 200};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         int64_t tokens = counts[i];
@@ -510,7 +521,8 @@ static void lab_check(Bench *b, Lab *lab, Tally *tally) {
     Regions regions;
     regions.base[REGION_WEIGHTS] = gpu_alloc(g, (size_t)lab->weights_bytes);
     regions.base[REGION_ARENA] = gpu_alloc(g, (size_t)arena_bytes);
-    regions.base[REGION_KV] = gpu_alloc(g, (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes + 256));
+    regions.base[REGION_KV] =
+        gpu_alloc(g, (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes + 256));
     regions.base[REGION_BATCH] = gpu_alloc(g, (size_t)lab->plan.batch.bytes);
     unsigned char *packed = arena_alloc(&a, (size_t)lab->weights_bytes);
     for (int i = 0; i < lab->graph.packed_count; i++)
@@ -568,7 +580,8 @@ static GpuAddress pool_make(const Gpu *g, size_t bytes) {
 // ld.global.nc of `count` 16-byte words, four in flight per thread.
 static const char read_ptx[] =
     ".version 7.4\n.target sm_80\n.address_size 64\n"
-    ".visible .entry read(.param .u64 from, .param .u64 count, .param .u64 out) .maxntid 512, 1, 1 {\n"
+    ".visible .entry read(.param .u64 from, .param .u64 count, .param .u64 out) .maxntid 512, 1, 1 "
+    "{\n"
     ".reg .pred p; .reg .b32 a, t, b, n, v<16>; .reg .b64 at, end, step, base, i, four;\n"
     "ld.param.u64 base, [from]; ld.param.u64 end, [count]; cvta.to.global.u64 base, base;\n"
     "mov.u32 t, %tid.x; mov.u32 b, %ctaid.x; mov.u32 n, %nctaid.x; shl.b32 n, n, 9;\n"
@@ -658,7 +671,8 @@ static void lab_time(Bench *b, Lab *lab, Timing *t, size_t pool_bytes) {
             }
         }
         if (winner)
-            printf("  M %4lld BEST %8.2f us %6.2f TB/s %6.1f TFLOP/s, %.2f of read, predicted %.1f us: "
+            printf("  M %4lld BEST %8.2f us %6.2f TB/s %6.1f TFLOP/s, %.2f of read, predicted %.1f "
+                   "us: "
                    "%s\n",
                    (long long)tokens, best, (double)w->bytes / best * 1e-6,
                    2e-6 * (double)tokens * (double)(w->in_features * w->out_features) / best,
@@ -678,7 +692,8 @@ static void time_all(Bench *b) {
     }
     t.regions.base[REGION_ARENA] = pool_make(&b->gpu, (size_t)arena_bytes);
     t.regions.base[REGION_KV] = gpu_alloc(&b->gpu, (size_t)kv_bytes);
-    t.regions.base[REGION_BATCH] = gpu_alloc(&b->gpu, (size_t)b->labs[CHECK_CASES].plan.batch.bytes);
+    t.regions.base[REGION_BATCH] =
+        gpu_alloc(&b->gpu, (size_t)b->labs[CHECK_CASES].plan.batch.bytes);
     GPU_DO(&b->gpu, fill(t.regions.base[REGION_BATCH], 0,
            (size_t)b->labs[CHECK_CASES].plan.batch.bytes));
     t.read = gpu_function(&b->gpu, read_ptx, "read", 0);

@@ -476,10 +476,15 @@ DRIVER(cuStreamBeginCapture_v2, (CUstream handle, int mode)) {
 }
 
 DRIVER(cuStreamEndCapture, (CUstream handle, CUgraph *graph_handle)) {
-    ENTER("cuStreamEndCapture", true);
+    CUresult failure = enter("cuStreamEndCapture", true);
     Object *stream = object_of(handle, KIND_STREAM, "cuStreamEndCapture");
     if (!stream->capturing)
         violation("cuStreamEndCapture: the stream does not record");
+    if (failure != CUDA_SUCCESS) { // a failed capture is over too
+        queue_clear(stream);
+        stream->capturing = false;
+        return failure;
+    }
     Object *graph = object_new(KIND_GRAPH);
     graph->first = stream->first;
     graph->last = stream->last;

@@ -65,7 +65,8 @@ static inline void lab_model(Lab *lab, const Target *target, Arena *a) {
 }
 
 // with_data: weights that can be packed; else only their shapes.
-static inline void lab_make(Lab *lab, const Case *c, const Target *target, bool with_data, Arena *a) {
+static inline void lab_make(Lab *lab, const Case *c, const Target *target, bool with_data,
+                            Arena *a) {
     Random r = {.state = 1000 + (uint64_t)c->in};
     *lab = (Lab){.c = c, .graph = graph_new(a), .residual = -1};
     lab_model(lab, target, a);
@@ -158,7 +159,8 @@ static inline bool run_decode(Run *run, Lab *lab, int64_t max_tokens, DecodeVari
     Params params;
     if (!kernel_linear_decode.accepts(&problem, reason) || !decode_params(&problem, v, &params))
         return false;
-    snprintf(run->text, sizeof run->text, "warps %lld tiles %lld stages %lld phases %lld %s ctas %lld",
+    snprintf(run->text, sizeof run->text,
+             "warps %lld tiles %lld stages %lld phases %lld %s ctas %lld",
              (long long)params_get(&params, "WARPS"), (long long)params_get(&params, "TILES"),
              (long long)params_get(&params, "STAGES"), (long long)params_get(&params, "X_PHASES"),
              v.bulk ? "bulk" : "cp.async", (long long)params_get(&params, "CTAS_PER_SM"));

@@ -152,7 +152,7 @@ static inline bool lab_load_libraries(StepLab *lab, Error *err) {
     return true;
 }
 
-static inline bool lab_make(StepLab *lab, Error *err) {
+static inline bool lab_compile(StepLab *lab, Error *err) {
     if (lab->folder)
         return lab_build_libraries(lab, err) && lab_load_libraries(lab, err);
     return lab_make_cubins(lab, err);

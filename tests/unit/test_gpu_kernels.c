@@ -60,7 +60,7 @@ static int set_up(void **state) {
         rows_add(&f.rows[at], &rows_cases[at], &f.lab);
     for (int at = 0; at < VOCABULARIES; at++)
         sample_add(&f.samples[at], vocabularies[at], &f.lab);
-    f.made = f.lab.folder && lab_make(&f.lab, &err);
+    f.made = f.lab.folder && lab_compile(&f.lab, &err);
     if (!f.made)
         fprintf(stderr, "%s\n", err.message);
     return 0;

@@ -1,7 +1,7 @@
-// Layout tile16: what tensor_pack writes is taken apart again by the definition of the A fragment of
-// mma.m16n8k16 (PTX ISA) and compared, weight by weight and bit by bit, with weight_row. Row orders
-// are compared with their definition in compile.h. weights_pack must give the same bytes and page
-// checks with any number of threads.
+// Layout tile16: what tensor_pack writes is taken apart again by the definition of the A fragment
+// of mma.m16n8k16 (PTX ISA) and compared, weight by weight and bit by bit, with weight_row. Row
+// orders are compared with their definition in compile.h. weights_pack must give the same bytes and
+// page checks with any number of threads.
 #include "compiler/compile.h"
 #include "tests/random_weight.h"
 
@@ -133,8 +133,9 @@ static Records records_of(int bits, int group) {
         int bits, group;
         Records records;
     } table[] = {
-        {4, 128, {128, 64, 2, 1, 1056}}, {4, 64, {64, 64, 1, 1, 544}}, {4, 32, {64, 64, 1, 2, 576}},
-        {8, 128, {128, 32, 4, 1, 2080}}, {8, 64, {64, 32, 2, 1, 1056}}, {8, 32, {32, 32, 1, 1, 544}},
+        {4, 128, {128, 64, 2, 1, 1056}}, {4, 64, {64, 64, 1, 1, 544}},
+        {4, 32, {64, 64, 1, 2, 576}},    {8, 128, {128, 32, 4, 1, 2080}},
+        {8, 64, {64, 32, 2, 1, 1056}},   {8, 32, {32, 32, 1, 1, 544}},
         {16, 0, {64, 16, 4, 0, 2048}},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
@@ -151,7 +152,8 @@ static float *unpack(const PackedTensor *t, const unsigned char *packed, Arena *
     for (int64_t row_tile = 0; row_tile < t->rows / 16; row_tile++)
         for (int64_t k16 = 0; k16 < t->k_padded / 16; k16++) {
             int64_t k = k16 * 16, in_record = k % r.k;
-            const unsigned char *record = packed + (row_tile * (t->k_padded / r.k) + k / r.k) * r.bytes;
+            const unsigned char *record =
+                packed + (row_tile * (t->k_padded / r.k) + k / r.k) * r.bytes;
             const unsigned char *tile = record + r.groups * SCALES + in_record / r.tile_k * TILE;
             for (int i = 0; i < LANES * 4 * 2; i++) {
                 int lane = i / 8, reg = i / 2 % 4, pair = i % 2;
@@ -160,8 +162,8 @@ static float *unpack(const PackedTensor *t, const unsigned char *packed, Arena *
                 float value = fragment(tile, t->bits, lane, (int)(k % r.tile_k / 16), reg, pair);
                 if (t->bits != 16) {
                     uint16_t scale;
-                    memcpy(&scale, record + in_record / t->group * SCALES + 4 * (row % 8) + row / 8 * 2,
-                           2);
+                    memcpy(&scale,
+                           record + in_record / t->group * SCALES + 4 * (row % 8) + row / 8 * 2, 2);
                     value *= half_to_float(scale);
                 }
                 w[(row_tile * 16 + row) * t->k_padded + k + column] = value;
@@ -226,7 +228,8 @@ static void test_threads(void **state) {
     assert_true(weights_layout(&g, &bytes, &err));
     enum { BASE = 4096 };
     size_t pages = (size_t)ceil_div(bytes, PAYLOAD_PAGE_BYTES);
-    unsigned char *expected = arena_alloc(&a, (size_t)bytes), *found = arena_alloc(&a, (size_t)bytes);
+    unsigned char *expected = arena_alloc(&a, (size_t)bytes),
+                  *found = arena_alloc(&a, (size_t)bytes);
     for (int i = 0; i < g.packed_count; i++) {
         assert_int_equal(g.packed[i].offset % 256, 0);
         tensor_pack(&g.packed[i], expected + g.packed[i].offset);
@@ -237,7 +240,8 @@ static void test_threads(void **state) {
         int64_t last = 0;
         int fd = memfd_create("pack", 0);
         assert_true(fd >= 0 && ftruncate(fd, BASE + bytes) == 0);
-        assert_true(weights_pack(&g, fd, BASE, bytes, threads, progress, &last, checks, &stats, &err));
+        assert_true(
+            weights_pack(&g, fd, BASE, bytes, threads, progress, &last, checks, &stats, &err));
         assert_int_equal(pread(fd, found, (size_t)bytes, BASE), bytes);
         assert_memory_equal(found, expected, (size_t)bytes);
         for (size_t page = 0; page < pages; page++) {

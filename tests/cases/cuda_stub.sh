@@ -1,0 +1,95 @@
+# The host side of the GPU path against the stand-in driver of tests/libcuda_stub.c, which ends the
+# process with status 99 at the first wrong call. It computes nothing: all logits are 0, so every token
+# is id 0.
+set -u
+. tests/lib.sh
+
+exe=build/tests/storyteller-cuda
+if [ ! -x "$exe" ] || [ "$compiler" -nt "$exe" ]; then
+    if ! "$compiler" "$sample" -o "$exe" --target cpu,sm_90a --progress none 2>"$work/stderr"; then
+        skipped cuda_stub "$(tail -n 1 "$work/stderr")"
+        exit
+    fi
+fi
+export LD_LIBRARY_PATH=$PWD/build/tests/stub${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+gpu=(env "STUB_CUDA_LOG=$work/log")
+
+# logged NAME PATTERN COUNT: so many lines of the last call log match.
+logged() {
+    local found
+    found=$(grep -cE "$2" "$work/log")
+    [ "$found" = "$3" ] && ok "$1" || not_ok "$1" "$found lines of the log match $2, expected $3"
+}
+
+# ---- what it asks of the driver -----------------------------------------------------------------
+
+passes stub_run "${gpu[@]}" "$exe" -p 'Once upon a time' -n 20 --temp 0 --json
+grep -q '"ids":\[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\]' "$work/stdout" && ok stub_tokens ||
+    not_ok stub_tokens "$(head -c 200 "$work/stdout")"
+logged one_graph '^cuGraphInstantiate' 1
+logged graph_per_token '^cuGraphLaunch' 19
+logged weights_in_one_copy_per_stage '^cuMemHostAlloc' 3
+passes stub_sampled "${gpu[@]}" "$exe" -p x -n 70 --temp 0.9 --top-k 40 --min-p 0.1 --device cuda:0
+# New pages of the KV cache are the only uploads while it decodes: 70 tokens, 64 to a page.
+copies=$(awk '/^cuGraphLaunch/ {decoding = 1} decoding && /^cuMemcpyHtoD/ {n++} END {print n + 0}' "$work/log")
+[ "$copies" -le 2 ] && ok no_upload_per_token || not_ok no_upload_per_token "$copies copies to the device"
+passes stub_long_prompt "${gpu[@]}" "$exe" logits --ids "$(seq -s , 1 1500)" -o "$work/out" --device cuda
+passes stub_all_logits "${gpu[@]}" "$exe" logits --all --ids "$(seq -s , 1 40)" -o "$work/out" --device cuda
+[ "$(stat -c %s "$work/out")" = $((40 * 8192 * 4)) ] && ok stub_logits_size || not_ok stub_logits_size "wrong size"
+passes stub_bench "${gpu[@]}" "$exe" bench -p 300 -n 4 -b 1,2,5,16 --json
+logged graph_per_batch '^cuGraphInstantiate' 4
+seq 1 500 >"$work/text"
+passes stub_perplexity "${gpu[@]}" "$exe" perplexity "$work/text" --ctx 128 --windows 2 --json
+rm "$work/log"
+passes stub_cpu "${gpu[@]}" "$exe" -p x -n 2 --device cpu
+[ ! -e "$work/log" ] && ok cpu_needs_no_driver || not_ok cpu_needs_no_driver "$(head -n 1 "$work/log")"
+
+# ---- machines that cannot run it ----------------------------------------------------------------
+
+run=("$exe" -p x -n 2 --device cuda)
+fails no_driver 7 'libcuda.so.1 was not found' env -u LD_LIBRARY_PATH "${run[@]}"
+fails no_gpu 7 'finds no GPU' env STUB_CUDA_DEVICES=0 "${run[@]}"
+fails no_second_gpu 7 'cuda:1 does not exist' "$exe" -p x --device cuda:1
+fails wrong_gpu 7 'compute capability 8.0; .*sm_90a.*--target sm_80' env STUB_CUDA_CAPABILITY=8.0 "${run[@]}"
+fails newer_gpu 7 'compute capability 10.0; .*sm_90a' env STUB_CUDA_CAPABILITY=10.0 "${run[@]}"
+fails old_driver 7 'update the NVIDIA driver' env STUB_CUDA_VERSION=11040 "${run[@]}"
+fails little_memory 6 '0.01 GB for the weights, but 0.01 GB of 0.01 GB' env STUB_CUDA_MEMORY=10000000 "${run[@]}"
+fails little_memory_kv 6 'KV cache of 2048 tokens takes 0.01 GB, there is room for' \
+    env STUB_CUDA_MEMORY=550000000 "$exe" -p x --device cuda -c 2048
+# Without --device the CPU takes over, and says so.
+passes falls_to_cpu env STUB_CUDA_DEVICES=0 "$exe" -p x -n 2
+grep -q 'no usable GPU (.*); running on the CPU' "$work/stderr" && ok says_so || not_ok says_so "$(cat "$work/stderr")"
+# But not for lack of memory: that is for the user to decide.
+fails no_silent_fall 6 'GB for the weights' env STUB_CUDA_MEMORY=10000000 "$exe" -p x -n 2
+
+# Damaged weights are found while they stream in.
+cp "$exe" "$work/damaged"
+python3 - "$work/damaged" <<'PY'
+import os, sys
+with open(sys.argv[1], "r+b") as file:
+    file.seek(os.path.getsize(sys.argv[1]) // 2)
+    byte = file.read(1)[0]
+    file.seek(-1, 1)
+    file.write(bytes([byte ^ 1]))
+PY
+fails damaged_weights 4 'weights are damaged' "$work/damaged" -p x --device cuda
+
+# ---- every call fails once ----------------------------------------------------------------------
+
+# Whatever the driver refuses, the runtime says it, releases what it holds, and ends with 6 or 7.
+"${gpu[@]}" "${run[@]}" >"$work/stdout" 2>&1
+calls=$(grep -oE '^cu[A-Za-z0-9_]+' "$work/log" | sort | uniq -c |
+    awk '$2 !~ /Free|Destroy|Release|Unload|cuGetErrorString/ {print $2 ":" ($1 > 3 ? 3 : $1)}')
+bad=0 tried=0
+for call in $calls; do
+    for n in $(seq 1 "${call#*:}"); do
+        status=0
+        env STUB_CUDA_FAIL="${call%:*}:$n:719" timeout 60 "${run[@]}" >"$work/stdout" 2>"$work/stderr" || status=$?
+        tried=$((tried + 1))
+        if [ "$status" != 7 ] || ! grep -q '^error GQC-' "$work/stderr"; then
+            not_ok "failing_call ${call%:*}:$n" "exit code $status: $(tail -n 1 "$work/stderr")"
+            bad=$((bad + 1))
+        fi
+    done
+done
+[ "$bad" = 0 ] && [ "$tried" -gt 30 ] && ok "failing_calls ($tried)" || not_ok failing_calls "$bad of $tried"
