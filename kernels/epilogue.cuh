@@ -3,8 +3,7 @@
 //     orders (compiler/compile.h, RowOrder) are chosen so that these two belong together: gate and
 //     up of one feature, or the two halves of a rotated pair. An epilogue is two calls, so that its
 //     loads can be under way while the sums are still being made: pair_before, then pair_store.
-// Parameters: EPILOGUE, HAS_BIAS, OUT_F32, ACT, ROWS, OUT_FEATURES; for EPILOGUE_ROPE_KV also
-// HEADS,
+// Parameters: EPILOGUE, HAS_BIAS, OUT_F32, ACT, ROWS, OUT_FEATURES; for EPILOGUE_ROPE_KV HEADS,
 //     KV_HEADS, HEAD_DIM, PAGE_TOKENS, PAGES_PER_SEQ, KV_PAGE_BYTES, KV_VALUES_AT and
 //     ROPE_FACTOR_BITS (fp32).
 #ifndef EPILOGUE_CUH

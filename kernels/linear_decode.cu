@@ -27,9 +27,8 @@
 //     (epilogue.cuh); SHARED_BYTES, as the launch reserves them.
 //     The sum of an output depends on K, BITS, GROUP and WARPS only: not on the number of tokens.
 //
-// (6) A pass is TILES row tiles; block b does passes b, b + grid, .... The records of a row tile
-// are
-//     split over WARPS compute warps, each a contiguous range of K; lane l feeds itself and its
+// (6) A pass is TILES row tiles; block b does passes b, b + grid, ...; the records of a row tile
+//     are split over WARPS compute warps, each a contiguous range of K; lane l feeds itself and its
 //     warp from a ring that runs ahead over the ends of passes. Two more warps, one per parity of
 //     the pass, add up the partial sums in the order of the warps and run the epilogue, so that its
 //     latency is nobody else's.

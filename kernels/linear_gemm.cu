@@ -7,12 +7,11 @@
 //     out, kv, inv_freq, positions, slots, page_table   epilogue.cuh
 //     tokens   1 ..
 //
-// (3) Layout tile16 and the fragment words are drawn in docs/kernels.md. Shared memory, STAGES
-// times:
+// (3) Layout tile16 and the fragment words are drawn in docs/kernels.md. A stage in
+//     shared memory, of STAGES:
 //
 //     weights  [BLOCK_TILES][STEP_BYTES]   for each row tile: scale blocks of 64 k, tiles of 64 k
-//     x        [BLOCK_TOKENS][64]          act; the 16-byte chunk c of token t stands at c ^ (t %
-//     8),
+//     x        [BLOCK_TOKENS][64]          act; 16-byte chunk c of token t stands at c ^ (t % 8),
 //                                          so that ldmatrix reads 8 tokens without a bank conflict
 //
 // (4) 2 * tokens * N * K flops. mma.sync reaches about 62 % of the wgmma peak on Hopper, all of the

@@ -1,5 +1,5 @@
-// The limit of a dense matrix product on a CPU: loops of independent multiply-adds in registers, one
-// for each kind of unit, run by all threads. No product that loads its operands can be faster.
+// The limit of a dense matrix product on a CPU: loops of independent multiply-adds in registers,
+// one for each kind of unit, run by all threads. No product that loads its operands can be faster.
 #include "bench_peak.h"
 
 #include "threads.h"

@@ -1,4 +1,5 @@
-// Options of the executable, with llama.cpp's spelling and the names of OpenAI and vLLM as synonyms.
+// Options of the executable, with llama.cpp's spelling and the names of OpenAI and vLLM as
+// synonyms.
 #include "cli.h"
 
 #include <errno.h>
@@ -21,28 +22,44 @@ typedef struct OptionSpec {
 
 // clang-format off
 static const OptionSpec specs[] = {
-    {"-p --prompt", OPTION_TEXT, AT(prompt), 0, 0, "run tokenize", "TEXT", "the prompt (else -f FILE or standard input)"},
-    {"-p --prompt-tokens", OPTION_INT, AT(prompt_tokens), 1, 1e9, "bench", "N", "tokens to prefill (512)"},
-    {"-f --file", OPTION_TEXT, AT(file), 0, 0, "run tokenize perplexity", "FILE", "read the text from a file"},
-    {"-n --max-tokens --n-predict", OPTION_INT, AT(max_tokens), -1, 1e9, "run bench", "N", "tokens to write at most (-1: until it stops; bench: 128)"},
-    {"--temp --temperature", OPTION_REAL, AT(temperature), 0, 100, "run", "T", "0 = always the most likely token"},
-    {"--top-k --top_k", OPTION_INT, AT(top_k), 0, 1e9, "run", "K", "only the K most likely tokens (0 = off)"},
-    {"--top-p --top_p", OPTION_REAL, AT(top_p), 0, 1, "run", "P", "only the most likely tokens that reach P together"},
-    {"--min-p --min_p", OPTION_REAL, AT(min_p), 0, 1, "run", "P", "only tokens of at least P times the best one"},
-    {"--repeat-penalty --repetition-penalty", OPTION_REAL, AT(repetition_penalty), 1e-3, 100, "run", "R", "1 = off"},
-    {"-s --seed", OPTION_INT, AT(seed), -1, 9e18, "run", "N", "same seed, same text (-1: a new one each time)"},
-    {"--raw", OPTION_FLAG, AT(raw), 0, 0, "run", NULL, "no chat template (this version applies none)"},
+    {"-p --prompt", OPTION_TEXT, AT(prompt), 0, 0, "run tokenize", "TEXT",
+     "the prompt (else -f FILE or standard input)"},
+    {"-p --prompt-tokens", OPTION_INT, AT(prompt_tokens), 1, 1e9, "bench", "N",
+     "tokens to prefill (512)"},
+    {"-f --file", OPTION_TEXT, AT(file), 0, 0, "run tokenize perplexity", "FILE",
+     "read the text from a file"},
+    {"-n --max-tokens --n-predict", OPTION_INT, AT(max_tokens), -1, 1e9, "run bench", "N",
+     "tokens to write at most (-1: until it stops; bench: 128)"},
+    {"--temp --temperature", OPTION_REAL, AT(temperature), 0, 100, "run", "T",
+     "0 = always the most likely token"},
+    {"--top-k --top_k", OPTION_INT, AT(top_k), 0, 1e9, "run", "K",
+     "only the K most likely tokens (0 = off)"},
+    {"--top-p --top_p", OPTION_REAL, AT(top_p), 0, 1, "run", "P",
+     "only the most likely tokens that reach P together"},
+    {"--min-p --min_p", OPTION_REAL, AT(min_p), 0, 1, "run", "P",
+     "only tokens of at least P times the best one"},
+    {"--repeat-penalty --repetition-penalty", OPTION_REAL, AT(repetition_penalty), 1e-3, 100, "run",
+     "R", "1 = off"},
+    {"-s --seed", OPTION_INT, AT(seed), -1, 9e18, "run", "N",
+     "same seed, same text (-1: a new one each time)"},
+    {"--raw", OPTION_FLAG, AT(raw), 0, 0, "run", NULL,
+     "no chat template (this version applies none)"},
     {"--ignore-eos", OPTION_FLAG, AT(ignore_eos), 0, 0, "run", NULL, "write on after a stop token"},
     {"--stats", OPTION_FLAG, AT(stats), 0, 0, "run", NULL, "times and device on stderr"},
-    {"--json", OPTION_FLAG, AT(json), 0, 0, "run tokenize perplexity bench info", NULL, "one JSON object instead of text"},
+    {"--json", OPTION_FLAG, AT(json), 0, 0, "run tokenize perplexity bench info", NULL,
+     "one JSON object instead of text"},
     {"--ids", OPTION_TEXT, AT(ids), 0, 0, "detokenize logits", "1,2,3", "token ids"},
     {"--all", OPTION_FLAG, AT(all), 0, 0, "logits", NULL, "of all positions, not only the last"},
-    {"-o --output", OPTION_TEXT, AT(output), 0, 0, "logits", "FILE", "float32 little-endian [positions, vocab_size]"},
+    {"-o --output", OPTION_TEXT, AT(output), 0, 0, "logits", "FILE",
+     "float32 little-endian [positions, vocab_size]"},
     {"--windows", OPTION_INT, AT(windows), 1, 1e9, "perplexity", "N", "windows at most (all)"},
     {"-b --batch", OPTION_TEXT, AT(batches), 0, 0, "bench", "1,8", "batch sizes of decode"},
-    {"-c --ctx-size --ctx --max-model-len", OPTION_INT, AT(context), 1, 1e9, "run bench logits perplexity", "N", "context in tokens"},
-    {"--device", OPTION_TEXT, AT(device), 0, 0, "run bench logits perplexity", "cpu|cuda:N", "where to run"},
-    {"-t --threads", OPTION_INT, AT(threads), 1, 256, "run bench logits perplexity", "N", "CPU threads (all cores)"},
+    {"-c --ctx-size --ctx --max-model-len", OPTION_INT, AT(context), 1, 1e9,
+     "run bench logits perplexity", "N", "tokens of a sequence at most; perplexity: of a window"},
+    {"--device", OPTION_TEXT, AT(device), 0, 0, "run bench logits perplexity", "cpu|cuda:N",
+     "where to run"},
+    {"-t --threads", OPTION_INT, AT(threads), 1, 256, "run bench logits perplexity", "N",
+     "CPU threads (all cores)"},
     {"-h --help", OPTION_FLAG, AT(help), 0, 0, "", NULL, "this text"},
 };
 

@@ -1,6 +1,6 @@
 // Text on its way out: bytes of tokens become whole UTF-8 characters. What cannot be one is written
-// as U+FFFD, once for each maximal part (Unicode 3.9, as Rust's from_utf8_lossy and so Hugging Face's
-// decoders do it).
+// as U+FFFD, once for each maximal part (Unicode 3.9, as Rust's from_utf8_lossy and so Hugging
+// Face's decoders do it).
 #include "cli_text.h"
 
 #include <stdlib.h>

@@ -24,7 +24,8 @@ typedef struct DeviceType {
     void (*close)(Device *d);
     // The host changed bytes [offset, offset + size) of the batch block.
     bool (*upload)(Device *d, int64_t offset, int64_t size, Error *err);
-    // Runs one phase over `rows` rows of the batch block (PREFILL: tokens; HEAD, SAMPLE: head rows).
+    // Runs one phase over `rows` rows of the batch block (PREFILL: tokens; HEAD, SAMPLE: head
+    // rows).
     bool (*run)(Device *d, StepPhase phase, int32_t rows, Error *err);
     // DECODE and SAMPLE of `rows` rows; on a GPU one graph launch.
     bool (*decode)(Device *d, int32_t rows, Error *err);

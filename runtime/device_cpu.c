@@ -1,5 +1,5 @@
-// The CPU back end: weights straight from the file's mapping, step functions run by all threads of a
-// pool. The best level that this processor has is picked at start.
+// The CPU back end: weights straight from the file's mapping, step functions run by all threads of
+// a pool. The best level that this processor has is picked at start.
 #include "device.h"
 #include "sampler.h"
 #include "threads.h"
@@ -125,7 +125,8 @@ static bool weights_check(const Executable *e, const atomic_bool *closing, Error
     return true;
 }
 
-// Text made from damaged weights must not stand unmarked: the process ends.
+// Text made from damaged weights must not stand unmarked: the process ends. A process that is done
+// earlier does not wait for the rest of the check.
 static void *background_check(void *argument) {
     CpuDevice *d = argument;
     Error err = {0};

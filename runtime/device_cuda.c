@@ -91,7 +91,8 @@ static bool check(CudaDevice *d, CUresult result, const char *what, Error *err) 
 
 // ---- which GPU, which target --------------------------------------------------------------------
 
-// A cubin runs on its own major version and the same or a higher minor; an exact one on its own chip.
+// A cubin runs on its own major version and the same or a higher minor; an exact one on its own
+// chip.
 static const TargetInfo *target_pick(const Executable *e, int major, int minor) {
     const TargetInfo *best = NULL;
     for (int at = 0; at < e->target_count; at++) {

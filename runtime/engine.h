@@ -7,8 +7,8 @@
 
 typedef struct Engine Engine;
 
-// type NULL: cuda if this file has GPU targets and a GPU is usable, else cpu; a fall from one to the
-// other is said on stderr.
+// type NULL: cuda if this file has GPU targets and a GPU is usable, else cpu; a fall from one to
+// the other is said on stderr.
 bool engine_open(Engine **out, const Executable *e, const DeviceType *type, const DeviceOptions *o,
                  Error *err);
 void engine_close(Engine *en);

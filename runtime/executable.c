@@ -57,8 +57,9 @@ bool executable_open(Executable *e, Error *err) {
     TRY(payload_parse(e->whole, e->path, e->segments, err));
     Bytes model = executable_segment(e, SEGMENT_MODEL);
     if (model.size != sizeof e->info)
-        return fail(err, ERR_CORRUPT, 715, "the payload's model segment has %zu bytes, expected %zu",
-                    model.size, sizeof e->info);
+        return fail(err, ERR_CORRUPT, 715,
+                    "the payload's model segment has %zu bytes, expected %zu", model.size,
+                    sizeof e->info);
     memcpy(&e->info, model.data, sizeof e->info);
     TRY(model_check(e, err));
     e->batch = batch_layout(&e->info);
@@ -90,6 +91,7 @@ bool executable_page_check(const Executable *e, int64_t page, const void *data, 
     if (payload_hash64(data, size) != expected)
         return fail(err, ERR_CORRUPT, 716,
                     "the weights are damaged (MiB %lld of %lld): copy the file again",
-                    (long long)page, (long long)ceil_div(e->info.weights_bytes, PAYLOAD_PAGE_BYTES));
+                    (long long)page,
+                    (long long)ceil_div(e->info.weights_bytes, PAYLOAD_PAGE_BYTES));
     return true;
 }

@@ -99,7 +99,8 @@ static float threshold(const Candidate *candidates, int64_t count, float least, 
         if ((at == 0 || buffer[at] < buffer[at - 1]) && above >= limit)
             return kept;
         kept = buffer[at];
-        // Equal x have equal weights, so that adding them one by one is adding them before the next.
+        // Equal x have equal weights, so that adding them one by one is adding them before the
+        // next.
         above += by_count ? 1 : weight_of(buffer[at]);
     }
     return in_bin ? kept : least;

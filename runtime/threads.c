@@ -1,7 +1,7 @@
 // Between the steps of a run threads spin: a decode step has some hundred barriers of a few
-// microseconds each, too short for the kernel's help. They spin some time before they yield, since a
-// thread that yields to another program comes back milliseconds later and keeps the others waiting;
-// only a pool of more threads than processors yields early.
+// microseconds each, too short for the kernel's help. They spin some time before they yield, since
+// a thread that yields to another program comes back milliseconds later and keeps the others
+// waiting; only a pool of more threads than processors yields early.
 // Between runs a worker spins a little, since the next token follows soon, then sleeps on a futex.
 // Non-goal: pinning. A thread that must wait for its own core while another is idle holds up all.
 #include "threads.h"

@@ -1,5 +1,5 @@
-// What the stand-in driver knows, and how it runs queued work: the first half of libcuda_stub.c, whose
-// opening comment explains both.
+// What the stand-in driver knows, and how it runs queued work: the first half of libcuda_stub.c,
+// whose opening comment explains both.
 #ifndef LIBCUDA_STATE_H
 #define LIBCUDA_STATE_H
 

@@ -4,9 +4,9 @@
 //
 // A violation prints one line and ends the process with status 99:
 //   handles   made here, of the right kind, not destroyed; the context current in the thread
-//   launches  number of arguments as in the cubin's .nv.info; every argument that looks like an address
-//             inside of a live allocation; grid, block, shared memory and registers within the limits of
-//             the chip and of the kernel
+//   launches  number of arguments as in the cubin's .nv.info; every argument that looks like an
+//             address inside of a live allocation; grid, block, shared memory and registers within
+//             the limits of the chip and of the kernel
 //   copies    inside of one allocation on both sides
 //   order     work is queued and runs when the host waits. Pinned memory must not change or go away
 //             before; the target of a copy to pinned memory holds 0xEE until then
@@ -15,13 +15,13 @@
 //
 // Device addresses are not mapped, so that the host cannot use them by mistake.
 //
-// Set up by environment variables: STUB_CUDA_CAPABILITY (9.0), STUB_CUDA_VERSION (13000; one that is
-// less than 12000 loads no image), STUB_CUDA_DEVICES (1), STUB_CUDA_MEMORY in bytes (8 GB), STUB_CUDA_LOG
-// (a file that gets a line per call), STUB_CUDA_FAIL (SYMBOL:N:CODE, the N-th call of SYMBOL returns
-// CODE).
+// Set up by environment variables: STUB_CUDA_CAPABILITY (9.0), STUB_CUDA_VERSION (13000; one that
+// is less than 12000 loads no image), STUB_CUDA_DEVICES (1), STUB_CUDA_MEMORY in bytes (8 GB),
+// STUB_CUDA_LOG (a file that gets a line per call), STUB_CUDA_FAIL (SYMBOL:N:CODE, the N-th call of
+// SYMBOL returns CODE).
 //
-// Source: the documentation of the CUDA driver API. A driver keeps its state between calls, so there is
-// one mutable object at file scope. Non-goals: several threads, several streams at a time.
+// Source: the documentation of the CUDA driver API. A driver keeps its state between calls, so
+// there is one mutable object at file scope. Non-goals: several threads, several streams at a time.
 #include "libcuda_state.h"
 
 // ---- the driver's functions ---------------------------------------------------------------------
@@ -310,8 +310,8 @@ DRIVER(cuEventRecord, (CUevent handle, CUstream stream_handle)) {
     return CUDA_SUCCESS;
 }
 
-// An event that was never recorded counts as done. All of the stream runs, not only what stands before
-// the event: that hides nothing, since the checks of order are made when work runs.
+// An event that was never recorded counts as done. All of the stream runs, not only what stands
+// before the event: that hides nothing, since the checks of order are made when work runs.
 DRIVER(cuEventSynchronize, (CUevent handle)) {
     ENTER("cuEventSynchronize", true);
     Object *event = object_of(handle, KIND_EVENT, "cuEventSynchronize");
@@ -377,7 +377,8 @@ DRIVER(cuModuleGetFunction, (CUfunction * handle, CUmodule module_handle, const 
     return CUDA_SUCCESS;
 }
 
-// Bytes of shared memory that one block may have; the newest families are known by their first chip.
+// Bytes of shared memory that one block may have; the newest families are known by their first
+// chip.
 static unsigned shared_limit(void) {
     const struct {
         int major, minor;

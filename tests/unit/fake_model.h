@@ -1,7 +1,7 @@
 // A model whose logits say which tokens the KV cache holds: a row's logits are a hash of all tokens
 // that its sequence has, read back through the page table. So any mistake of the engine in pages,
-// positions, slots, chunks or rows changes the result. Its step functions are plain C in the place of
-// generated code, and its payload is built in memory.
+// positions, slots, chunks or rows changes the result. Its step functions are plain C in the place
+// of generated code, and its payload is built in memory.
 #ifndef FAKE_MODEL_H
 #define FAKE_MODEL_H
 

@@ -1,5 +1,5 @@
-// The sampler against vectors of make_sampler_vectors.py, and against the specification in the first
-// comment of kernels/sample.cu written with plain loops.
+// The sampler against vectors of make_sampler_vectors.py, and against the specification in the
+// first comment of kernels/sample.cu written with plain loops.
 #include "../../runtime/sampler.h" // before cmocka, which has a macro fail
 
 #include <setjmp.h>
@@ -227,7 +227,8 @@ static void test_greedy(void **state) {
     }
 }
 
-// Chi-squared over 16 tokens: 60000 draws follow the softmax. 37.7 is the 99.9 % point of 15 degrees.
+// Chi-squared over 16 tokens: 60000 draws follow the softmax. 37.7 is the 99.9 % point of 15
+// degrees.
 static void test_distribution(void **state) {
     (void)state;
     enum { TOKENS = 16, DRAWS = 60000 };
