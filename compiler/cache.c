@@ -1,13 +1,14 @@
 // Compiled kernels and host objects, kept from one compile to the next.
 //
-// One file per entry, named by the XXH3-128 of its key text. XXH3 is fast, not collision-proof, so an
-// entry holds the whole key, which is compared, and a checksum of everything. Entries appear by
-// rename, complete or not at all, so readers need no lock; writers lock the folder itself (flock), so
-// that leftovers of a writer that was killed can be told from files being written. The folder must be
-// private: what lies in it runs on the GPU.
+// One file per entry, named by the XXH3-128 of its key text. XXH3 is fast, not collision-proof, so
+// an entry holds the whole key, which is compared, and a checksum of everything. Entries appear by
+// rename, complete or not at all, so readers need no lock; writers lock the folder itself (flock),
+// so that leftovers of a writer that was killed can be told from files being written. The folder
+// must be private: what lies in it runs on the GPU.
 //
 // Nothing about a cache may stop a compile but a folder that cannot be trusted: a damaged entry is
-// rebuilt, a full disk is a warning. Non-goals: a network cache, locking on file systems without flock.
+// rebuilt, a full disk is a warning. Non-goals: a network cache, locking on file systems without
+// flock.
 #include "cache.h"
 
 #include <errno.h>
@@ -153,7 +154,9 @@ void cache_put(Cache *c, const char *key_text, size_t key_size, Bytes image) {
     if (!c->dir || c->mode == CACHE_OFF || c->mode == CACHE_READ_ONLY)
         return;
     Bytes key = {(const unsigned char *)key_text, key_size};
-    EntryHeader h = {.magic = CACHE_MAGIC, .version = CACHE_VERSION, .key_size = key.size,
+    EntryHeader h = {.magic = CACHE_MAGIC,
+                     .version = CACHE_VERSION,
+                     .key_size = key.size,
                      .image_size = image.size};
     unsigned char *whole = malloc(key.size + image.size + 1);
     if (!whole) {

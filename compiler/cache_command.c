@@ -1,7 +1,7 @@
 // gptq-compile cache ls|stat|prune|export|import: keeping house in the folder of cache.c.
 //
-// An export is a list of whole entry files behind a short header, so that a machine without NVRTC can
-// compile with what another one compiled. Entries are checked one by one on the way in, but a
+// An export is a list of whole entry files behind a short header, so that a machine without NVRTC
+// can compile with what another one compiled. Entries are checked one by one on the way in, but a
 // checksum is no signature: import what you trust, it runs on your GPU.
 #include "cache.h"
 
@@ -49,10 +49,12 @@ static const char help_text[] =
     "    --older-than DAYS                     those not used for so long\n"
     "    --max-bytes N[K|M|G]                  the least recently used beyond this size\n"
     "gptq-compile cache export FILE            writes all entries to one file\n"
-    "gptq-compile cache import FILE            takes entries from such a file: only from those whom\n"
+    "gptq-compile cache import FILE            takes entries from such a file: only from those "
+    "whom\n"
     "                                          you trust, since kernels run on your GPU\n"
     "    --cache-dir DIR                       not the default folder ($GPTQ_COMPILE_CACHE,\n"
-    "                                          $XDG_CACHE_HOME/gptq-compile, ~/.cache/gptq-compile)\n";
+    "                                          $XDG_CACHE_HOME/gptq-compile, "
+    "~/.cache/gptq-compile)\n";
 
 // ---- listing ------------------------------------------------------------------------------------
 
@@ -75,7 +77,8 @@ static bool items_read(Items *out, const Cache *c, Arena *a, Error *err) {
     int fd = openat(c->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *folder = fd >= 0 ? fdopendir(fd) : NULL;
     if (!folder)
-        return fail(err, ERR_INTERNAL, 524, "cache %s: cannot list it: %s", c->dir, strerror(errno));
+        return fail(err, ERR_INTERNAL, 524, "cache %s: cannot list it: %s", c->dir,
+                    strerror(errno));
     int capacity = 0;
     for (struct dirent *entry; (entry = readdir(folder));) {
         struct stat info;
@@ -105,7 +108,8 @@ static void key_describe(Bytes key, char *out, size_t size) {
         bool told = at == 0;
         size_t skip = 0;
         for (size_t word = 0; word < sizeof words / sizeof *words; word++)
-            if (length > strlen(words[word]) && memcmp(line, words[word], strlen(words[word])) == 0) {
+            if (length > strlen(words[word]) &&
+                memcmp(line, words[word], strlen(words[word])) == 0) {
                 told = true;
                 skip = word == 1 ? strlen(words[word]) : 0;
             }
@@ -132,7 +136,8 @@ static bool command_ls(const CacheOptions *o, const Cache *c, Arena *a, Error *e
             key_describe(key, what, sizeof what);
         if (gmtime_r(&all.items[at].used, &day))
             strftime(when, sizeof when, "%Y-%m-%d", &day);
-        printf("%.32s %9lld %s %s\n", all.items[at].name, (long long)all.items[at].bytes, when, what);
+        printf("%.32s %9lld %s %s\n", all.items[at].name, (long long)all.items[at].bytes, when,
+               what);
         free((void *)(uintptr_t)file.data);
     }
     return true;
@@ -258,7 +263,8 @@ static bool command_import(const CacheOptions *o, const Cache *c, Arena *a, Erro
         return fail(err, ERR_UNSUPPORTED, 531, "%s: export version %u, expected %d", o->file,
                     h.version, EXPORT_VERSION);
     if (!c->dir)
-        return fail(err, ERR_RESOURCE, 532, "no cache folder to import into; name one with --cache-dir");
+        return fail(err, ERR_RESOURCE, 532,
+                    "no cache folder to import into; name one with --cache-dir");
     rest = (Bytes){rest.data + sizeof h, rest.size - sizeof h};
     int lock = cache_lock(c);
     if (lock < 0)
@@ -334,12 +340,15 @@ static bool words_parse(CacheOptions *o, int argc, char **argv, Error *err) {
         else
             good = false;
         if (!good)
-            return fail(err, ERR_USAGE, 534, "cache %s: \"%s\" is not understood; see gptq-compile "
-                        "cache --help", o->verb, argv[at]);
+            return fail(err, ERR_USAGE, 534,
+                        "cache %s: \"%s\" is not understood; see gptq-compile "
+                        "cache --help",
+                        o->verb, argv[at]);
     }
     const Verb *verb = verb_find(o->verb);
     if (!verb)
-        return fail(err, ERR_USAGE, 535, "cache: expected ls, stat, prune, export or import, found %s",
+        return fail(err, ERR_USAGE, 535,
+                    "cache: expected ls, stat, prune, export or import, found %s",
                     o->verb ? o->verb : "nothing");
     if (verb->wants_file != (o->file != NULL))
         return fail(err, ERR_USAGE, 536, "cache %s: %s", o->verb,

@@ -688,7 +688,7 @@ void cache_put(Cache *c, const char *key_text, size_t key_size, Bytes image);
 int cache_command(int argc, char **argv); // gptq-compile cache ls|stat|prune|export|import
 
 typedef struct Nvrtc Nvrtc;
-// dlopen of libnvrtc: $GPTQ_COMPILE_NVRTC, next to gptq-compile, the usual folders, the loader.
+// dlopen of libnvrtc: next to gptq-compile, then the loader, then the usual folders.
 // ERR_TOOLCHAIN says what was tried and how to get it.
 bool nvrtc_open(Nvrtc **out, Arena *a, Error *err);
 // Text handed to NVRTC: prologue of params, then `#line 1 "source"`, then the source.

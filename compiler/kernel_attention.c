@@ -8,16 +8,16 @@
 #include <string.h>
 
 enum {
-    THREADS            = 128,
-    MAX_HEAD_DIM       = 256,
-    PAGE_STEP          = 16,  // a warp of the decode kernel reads 16 keys of one page
-    DECODE_STEP        = 64,  // keys of a block in one go
-    DECODE_MAX_SPLITS  = 64,
-    DECODE_MAX_PREFILL = 16,  // tokens of one sequence that the decode kernel may take
-    BLOCK_ROWS         = 64,  // of the prefill kernel: tokens times heads of a group
-    WIDE_HEAD_DIM      = 128, // above it, tiles of keys are smaller and queries in shared memory
-    ROW_PADDING        = 16,
-    TYPICAL_CONTEXT    = 1024, // for predicted times
+    THREADS = 128,
+    MAX_HEAD_DIM = 256,
+    PAGE_STEP = 16,   // a warp of the decode kernel reads 16 keys of one page
+    DECODE_STEP = 64, // keys of a block in one go
+    DECODE_MAX_SPLITS = 64,
+    DECODE_MAX_PREFILL = 16, // tokens of one sequence that the decode kernel may take
+    BLOCK_ROWS = 64,         // of the prefill kernel: tokens times heads of a group
+    WIDE_HEAD_DIM = 128,     // above it, tiles of keys are smaller and queries in shared memory
+    ROW_PADDING = 16,
+    TYPICAL_CONTEXT = 1024, // for predicted times
 };
 
 static int64_t group_heads(const Problem *p) {
@@ -116,9 +116,9 @@ static void decode_lower(const Problem *p, const Params *params, const Cost *cos
     const Op *op = p->op;
     static const char source[] = "kernels/attention_decode.cu";
     int64_t splits = params_get(params, "SPLITS");
-    int partial = plan_buffer(plan, phase, "attention_parts",
-                              p->max_tokens * op->attention.kv_heads * splits *
-                                  decode_record_floats(p) * 4);
+    int partial =
+        plan_buffer(plan, phase, "attention_parts",
+                    p->max_tokens * op->attention.kv_heads * splits * decode_record_floats(p) * 4);
     Step *s = plan_step(plan, phase, op, source, "attention_decode", params);
     s->grid[0] = (int)(op->attention.kv_heads * decode_blocks(p));
     s->grid[2] = (int)splits;
@@ -203,8 +203,8 @@ static Cost prefill_cost(const Problem *p, const Params *params) {
 static void prefill_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
                           PhasePlan *phase) {
     const Op *op = p->op;
-    Step *s = plan_step(plan, phase, op, "kernels/attention_prefill.cu", "attention_prefill",
-                        params);
+    Step *s =
+        plan_step(plan, phase, op, "kernels/attention_prefill.cu", "attention_prefill", params);
     s->grid[0] = (int)op->attention.kv_heads;
     s->tokens_per_block = (int)(BLOCK_ROWS / group_heads(p));
     s->block = THREADS;

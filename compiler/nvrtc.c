@@ -1,12 +1,14 @@
 // CUDA source to cubin, by libnvrtc, which is opened when a kernel is not in the cache.
 //
 // A kernel's text is a prologue of macros (the step's parameters and facts of the target), then its
-// file from kernels/. Headers go to NVRTC from memory, no option holds a path, so that the same step
-// gives the same bytes everywhere, and everything that decides them is in the cache key. A kernel
-// that spills registers or keeps an array in local memory is refused: it would be slow in silence.
+// file from kernels/. Headers go to NVRTC from memory, no option holds a path, so that the same
+// step gives the same bytes everywhere, and everything that decides them is in the cache key. A
+// kernel that spills registers or keeps an array in local memory is refused: it would be slow in
+// silence.
 //
 // Source: the NVRTC documentation, 12 and 13; its prototypes are declared here, since no toolkit
-// header may be needed to build. Non-goals: linking device code, LTO, PTX for chips that are not named.
+// header may be needed to build. Non-goals: linking device code, LTO, PTX for chips that are not
+// named.
 #include "compile.h"
 
 #include <dlfcn.h>
@@ -317,8 +319,8 @@ static Compiled source_compile(const Nvrtc *n, const Source *s, bool ptx) {
     Compiled out = {.failed = true};
     NvrtcProgram *program = NULL;
     size_t log_size;
-    out.result = n->create(&program, s->text, s->name, s->headers.count, s->headers.texts,
-                           s->headers.names);
+    out.result =
+        n->create(&program, s->text, s->name, s->headers.count, s->headers.texts, s->headers.names);
     if (out.result == 0) {
         out.result = n->compile(program, OPTION_COUNT, s->options);
         out.log = fetch(program, n->log_size, n->log, &log_size);
@@ -345,20 +347,21 @@ static long log_bytes(const char *log, const char *what) {
 }
 
 static bool compiled_check(const Compiled *o, const Nvrtc *n, const Step *kernel, const Target *t,
-                         Error *err) {
+                           Error *err) {
     const char *log = o->log ? o->log : "";
     if (o->failed)
         return fail(err, ERR_INTERNAL, 504, "%s (%s) for %s: NVRTC %d.%d says %s: %.300s",
                     kernel->source, kernel->entry, t->name, n->major, n->minor,
                     n->error_text(o->result), log);
-    long stack = log_bytes(log, " bytes stack frame"), stores = log_bytes(log, " bytes spill stores");
+    long stack = log_bytes(log, " bytes stack frame"),
+         stores = log_bytes(log, " bytes spill stores");
     long loads = log_bytes(log, " bytes spill loads"), local = log_bytes(log, " bytes lmem");
     if (stack || stores || loads || local)
-        return fail(err, ERR_INTERNAL, 505,
-                    "%s (%s) for %s: registers go to local memory (%ld bytes of stack, %ld of spill "
-                    "stores, %ld of spill loads); its parameters ask too much of this target",
-                    kernel->source, kernel->entry, t->name, stack > local ? stack : local, stores,
-                    loads);
+        return fail(
+            err, ERR_INTERNAL, 505,
+            "%s (%s) for %s: registers go to local memory (%ld bytes of stack, %ld of spill "
+            "stores, %ld of spill loads); its parameters ask too much of this target",
+            kernel->source, kernel->entry, t->name, stack > local ? stack : local, stores, loads);
     return true;
 }
 
@@ -416,13 +419,13 @@ static bool queue_collect(Queue *q, Cubin *cubins, const Plan *p, Cache *cache, 
     bool done = true;
     for (int at = 0; at < q->count; at++) {
         Job *job = &q->jobs[at];
-        done = done && compiled_check(&job->output, q->nvrtc, p->kernels[job->kernel], p->target, err);
+        done =
+            done && compiled_check(&job->output, q->nvrtc, p->kernels[job->kernel], p->target, err);
         if (done) {
             unsigned char *image = arena_alloc(a, job->output.size);
             memcpy(image, job->output.image, job->output.size);
             cubin_set(&cubins[job->kernel], job->key, (Bytes){image, job->output.size}, false);
-            cache_put(cache, (const char *)job->key.data, job->key.size,
-                      cubins[job->kernel].image);
+            cache_put(cache, (const char *)job->key.data, job->key.size, cubins[job->kernel].image);
             stats->compiled++;
         }
         compiled_free(&job->output);
@@ -433,9 +436,9 @@ static bool queue_collect(Queue *q, Cubin *cubins, const Plan *p, Cache *cache, 
     return done;
 }
 
-// The version is part of the key, and NVRTC knows it only when it is open (100 MB to map). The cache
-// remembers the version used last, so that a warm compile need not open NVRTC, and so that a cache
-// that was imported works without one.
+// The version is part of the key, and NVRTC knows it only when it is open (100 MB to map). The
+// cache remembers the version used last, so that a warm compile need not open NVRTC, and so that a
+// cache that was imported works without one.
 static const char version_key[] = "nvrtc version used last";
 
 static bool version_find(char version[16], Nvrtc **nvrtc, Cache *cache, Arena *a, Error *err) {

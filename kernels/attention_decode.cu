@@ -1,9 +1,10 @@
-// (1) out[t][h] = sum over j of softmax_j(q[t][h] . k[j] * scale) v[j], j = 0 .. positions[t], for one
-//     token t of each of many sequences; k and v of KV head h / (HEADS / KV_HEADS) of slot slots[t].
+// (1) out[t][h] = sum over j of softmax_j(q[t][h] . k[j] * scale) v[j], j = 0 .. positions[t], for
+//     one token t of each of many sequences; k and v of KV head h / (HEADS / KV_HEADS) of slot
+//     slots[t].
 //
 // (2) operand     dtype  shape                          notes
 //     q           fp16   [tokens, HEADS, HEAD_DIM]      rotated
-//     kv          fp16   pages, see attention.cuh       of this layer, the new token's k and v in it
+//     kv          fp16   pages, see attention.cuh       of this layer, with the new k and v
 //     positions   int32  [tokens]
 //     slots       int32  [tokens]                       -1: an empty row, out is 0
 //     page_table  int32  [slots, PAGES_PER_SEQ]
@@ -25,19 +26,19 @@
 //         rows g, g + 8 = elements 64 u + 8 g + 2 i, + 1, so word i of two keys, byte-permuted
 //       accumulators of unit u: heads 2c, 2c+1; 8 consecutive elements 64 u + 8 g ..
 //
-//     What is left of HEAD_DIM after units of 64 (32) is read in units of 32 and 16 by 8 and 4 bytes.
-//     A record of `partial`: out[GROUP_HEADS][HEAD_DIM] before division, then max[GROUP_HEADS] (in
-//     exponents of 2) and sum[GROUP_HEADS], padded to 4 floats.
+//     What is left of HEAD_DIM after units of 64 (32) is read in units of 32 and 16 by 8 and 4
+//     bytes. A record of `partial`: out[GROUP_HEADS][HEAD_DIM] before division, then
+//     max[GROUP_HEADS] (in exponents of 2) and sum[GROUP_HEADS], padded to 4 floats.
 //
-// (4) Bytes: KV_HEADS * length * HEAD_DIM * 4 per row. 8 KV heads of 128, 1024 tokens: 4.2 MB, 1.0 us
-//     at 4.1 TB/s on an H200, where latency decides: about 3 us and 1.5 for the merge. 8192 tokens:
-//     33.6 MB, 8.2 us. Times: docs/performance.md.
+// (4) Bytes: KV_HEADS * length * HEAD_DIM * 4 per row. 8 KV heads of 128, 1024 tokens: 4.2 MB, 1.0
+//     us at 4.1 TB/s on an H200, where latency decides: about 3 us and 1.5 for the merge. 8192
+//     tokens: 33.6 MB, 8.2 us. Times: docs/performance.md.
 //
 // (5) the parameters of attention.cuh, and SPLITS, the parts at most in which a row's keys are cut,
 //     1 .. 64. Where the cuts are depends on the row's length only, never on the batch.
 //
-// (6) attention_decode: grid {KV_HEADS * BLOCKS, tokens, SPLITS}, 128 threads: a block has one part of
-//     one row's keys, warp w every fourth run of 16; blocks behind the last part leave at once.
+// (6) attention_decode: grid {KV_HEADS * BLOCKS, tokens, SPLITS}, 128 threads: a block has one part
+//     of one row's keys, warp w every fourth run of 16; blocks behind the last part leave at once.
 //     attention_merge: grid {KV_HEADS, tokens, 1}, 128 threads.
 //
 // (7) Read: Split, load_keys, load_values, scores, softmax, add_values; attend_warp is the loop;
@@ -158,7 +159,7 @@ __device__ __forceinline__ void load_queries(u32 queries[TILES][KEY_STEPS][2], c
 // What a lane has for heads 2c and 2c + 1 of each tile.
 struct State {
     float out[TILES][OUT_TILES][4]; // tile i: (element; 2c), (element; 2c+1), (element + 1; ...)
-    float max[TILES][2];            // of the scores, in exponents of 2; the same in lanes of equal c
+    float max[TILES][2];            // of scores, in exponents of 2; lanes of equal c agree
     float sum[TILES][2];            // over this lane's keys only
 };
 

@@ -1,5 +1,5 @@
-// (1) out[t][h] = sum over j of softmax_j(q[t][h] . k[j] * scale) v[j], j = 0 .. positions[0] + t, for
-//     `tokens` consecutive tokens t of one sequence; k and v of KV head h / (HEADS / KV_HEADS).
+// (1) out[t][h] = sum over j of softmax_j(q[t][h] . k[j] * scale) v[j], j = 0 .. positions[0] + t,
+//     for `tokens` consecutive tokens t of one sequence; k and v of KV head h / (HEADS / KV_HEADS).
 //
 // (2) operand     dtype  shape                      notes
 //     q           fp16   [tokens, HEADS, HEAD_DIM]  rotated
@@ -10,19 +10,20 @@
 //     out         fp16   [tokens, HEADS, HEAD_DIM]
 //     tokens      int64
 //
-// (3) A block's rows are (token, head of the group): row r is token r / GROUP_HEADS of the block and
-//     head r % GROUP_HEADS, so that few tokens fill the rows too. In shared memory, rows of keys,
-//     values (and queries where HEAD_DIM > 128) are HEAD_DIM halves and 8 more:
+// (3) A block's rows are (token, head of the group): row r is token r / GROUP_HEADS of the block
+//     and head r % GROUP_HEADS, so that few tokens fill the rows too. In shared memory, rows of
+//     keys, values (and queries where HEAD_DIM > 128) are HEAD_DIM halves and 8 more:
 //
 //       row 0   |e0 ............ e(HEAD_DIM-1)| 16 bytes of padding |
 //       row 1   ...              the stride is an odd number of 16 bytes: ldmatrix has no conflicts
 //
 //     Fragments are those of mma m16n8k16 (ptx.cuh): queries A, keys B by ldmatrix, values B by
-//     ldmatrix.trans; the accumulators of scores are, packed to halves, the A of the second product.
+//     ldmatrix.trans; the accumulators of scores are, packed to halves, the A of the second
+//     product.
 //
-// (4) Flops: 4 * HEADS * HEAD_DIM * (pairs of query and key). 2048 tokens, 32 heads of 128: 34 GFLOP
-//     a layer, causal; mma.sync gives at most about 600 TFLOP/s on an H200, and with 16 rows a warp
-//     shared memory feeds half of that. Times: docs/performance.md.
+// (4) Flops: 4 * HEADS * HEAD_DIM * (pairs of query and key). 2048 tokens, 32 heads of 128: 34
+//     GFLOP a layer, causal; mma.sync gives at most about 600 TFLOP/s on an H200, and with 16 rows
+//     a warp shared memory feeds half of that. Times: docs/performance.md.
 //
 // (5) the parameters of attention.cuh, and SHARED_BYTES, as the launch reserves them.
 //

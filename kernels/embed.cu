@@ -6,9 +6,9 @@
 //     out        fp32   [tokens, WIDTH]  the residual stream
 //     tokens     int64
 //
-// (3) The table is a packed linear of 16 bits, so that a tied head is the same tensor: row tiles of 16
-//     tokens; in a row tile, tiles of 16 tokens x 16 k (512 bytes) follow each other along K_PADDED.
-//     In a tile, token % 16 = r + 8 h (r < 8), lane 4 r + c owns 16 bytes:
+// (3) The table is a packed linear of 16 bits, so that a tied head is the same tensor: row tiles of
+//     16 tokens; in a row tile, tiles of 16 tokens x 16 k (512 bytes) follow each other along
+//     K_PADDED. In a tile, token % 16 = r + 8 h (r < 8), lane 4 r + c owns 16 bytes:
 //
 //       bytes   0..3           4..7           8..11          12..15
 //       word    0              1              2              3
@@ -62,6 +62,8 @@ __device__ __forceinline__ void embed_token(const u8 *table, s32 token, float *o
 extern "C" __global__ void __launch_bounds__(THREADS)
     embed(const u8 *table, const s32 *token_ids, float *out, s64 tokens) {
     s64 at = blockIdx.y;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
     if (at < tokens) {
         embed_token(table, token_ids[at], out + at * WIDTH);
     }

@@ -24,6 +24,8 @@ static_assert(WIDTH > 0 && WIDTH % 4 == 0 && ROWS > 0, "shape");
 extern "C" __global__ void __launch_bounds__(THREADS)
     gather(const float *x, const s32 *head_rows, float *out, s64 rows) {
     s64 row = blockIdx.y;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
     if (row >= rows) {
         return;
     }

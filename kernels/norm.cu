@@ -6,8 +6,8 @@
 //     out       fp16   [tokens, WIDTH]
 //     tokens    int64
 //
-// (3) Layouts: all plain row-major. Thread i of a block holds elements 4 i .. 4 i + 3 of every slice
-//     of 1024: slice s, thread i -> k = 1024 s + 4 i, one 16-byte load.
+// (3) Layouts: all plain row-major. Thread i of a block holds elements 4 i .. 4 i + 3 of every
+//     slice of 1024: slice s, thread i -> k = 1024 s + 4 i, one 16-byte load.
 //
 // (4) Bytes: tokens * WIDTH * 6 (x once, out once; w stays in L2). 2048 tokens x 4096: 50 MB, 12 us
 //     at 4.1 TB/s on an H200; one token: launch and two round trips to L2, about 2 us. Times:
@@ -70,6 +70,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     rms_norm(const float *x, const float *w, act_t *out, s64 tokens) {
     __shared__ float scratch[WARPS];
     s64 token = blockIdx.y;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
     if (token < tokens) {
         norm_token(x + token * WIDTH, w, out + token * WIDTH, scratch);
     }

@@ -1,27 +1,28 @@
-// (1) Draws one token per row. The same in runtime/sampler.c (CPU); both follow this text. For a row
-//     with parameters p = sample[slot] and logits l[0 .. VOCAB):
+// (1) Draws one token per row. The same in runtime/sampler.c (CPU); both follow this text. For a
+//     row with parameters p = sample[slot] and logits l[0 .. VOCAB):
 //
 //     penalty   s_i = l_i. If p.repetition_penalty > 0, it is not 1 and bit i of seen[slot] is set:
 //               s_i = l_i * (1 / penalty) where l_i > 0, l_i * penalty elsewhere. Then NaN and -inf
 //               become -FLT_MAX, +inf becomes FLT_MAX.   max = the largest s_i.
 //     greedy    unless p.temperature > 0: the lowest i with s_i = max. Nothing below applies.
 //     weights   x_i = (s_i - max) * c in fp32, c = 1.44269504 / p.temperature;
-//               W_i = 0 if x_i <= -40, else floor(2^x_i * 2^40): integers, so that every sum below is
-//               exact and has no order. 2^x is an approximation to 2 ulp.
+//               W_i = 0 if x_i <= -40, else floor(2^x_i * 2^40): integers, so that every sum below
+//               is exact and has no order. 2^x is an approximation to 2 ulp.
 //     top-k     if 0 < p.top_k < VOCAB: keep i only if fewer than top_k tokens j have s_j > s_i
 //               (tokens that tie with the last one stay, as in transformers' TopKLogitsWarper).
 //     top-p     if p.top_p < 1: T = sum of W over the kept; limit = max(1, high 64 bits of
-//               T * q * 2^32), q = floor(max(p.top_p, 0) * 2^32); keep i only if the sum of W_j over
-//               the kept j with s_j > s_i is less than limit (TopPLogitsWarper, but tokens of equal
-//               logit stay or go together).
+//               T * q * 2^32), q = floor(max(p.top_p, 0) * 2^32); keep i only if the sum of W_j
+//               over the kept j with s_j > s_i is less than limit (TopPLogitsWarper, but tokens of
+//               equal logit stay or go together).
 //     min-p     keep i only if W_i >= max(1, floor(p.min_p * 2^40)), p.min_p cut to [0, 1]
 //               (MinPLogitsWarper; the order temperature, top-k, top-p, min-p is transformers').
-//     draw      T = sum of W over the kept, u = first word of Philox4x32-10(counter = {p.step, 0, 0,
-//               0}, key = {p.seed_low, p.seed_high}), r = floor(T * u / 2^32): the lowest i with
+//     draw      T = sum of W over the kept, u = first word of Philox4x32-10 (counter {p.step, 0, 0,
+//               0}, key {p.seed_low, p.seed_high}), r = floor(T * u / 2^32): the lowest i with
 //               sum of W_j over the kept j <= i greater than r.
-//     after     sampled[slot] = token_ids[row] = token; positions[row] = positions[head_rows[row]] + 1
-//               (read before it is written: row 0 may stand for the last row of a prefill);
-//               bit `token` of seen[slot] is set; p.step += 1.
+//     after     sampled[slot] = token_ids[row] = token;
+//               positions[row] = positions[head_rows[row]] + 1 (read before it is written: row 0
+//               may stand for the last row of a prefill); bit `token` of seen[slot] is set; p.step
+//               += 1.
 //     A row whose slot is -1 is left alone.
 //
 // (2) operand     dtype         shape                  notes
@@ -37,12 +38,13 @@
 //     rows        int64
 //
 // (3) Layouts: logits plain. Keys: the bits of a float, made ordered as an unsigned integer (sign
-//     flipped if positive, all flipped if negative). A Chunk covers 4096 tokens: its best (key << 32 |
-//     ~id), its sum of W, and a list of the tokens within a window of the row's maximum, by id.
+//     flipped if positive, all flipped if negative). A Chunk covers 4096 tokens: its best (key <<
+//     32 | ~id), its sum of W, and a list of the tokens within a window of the row's maximum, by
+//     id.
 //
-// (4) Bytes: rows * VOCAB * 4 twice, from L2 (the head just wrote them). 128256 tokens, one row: three
-//     launches of about 2 us; only rows whose top-k or top-p set leaves the lists read the row
-//     again, about 12 times per threshold. Times: docs/performance.md.
+// (4) Bytes: rows * VOCAB * 4 twice, from L2 (the head just wrote them). 128256 tokens, one row:
+//     three launches of about 2 us; only rows whose top-k or top-p set leaves the lists read the
+//     row again, about 12 times per threshold. Times: docs/performance.md.
 //
 // (5) VOCAB       tokens, at most 2^18 (sums of W fit 64 bits, chunks fit one warp pair)
 //     SEEN_WORDS  ceil(VOCAB / 32)
@@ -51,8 +53,8 @@
 // (6) sample_max and sample_mass: grid {CHUNKS, rows, 1}, 256 threads, warp w takes tokens 512 w ..
 //     512 w + 511 of the chunk, lane by lane. sample_draw: grid {1, rows, 1}, 512 threads.
 //
-// (7) Read: (1); penalised, weight; max_chunk; mass_chunk; then draw_row, whose last part is the list
-//     of steps. Row is what a block knows about its row.
+// (7) Read: (1); penalised, weight; max_chunk; mass_chunk; then draw_row, whose last part is the
+//     list of steps. Row is what a block knows about its row.
 #include "ptx.cuh"
 
 // ORDER SAMPLE: SampleParams of runtime/payload.h.
@@ -333,8 +335,8 @@ struct DrawShared {
     u32 keys[LIST_TOKENS], ids[LIST_TOKENS];
 };
 
-// Where candidates come from, in the order of their ids: the lists in shared memory, or, where `keys`
-// is NULL, the row itself from token `first` on.
+// Where candidates come from, in the order of their ids: the lists in shared memory, or, where
+// `keys` is NULL, the row itself from token `first` on.
 struct Source {
     const Row *row;
     const u32 *keys, *ids;
@@ -502,8 +504,8 @@ __device__ __forceinline__ u64 kept_weight(const Row &row, u32 key, u32 least) {
     return w >= row.min_weight ? w : 0;
 }
 
-// The token at which the running sum of kept W passes r; r < 0 as a u64 (all ones): r is drawn here.
-// Warp w takes a contiguous part of the source.
+// The token at which the running sum of kept W passes r; r < 0 as a u64 (all ones): r is drawn
+// here. Warp w takes a contiguous part of the source.
 __device__ __forceinline__ u32 draw(const Source &source, const Row &row, u32 least, u64 r,
                                     DrawShared *shared) {
     int lane = (int)threadIdx.x % WARP_LANES, warp = (int)threadIdx.x / WARP_LANES;
@@ -606,6 +608,8 @@ extern "C" __global__ void __launch_bounds__(CHUNK_WARPS *WARP_LANES)
     __shared__ u64 shared[CHUNK_WARPS];
     Row row;
     s64 at = blockIdx.y;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
     if (at < rows && row_open(row, at, logits, sample, head_slots, seen)) {
         max_chunk(row, (int)blockIdx.x, scratch + at * CHUNKS + blockIdx.x, shared);
     }
@@ -617,6 +621,8 @@ extern "C" __global__ void __launch_bounds__(CHUNK_WARPS *WARP_LANES)
     __shared__ MassShared shared;
     Row row;
     s64 at = blockIdx.y;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
     if (at < rows && row_open(row, at, logits, sample, head_slots, seen) && !row.greedy) {
         Chunk *chunks = scratch + at * CHUNKS;
         mass_chunk(row, (int)blockIdx.x, chunks, chunks + blockIdx.x, &shared);
@@ -630,6 +636,8 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS, 1)
     __shared__ DrawShared shared;
     Row row;
     s64 at = blockIdx.y;
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
     if (at >= rows || !row_open(row, at, logits, sample, head_slots, seen)) {
         return;
     }

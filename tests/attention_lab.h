@@ -46,9 +46,12 @@ static inline void attention_model(AttentionRun *run, const Target *target, Aren
     for (int row = 0; row < run->rows && !c->tokens; row++)
         longest = c->lengths[row] > longest ? c->lengths[row] : longest;
     ModelInfo *info = &run->plan.info;
-    *info = (ModelInfo){.vocab_size = 64, .max_seq_len = longest + 3 * c->page,
-                        .max_batch_size = ATTENTION_SLOTS, .max_head_rows = 8,
-                        .max_num_tokens = run->rows > 8 ? run->rows : 8, .page_tokens = c->page};
+    *info = (ModelInfo){.vocab_size = 64,
+                        .max_seq_len = longest + 3 * c->page,
+                        .max_batch_size = ATTENTION_SLOTS,
+                        .max_head_rows = 8,
+                        .max_num_tokens = run->rows > 8 ? run->rows : 8,
+                        .page_tokens = c->page};
     info->kv_layer_stride = 2LL * c->kv_heads * c->page * c->head_dim * 2;
     info->kv_page_bytes = ATTENTION_LAYERS * info->kv_layer_stride;
     run->plan.target = target;
@@ -87,7 +90,9 @@ static inline void attention_add(AttentionRun *run, const AttentionCase *c, int 
     for (int value = 0; value < run->graph.value_count; value++)
         run->phase.value_buffer[value] = -1;
     const Kernel *kernel = c->tokens ? &kernel_attention_prefill : &kernel_attention_decode;
-    Problem problem = {.plan = &run->plan, .op = run->op, .max_tokens = run->phase.max_tokens,
+    Problem problem = {.plan = &run->plan,
+                       .op = run->op,
+                       .max_tokens = run->phase.max_tokens,
                        .phase = c->tokens ? PHASE_PREFILL : PHASE_DECODE};
     Params candidates[KERNEL_MAX_CANDIDATES];
     char reason[REASON_BYTES];
@@ -120,7 +125,8 @@ static inline int64_t attention_at(const AttentionRun *run, int slot, int positi
     const AttentionCase *c = run->c;
     const ModelInfo *info = &run->plan.info;
     const BatchLayout *b = &run->plan.batch;
-    int64_t page = attention_batch(run, b->page_table)[slot * b->pages_per_seq + position / c->page];
+    int64_t page =
+        attention_batch(run, b->page_table)[slot * b->pages_per_seq + position / c->page];
     int64_t bytes = page * info->kv_page_bytes + ATTENTION_LAYER * info->kv_layer_stride +
                     which * info->kv_layer_stride / 2;
     return bytes / 2 + ((int64_t)head * c->page + position % c->page) * c->head_dim;
@@ -141,8 +147,8 @@ static inline void attention_pages(AttentionRun *run, Arena *a) {
     int next = 1;
     for (int row = 0; row < last; row++) {
         int length = c->tokens ? c->start + c->tokens : c->lengths[row];
-        int32_t *table = attention_batch(run, b->page_table) +
-                         attention_slot(run, row) * b->pages_per_seq;
+        int32_t *table =
+            attention_batch(run, b->page_table) + attention_slot(run, row) * b->pages_per_seq;
         for (int page = 0; page * c->page < length; page++)
             table[page] = pages - next++; // backwards: no run of pages is contiguous
     }
@@ -284,8 +290,8 @@ static inline bool attention_compare(const AttentionRun *run, const uint16_t *fo
                 }
             }
         }
-    printf("%-6s %-22s worst %.2f of its bound (%s)\n", worst <= 1 ? "ok" : "NOT OK", c->name, worst,
-           where);
+    printf("%-6s %-22s worst %.2f of its bound (%s)\n", worst <= 1 ? "ok" : "NOT OK", c->name,
+           worst, where);
     return worst <= 1;
 }
 

@@ -5,9 +5,10 @@
 //   gpu_attention time                  shapes of real models in CUDA graphs
 //   gpu_attention                       check, then time
 //
-// Times are medians of graph replays, divided by the ops in the graph, so they hold the gaps between
-// kernels. KV caches rotate over more than 256 MB, so nothing stays in the second-level cache. "read"
-// is the time of the bytes at the target's read rate, "peak" that of the flops at its dense peak.
+// Times are medians of graph replays, divided by the ops in the graph, so they hold the gaps
+// between kernels. KV caches rotate over more than 256 MB, so nothing stays in the second-level
+// cache. "read" is the time of the bytes at the target's read rate, "peak" that of the flops at its
+// dense peak.
 #include "tests/attention_lab.h"
 #include "tests/rows_lab.h"
 
@@ -82,10 +83,12 @@ static const TimeCase time_cases[] = {
     {"1B prefill 2048", 32, 8, 64, 0, 0, 2048, 0},
 };
 // clang-format on
-enum { CHECK_CASES = sizeof check_cases / sizeof *check_cases,
-       ROWS_CASES = sizeof rows_cases / sizeof *rows_cases,
-       VOCABULARIES = sizeof vocabularies / sizeof *vocabularies,
-       TIME_CASES = sizeof time_cases / sizeof *time_cases };
+enum {
+    CHECK_CASES = sizeof check_cases / sizeof *check_cases,
+    ROWS_CASES = sizeof rows_cases / sizeof *rows_cases,
+    VOCABULARIES = sizeof vocabularies / sizeof *vocabularies,
+    TIME_CASES = sizeof time_cases / sizeof *time_cases
+};
 
 typedef struct Bench {
     StepLab lab;
@@ -109,8 +112,12 @@ static void bench_add(Bench *b, bool check, bool time) {
     for (int at = 0; at < TIME_CASES && time; at++) {
         const TimeCase *t = &time_cases[at];
         AttentionCase *c = &b->timed_cases[at];
-        *c = (AttentionCase){.name = t->name, .heads = t->heads, .kv_heads = t->kv_heads,
-                             .head_dim = t->head_dim, .page = 64, .tokens = t->tokens};
+        *c = (AttentionCase){.name = t->name,
+                             .heads = t->heads,
+                             .kv_heads = t->kv_heads,
+                             .head_dim = t->head_dim,
+                             .page = 64,
+                             .tokens = t->tokens};
         for (int row = 0; row < t->rows; row++)
             c->lengths[row] = t->length;
         attention_add(&b->timed[at], c, t->splits, &b->lab);
@@ -138,7 +145,8 @@ static bool distribution_check(Bench *b) {
     sample_batch(run, 12);
     for (int row = 0; row < SAMPLE_ROWS; row++)
         if (sample_slot(row) >= 0) {
-            SampleParams *p = (SampleParams *)(void *)(run->batch + batch->sample) + sample_slot(row);
+            SampleParams *p =
+                (SampleParams *)(void *)(run->batch + batch->sample) + sample_slot(row);
             p->temperature = p->top_p = p->repetition_penalty = 1;
             p->min_p = 0;
             p->top_k = 0;
@@ -164,8 +172,8 @@ static bool distribution_check(Bench *b) {
         chi += (counts[id] - expected) * (counts[id] - expected) / expected;
     }
     bool good = chi < VOCAB - 1 + 4 * sqrt(2.0 * (VOCAB - 1)); // 4 standard deviations
-    printf("%-6s %d draws of %d tokens: chi square %.0f, expected %d\n", good ? "ok" : "NOT OK", draws,
-           VOCAB, chi, VOCAB - 1);
+    printf("%-6s %d draws of %d tokens: chi square %.0f, expected %d\n", good ? "ok" : "NOT OK",
+           draws, VOCAB, chi, VOCAB - 1);
     return good;
 }
 
@@ -218,7 +226,8 @@ static void fill_random(StepLab *lab, uint64_t address, int64_t bytes) {
     for (int at = 0; at < BLOCK / 2 && !block[BLOCK / 2 - 1]; at++)
         block[at] = half_from_float(random_uniform(&r, -1.7f, 1.7f));
     for (int64_t at = 0; at < bytes; at += BLOCK)
-        lab_upload(lab, address + (uint64_t)at, block, (size_t)(bytes - at < BLOCK ? bytes - at : BLOCK));
+        lab_upload(lab, address + (uint64_t)at, block,
+                   (size_t)(bytes - at < BLOCK ? bytes - at : BLOCK));
 }
 
 static void time_attention(Bench *b, AttentionRun *run, const TimeCase *c) {
@@ -231,8 +240,12 @@ static void time_attention(Bench *b, AttentionRun *run, const TimeCase *c) {
         attention_batch(run, batch->slots)[row] = attention_slot(run, row);
     }
     attention_pages(run, &scratch);
-    Timing t = {.b = b, .phase = &run->phase, .first_kernel = run->first_kernel, .only = -1,
-                .tokens = run->rows, .ops = c->tokens ? 4 : OPS};
+    Timing t = {.b = b,
+                .phase = &run->phase,
+                .first_kernel = run->first_kernel,
+                .only = -1,
+                .tokens = run->rows,
+                .ops = c->tokens ? 4 : OPS};
     t.base[REGION_ARENA] = lab_alloc(lab, (size_t)run->arena_bytes);
     t.base[REGION_BATCH] = lab_alloc(lab, (size_t)batch->bytes);
     fill_random(lab, t.base[REGION_ARENA], run->arena_bytes);
@@ -272,8 +285,8 @@ static void time_attention(Bench *b, AttentionRun *run, const TimeCase *c) {
 
 static void time_rows(Bench *b, RowsRun *run) {
     StepLab *lab = &b->lab;
-    Timing t = {.b = b, .phase = &run->phase, .first_kernel = run->first_kernel, .only = -1,
-                .ops = OPS};
+    Timing t = {
+        .b = b, .phase = &run->phase, .first_kernel = run->first_kernel, .only = -1, .ops = OPS};
     t.base[REGION_WEIGHTS] = lab_alloc(lab, (size_t)run->weights_bytes + 256);
     t.base[REGION_ARENA] = lab_alloc(lab, (size_t)run->arena_bytes);
     t.base[REGION_BATCH] = lab_alloc(lab, (size_t)run->plan.batch.bytes);
@@ -304,8 +317,8 @@ static void time_sample(Bench *b, SampleRun *run) {
     sample_batch(run, 1);
     for (int row = 1; row < SAMPLE_ROWS; row++)
         memcpy(run->logits + row * run->vocab, run->logits, (size_t)run->vocab * 4);
-    Timing t = {.b = b, .phase = &run->phase, .first_kernel = run->first_kernel, .only = -1,
-                .ops = OPS};
+    Timing t = {
+        .b = b, .phase = &run->phase, .first_kernel = run->first_kernel, .only = -1, .ops = OPS};
     t.base[REGION_ARENA] = lab_alloc(lab, (size_t)run->arena_bytes);
     t.base[REGION_BATCH] = lab_alloc(lab, (size_t)batch->bytes);
     const Buffer *logits = &run->phase.buffers[run->phase.value_buffer[run->graph.logits]];
@@ -344,7 +357,8 @@ static const Target *target_named(const char *name, int compute) {
     for (int at = 0; at < target_count; at++) {
         const Target *t = &target_table[at];
         if (t->device == DEVICE_CUDA &&
-            (name ? strcmp(t->name, name) == 0 : t->compute_major * 10 + t->compute_minor == compute))
+            (name ? strcmp(t->name, name) == 0
+                  : t->compute_major * 10 + t->compute_minor == compute))
             return t;
     }
     return NULL;

@@ -34,8 +34,12 @@ typedef struct RowsRun {
 
 static inline void rows_model(Plan *plan, const Graph *g, const Target *target, int64_t vocab,
                               int64_t rows, int64_t tokens, Arena *a) {
-    plan->info = (ModelInfo){.vocab_size = vocab, .max_seq_len = 64, .max_batch_size = rows,
-                             .max_num_tokens = tokens, .max_head_rows = rows, .page_tokens = 16};
+    plan->info = (ModelInfo){.vocab_size = vocab,
+                             .max_seq_len = 64,
+                             .max_batch_size = rows,
+                             .max_num_tokens = tokens,
+                             .max_head_rows = rows,
+                             .page_tokens = 16};
     plan->target = target;
     plan->graph = g;
     plan->batch = batch_layout(&plan->info);
@@ -84,10 +88,11 @@ static inline void rows_add(RowsRun *run, const RowsCase *c, StepLab *lab) {
     assert(laid_out);
     (void)laid_out;
     phase_values(&run->phase, g, ROWS_LIMIT, a);
-    const Kernel *kernel = c->kind == OP_NORM ? &kernel_norm
-                           : c->kind == OP_EMBED ? &kernel_embed : &kernel_gather;
-    Problem problem = {.plan = &run->plan, .op = op, .phase = PHASE_DECODE,
-                       .max_tokens = ROWS_LIMIT};
+    const Kernel *kernel = c->kind == OP_NORM    ? &kernel_norm
+                           : c->kind == OP_EMBED ? &kernel_embed
+                                                 : &kernel_gather;
+    Problem problem = {
+        .plan = &run->plan, .op = op, .phase = PHASE_DECODE, .max_tokens = ROWS_LIMIT};
     Params params[KERNEL_MAX_CANDIDATES];
     kernel->candidates(&problem, params);
     Cost cost = kernel->cost(&problem, &params[0]);
@@ -149,8 +154,8 @@ static inline bool rows_check(RowsRun *run, StepLab *lab) {
     float *x = ARENA_NEW(a, float, ROWS_LIMIT * c->width);
     for (int64_t at = 0; at < ROWS_LIMIT * c->width; at++)
         x[at] = random_normal(&r) * (at / c->width == 2 ? 1000.0f : 1.0f);
-    int32_t index[ROWS_TOKENS] = {3, 0, -1, (int32_t)c->vocab, (int32_t)c->vocab - 1, 17, INT32_MAX,
-                                  INT32_MIN};
+    int32_t index[ROWS_TOKENS] = {3,  0,         -1,       (int32_t)c->vocab, (int32_t)c->vocab - 1,
+                                  17, INT32_MAX, INT32_MIN};
     if (c->kind == OP_GATHER)
         index[4] = ROWS_LIMIT - 1;
     unsigned char *weights = arena_alloc(a, (size_t)run->weights_bytes + 1);
@@ -201,8 +206,14 @@ typedef struct SampleRun {
 } SampleRun;
 
 // Shapes of logits, by row.
-typedef enum SampleShape { SHAPE_MODEL, SHAPE_FLAT, SHAPE_PEAKED, SHAPE_TIES, SHAPE_WILD,
-                           SHAPE_COUNT } SampleShape;
+typedef enum SampleShape {
+    SHAPE_MODEL,
+    SHAPE_FLAT,
+    SHAPE_PEAKED,
+    SHAPE_TIES,
+    SHAPE_WILD,
+    SHAPE_COUNT
+} SampleShape;
 
 // clang-format off
 static const SampleParams sample_settings[SAMPLE_ROWS] = {
@@ -313,8 +324,8 @@ static inline uint32_t sample_philox(const SampleParams *p) {
     return c[0];
 }
 
-// Part (1) of kernels/sample.cu, by sorting. *near: r is so close to a border between two tokens, or
-// a threshold to a token's weight, that rounding of 2^x may decide.
+// Part (1) of kernels/sample.cu, by sorting. *near: r is so close to a border between two tokens,
+// or a threshold to a token's weight, that rounding of 2^x may decide.
 static inline int64_t sample_reference(const float *logits, int64_t vocab, const SampleParams *p,
                                        const uint32_t *seen, Scored *scored) {
     float inverse = 1.0f / p->repetition_penalty;
@@ -371,8 +382,8 @@ static inline int64_t sample_reference(const float *logits, int64_t vocab, const
     return id;
 }
 
-// One launch of all rows against the reference. Counts in *wrong rows whose token differs (on a GPU,
-// rounding of 2^x may move a border), and is false if anything but a token is wrong.
+// One launch of all rows against the reference. Counts in *wrong rows whose token differs (on a
+// GPU, rounding of 2^x may move a border), and is false if anything but a token is wrong.
 static inline bool sample_once(SampleRun *run, StepLab *lab, uint64_t seed, int *wrong) {
     const BatchLayout *b = &run->plan.batch;
     Arena scratch = {0};
@@ -396,7 +407,8 @@ static inline bool sample_once(SampleRun *run, StepLab *lab, uint64_t seed, int 
             continue;
         SampleParams *p = (SampleParams *)(void *)(expected + b->sample) + slot;
         uint32_t *seen = (uint32_t *)(void *)(expected + b->seen) + slot * b->seen_words;
-        int64_t token = sample_reference(run->logits + row * run->vocab, run->vocab, p, seen, scored);
+        int64_t token =
+            sample_reference(run->logits + row * run->vocab, run->vocab, p, seen, scored);
         int32_t drawn = ((int32_t *)(void *)(found + b->sampled))[slot];
         if (drawn != token) {
             *wrong += 1;

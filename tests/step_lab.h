@@ -27,8 +27,8 @@ typedef struct LabKernel {
 typedef struct StepLab {
     Arena arena;
     const Target *target;
-    Gpu *gpu;       // NULL: emulated
-    bool backwards; // emulated: threads and blocks run in the other order
+    Gpu *gpu;           // NULL: emulated
+    bool backwards;     // emulated: threads and blocks run in the other order
     const char *folder; // emulated: where libraries are built
     LabKernel kernels[LAB_KERNELS_MAX];
     int kernel_count;
@@ -69,9 +69,9 @@ static inline bool lab_make_cubins(StepLab *lab, Error *err) {
     printf("%s: %d kernels compiled, %d cached, none spills, %.1f s\n", lab->target->name,
            stats.compiled, stats.cached, stats.seconds);
     for (int at = 0; at < lab->kernel_count && lab->gpu; at++)
-        lab->kernels[at].function = gpu_function(lab->gpu, cubins[at].image.data,
-                                                 lab->kernels[at].step->entry,
-                                                 lab->kernels[at].step->shared_bytes);
+        lab->kernels[at].function =
+            gpu_function(lab->gpu, cubins[at].image.data, lab->kernels[at].step->entry,
+                         lab->kernels[at].step->shared_bytes);
     return true;
 }
 

@@ -1,11 +1,11 @@
 // Runs the kernels of kernels/ on a CPU, so that what they compute can be tested without a GPU.
 //
 // The text that NVRTC would get is compiled by a host C++ compiler behind this header, which stands
-// in for CUDA's built-ins and for kernels/ptx.cuh (the only file with assembly). A thread is a fiber;
-// it runs until it meets its warp (shuffle, mma, ldmatrix) or its block (barrier). Instructions do
-// what the PTX manual says, on the registers of 32 lanes at once. Asynchronous copies are carried
-// out only when they are waited for, and fibers run forwards or backwards (simt_backwards), so that
-// a missing wait or barrier shows up as a wrong or different result.
+// in for CUDA's built-ins and for kernels/ptx.cuh (the only file with assembly). A thread is a
+// fiber; it runs until it meets its warp (shuffle, mma, ldmatrix) or its block (barrier).
+// Instructions do what the PTX manual says, on the registers of 32 lanes at once. Asynchronous
+// copies are carried out only when they are waited for, and fibers run forwards or backwards
+// (simt_backwards), so that a missing wait or barrier shows up as a wrong or different result.
 //
 // Non-goals: speed, memory order between blocks (they run one after the other), sm_90 barriers and
 // bulk copies, wgmma.
@@ -41,10 +41,18 @@ typedef u16 act_t;
 constexpr int WARP_LANES = 32;
 constexpr u32 FULL_MASK = 0xffffffffu;
 
-struct uint2 { u32 x, y; };
-struct alignas(16) uint4 { u32 x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
+struct uint2 {
+    u32 x, y;
+};
+struct alignas(16) uint4 {
+    u32 x, y, z, w;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static inline uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
@@ -52,8 +60,15 @@ static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}
 
 // ---- fibers -------------------------------------------------------------------------------------
 
-struct SimtIndex { unsigned x, y, z; };
-enum { SIMT_STACK_BYTES = 1 << 16, SIMT_MAX_THREADS = 1024, SIMT_EXCHANGE_BYTES = 64, SIMT_BARRIERS = 16 };
+struct SimtIndex {
+    unsigned x, y, z;
+};
+enum {
+    SIMT_STACK_BYTES = 1 << 16,
+    SIMT_MAX_THREADS = 1024,
+    SIMT_EXCHANGE_BYTES = 64,
+    SIMT_BARRIERS = 16
+};
 
 struct SimtBarrier {
     int arrived;
@@ -124,7 +139,9 @@ template <class T> static const T *simt_exchange(const T &mine, T out[WARP_LANES
 }
 
 static inline void __syncthreads() { simt_wait(simt_barriers[0], simt_thread_count); }
-static inline void bar_sync(int barrier, int threads) { simt_wait(simt_barriers[barrier], threads); }
+static inline void bar_sync(int barrier, int threads) {
+    simt_wait(simt_barriers[barrier], threads);
+}
 static inline void __syncwarp() {
     int all[WARP_LANES];
     simt_exchange(0, all);
@@ -171,17 +188,38 @@ static inline int __popc(u32 x) { return __builtin_popcount(x); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline u32 __umulhi(u32 a, u32 b) { return (u32)((u64)a * b >> 32); }
 static inline u64 __umul64hi(u64 a, u64 b) { return (u64)((unsigned __int128)a * b >> 64); }
-static inline u32 __float_as_uint(float x) { u32 y; memcpy(&y, &x, 4); return y; }
-static inline float __uint_as_float(u32 x) { float y; memcpy(&y, &x, 4); return y; }
+static inline u32 __float_as_uint(float x) {
+    u32 y;
+    memcpy(&y, &x, 4);
+    return y;
+}
+static inline float __uint_as_float(u32 x) {
+    float y;
+    memcpy(&y, &x, 4);
+    return y;
+}
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-template <class A, class B> static inline auto min(A a, B b) -> decltype(a + b) { return a < b ? a : b; }
-template <class A, class B> static inline auto max(A a, B b) -> decltype(a + b) { return a > b ? a : b; }
+template <class A, class B> static inline auto min(A a, B b) -> decltype(a + b) {
+    return a < b ? a : b;
+}
+template <class A, class B> static inline auto max(A a, B b) -> decltype(a + b) {
+    return a > b ? a : b;
+}
 
 // ---- ptx.cuh: floats and words ------------------------------------------------------------------
 
-static inline float cvt_f32_f16(u16 x) { _Float16 h; memcpy(&h, &x, 2); return (float)h; }
-static inline u16 cvt_rn_f16_f32(float x) { _Float16 h = (_Float16)x; u16 y; memcpy(&y, &h, 2); return y; }
+static inline float cvt_f32_f16(u16 x) {
+    _Float16 h;
+    memcpy(&h, &x, 2);
+    return (float)h;
+}
+static inline u16 cvt_rn_f16_f32(float x) {
+    _Float16 h = (_Float16)x;
+    u16 y;
+    memcpy(&y, &h, 2);
+    return y;
+}
 static inline u32 cvt_rn_f16x2_f32(float low, float high) {
     return cvt_rn_f16_f32(low) | (u32)cvt_rn_f16_f32(high) << 16;
 }
@@ -196,9 +234,13 @@ static inline u32 fma_f16x2(u32 a, u32 b, u32 c) {
     return cvt_rn_f16x2_f32(fmaf(f16x2_low(a), f16x2_low(b), f16x2_low(c)),
                             fmaf(f16x2_high(a), f16x2_high(b), f16x2_high(c)));
 }
-static inline u32 add_f16x2(u32 a, u32 b) { return cvt_rn_f16x2_f32(f16x2_low(a) + f16x2_low(b), f16x2_high(a) + f16x2_high(b)); }
+static inline u32 add_f16x2(u32 a, u32 b) {
+    return cvt_rn_f16x2_f32(f16x2_low(a) + f16x2_low(b), f16x2_high(a) + f16x2_high(b));
+}
 static inline u32 sub_f16x2(u32 a, u32 b) { return add_f16x2(a, b ^ 0x80008000u); }
-static inline u32 mul_f16x2(u32 a, u32 b) { return cvt_rn_f16x2_f32(f16x2_low(a) * f16x2_low(b), f16x2_high(a) * f16x2_high(b)); }
+static inline u32 mul_f16x2(u32 a, u32 b) {
+    return cvt_rn_f16x2_f32(f16x2_low(a) * f16x2_low(b), f16x2_high(a) * f16x2_high(b));
+}
 template <int LUT> static inline u32 lop3(u32 a, u32 b, u32 c) {
     u32 d = 0;
     for (int bit = 0; bit < 8; bit++)
@@ -267,7 +309,9 @@ static inline void st_shared_v2(u32 p, uint2 v) { simt_store(simt_at(p), v); }
 static inline void st_shared_u32(u32 p, u32 v) { simt_store(simt_at(p), v); }
 static inline void st_shared_u16(u32 p, u16 v) { simt_store(simt_at(p), v); }
 static inline void st_shared_f32(u32 p, float v) { simt_store(simt_at(p), v); }
-static inline void st_shared_v2_f32(u32 p, float x, float y) { simt_store(simt_at(p), make_float2(x, y)); }
+static inline void st_shared_v2_f32(u32 p, float x, float y) {
+    simt_store(simt_at(p), make_float2(x, y));
+}
 
 static inline void cp_async_16_zfill(u32 to, const void *from, int bytes) {
     if ((uintptr_t)from % 16 != 0 || to % 16 != 0) {
@@ -293,7 +337,9 @@ template <int PENDING> static inline void cp_async_wait() {
 
 // ---- ptx.cuh: tensor cores ----------------------------------------------------------------------
 
-struct SimtMma { u32 a[4], b[2]; };
+struct SimtMma {
+    u32 a[4], b[2];
+};
 
 static inline void mma_m16n8k16_f16(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     SimtMma all[WARP_LANES];
@@ -311,7 +357,8 @@ static inline void mma_m16n8k16_f16(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, 
         d[out] += sum;
     }
 }
-static inline void mma_m16n8k16_f16_zero(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+static inline void mma_m16n8k16_f16_zero(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0,
+                                         u32 b1) {
     d[0] = d[1] = d[2] = d[3] = 0.0f;
     mma_m16n8k16_f16(d, a0, a1, a2, a3, b0, b1);
 }
@@ -343,20 +390,23 @@ static inline u32 movmatrix_trans(u32 x) {
     u32 high = all[(2 * c + 1) * 4 + r / 2] >> r % 2 * 16 & 0xffff;
     return low | high << 16;
 }
-static inline float shfl_xor_f32(float x, int lanes) { return __shfl_xor_sync(FULL_MASK, x, lanes); }
+static inline float shfl_xor_f32(float x, int lanes) {
+    return __shfl_xor_sync(FULL_MASK, x, lanes);
+}
 static inline u32 shfl_xor_u32(u32 x, int lanes) { return __shfl_xor_sync(FULL_MASK, x, lanes); }
 
 // ---- launching ----------------------------------------------------------------------------------
 
-typedef void SimtEntry(u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64);
+typedef void SimtEntry(u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64,
+                       u64);
 
 static SimtEntry *simt_entry;
 static u64 simt_arguments[16];
 
 static void simt_thread_main() {
     const u64 *a = simt_arguments;
-    simt_entry(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13],
-               a[14], a[15]);
+    simt_entry(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12],
+               a[13], a[14], a[15]);
     simt_current->done = true;
     simt_progress = true;
     for (;;)
@@ -372,7 +422,7 @@ static void simt_thread_start(int index) {
     t.copies.clear();
     t.groups = 0;
     void **top = (void **)(t.stack + SIMT_STACK_BYTES) - 1; // aligned as behind a call
-    *--top = (void *)simt_thread_main; // where `ret` goes
+    *--top = (void *)simt_thread_main;                      // where `ret` goes
     for (int saved = 0; saved < 6; saved++)
         *--top = nullptr;
     t.stack_pointer = top;

@@ -1,6 +1,6 @@
-// The cache of compiled kernels: what is put is found again, what is damaged or foreign never is, many
-// processes share a folder, a full disk or a folder that cannot be written only costs the cache, and a
-// folder that others could write to is refused. Also the `cache` command.
+// The cache of compiled kernels: what is put is found again, what is damaged or foreign never is,
+// many processes share a folder, a full disk or a folder that cannot be written only costs the
+// cache, and a folder that others could write to is refused. Also the `cache` command.
 #include "compiler/compile.h"
 
 #include <dirent.h>
@@ -428,7 +428,8 @@ static void command_lists_and_prunes(void **state) {
     assert_int_equal(command(f, out, sizeof out, "stat", NULL, NULL), 0); // no folder yet
     assert_non_null(strstr(out, "entries  0"));
     Cache *c = open_cache(f, CACHE_ON);
-    put(c, "gptq-compile cubin 1\nnvrtc 13.0\noption --gpu-architecture=sm_90a\nsource kernels/x.cu\n",
+    put(c,
+        "gptq-compile cubin 1\nnvrtc 13.0\noption --gpu-architecture=sm_90a\nsource kernels/x.cu\n",
         "cubin");
     put(c, "other\033[31m", "object");
     assert_int_equal(command(f, out, sizeof out, "ls", NULL, NULL), 0);
@@ -494,7 +495,8 @@ static void export_and_import(void **state) {
     }
     assert_true(has(f, c, "a", "first") && has(f, c, "b", "second"));
     assert_int_equal(command(f, out, sizeof out, "import", "/nonexistent/file", NULL), ERR_CORRUPT);
-    assert_int_equal(command(f, out, sizeof out, "export", "/nonexistent/file", NULL), ERR_RESOURCE);
+    assert_int_equal(command(f, out, sizeof out, "export", "/nonexistent/file", NULL),
+                     ERR_RESOURCE);
 }
 
 static void wrong_words_are_named(void **state) {

@@ -1,5 +1,6 @@
-// The GPU kernels that are no linears, emulated on the CPU (tests/simt/simt.h) and compared with plain
-// loops: attention at ragged lengths, head counts and widths, norm, embedding, gather, sampling.
+// The GPU kernels that are no linears, emulated on the CPU (tests/simt/simt.h) and compared with
+// plain loops: attention at ragged lengths, head counts and widths, norm, embedding, gather,
+// sampling.
 #include "tests/attention_lab.h"
 #include "tests/rows_lab.h"
 
@@ -30,9 +31,11 @@ static const RowsCase rows_cases[] = {
 };
 static const int64_t vocabularies[] = {259, 8192, 128256};
 // clang-format on
-enum { ATTENTION_CASES = sizeof attention_cases / sizeof *attention_cases,
-       ROWS_CASES = sizeof rows_cases / sizeof *rows_cases,
-       VOCABULARIES = sizeof vocabularies / sizeof *vocabularies };
+enum {
+    ATTENTION_CASES = sizeof attention_cases / sizeof *attention_cases,
+    ROWS_CASES = sizeof rows_cases / sizeof *rows_cases,
+    VOCABULARIES = sizeof vocabularies / sizeof *vocabularies
+};
 
 typedef struct Fixture {
     StepLab lab;

@@ -1,7 +1,7 @@
-// Every GPU kernel, with the parameters that the compiler gives it, compiles for every target, without
-// spills and without local memory (cubins_make refuses both): all kernels of the sample's plan, and
-// shapes of other models where registers or shared memory are tighter. Also: bytes do not depend on
-// threads, parameters arrive as macros, and what does not compile is named.
+// Every GPU kernel, with the parameters that the compiler gives it, compiles for every target,
+// without spills and without local memory (cubins_make refuses both): all kernels of the sample's
+// plan, and shapes of other models where registers or shared memory are tighter. Also: bytes do not
+// depend on threads, parameters arrive as macros, and what does not compile is named.
 #include "tests/attention_lab.h"
 #include "tests/rows_lab.h"
 
@@ -21,10 +21,12 @@ static const AttentionCase attention_cases[] = {
 static const RowsCase rows_cases[] = {{"norm 8192", OP_NORM, 8192, 0}};
 static const int64_t vocabularies[] = {128256};
 // clang-format on
-enum { TARGETS = sizeof target_names / sizeof *target_names,
-       ATTENTION_CASES = sizeof attention_cases / sizeof *attention_cases,
-       ROWS_CASES = sizeof rows_cases / sizeof *rows_cases,
-       VOCABULARIES = sizeof vocabularies / sizeof *vocabularies };
+enum {
+    TARGETS = sizeof target_names / sizeof *target_names,
+    ATTENTION_CASES = sizeof attention_cases / sizeof *attention_cases,
+    ROWS_CASES = sizeof rows_cases / sizeof *rows_cases,
+    VOCABULARIES = sizeof vocabularies / sizeof *vocabularies
+};
 
 typedef struct Kernels {
     StepLab lab;
@@ -47,8 +49,8 @@ static void kernels_make(Kernels *k, const char *target) {
         rows_add(&k->rows[at], &rows_cases[at], &k->lab);
     for (int at = 0; at < VOCABULARIES; at++)
         sample_add(&k->samples[at], vocabularies[at], &k->lab);
-    k->plan = (Plan){.target = targets[0], .arena = &k->lab.arena,
-                     .kernel_count = k->lab.kernel_count};
+    k->plan =
+        (Plan){.target = targets[0], .arena = &k->lab.arena, .kernel_count = k->lab.kernel_count};
     k->plan.kernels = ARENA_NEW(&k->lab.arena, Step *, k->plan.kernel_count);
     for (int at = 0; at < k->plan.kernel_count; at++) {
         k->plan.kernels[at] = ARENA_NEW(&k->lab.arena, Step, 1);
@@ -78,7 +80,10 @@ static void compile_or_fail(const Plan *plan, Arena *a) {
         fail_msg("%s", err.message);
     for (int at = 0; at < plan->kernel_count; at++) {
         assert_true(cubins[at].image.size > 1000);
-        assert_memory_equal(cubins[at].image.data, "\x7f" "ELF", 4);
+        assert_memory_equal(cubins[at].image.data,
+                            "\x7f"
+                            "ELF",
+                            4);
     }
     printf("%s: %d compiled, %d cached\n", plan->target->name, stats.compiled, stats.cached);
 }
@@ -104,10 +109,15 @@ static void kernels_of_the_sample_compile(void **state) {
     Config config;
     Graph unfused = graph_new(&a), graph;
     int64_t bytes;
-    const Sizes sizes = {.max_seq_len = 2048, .max_batch_size = 16, .max_num_tokens = 2048,
-                         .max_head_rows = 16, .page_tokens = 64};
-    assert_true(checkpoint_open(&checkpoint, model, &a, &err) && config_read(&config, model, &a, &err));
-    assert_true(arch_find(config.architecture)->build(&unfused, &config, &checkpoint, 2048, &a, &err));
+    const Sizes sizes = {.max_seq_len = 2048,
+                         .max_batch_size = 16,
+                         .max_num_tokens = 2048,
+                         .max_head_rows = 16,
+                         .page_tokens = 64};
+    assert_true(checkpoint_open(&checkpoint, model, &a, &err) &&
+                config_read(&config, model, &a, &err));
+    assert_true(
+        arch_find(config.architecture)->build(&unfused, &config, &checkpoint, 2048, &a, &err));
     assert_true(graph_fuse(&graph, &unfused, &a, &err) && weights_layout(&graph, &bytes, &err));
     for (int target = 0; target < TARGETS; target++) {
         const Target *targets[4];
@@ -156,9 +166,10 @@ static void parameters_stand_in_front_of_the_source(void **state) {
     assert_true(targets_parse(targets, &count, 2, "sm_90a", &err));
     const char *text = kernel_source_text(&step, targets[0], &a, &err);
     assert_non_null(text);
-    assert_ptr_equal(strstr(text, "#define TARGET_SM 90\n#define TARGET_EXACT 1\n#define WIDTH 384\n"
-                                  "#define ROWS (-1)\n#define LARGE 1099511627776LL\n"
-                                  "#line 1 \"kernels/gather.cu\"\n"),
+    assert_ptr_equal(strstr(text,
+                            "#define TARGET_SM 90\n#define TARGET_EXACT 1\n#define WIDTH 384\n"
+                            "#define ROWS (-1)\n#define LARGE 1099511627776LL\n"
+                            "#line 1 \"kernels/gather.cu\"\n"),
                      text);
     step.source = "kernels/none.cu";
     assert_null(kernel_source_text(&step, targets[0], &a, &err));
