@@ -163,7 +163,10 @@ static bool distribution_check(Bench *b) {
         lab_download(lab, drawn, base[REGION_BATCH] + (uint64_t)batch->sampled, sizeof drawn);
         for (int row = 0; row < SAMPLE_ROWS; row++)
             if (sample_slot(row) >= 0) {
-                counts[drawn[sample_slot(row)]]++;
+                int32_t token = drawn[sample_slot(row)];
+                if (token < 0 || token >= VOCAB)
+                    return false;
+                counts[token]++;
                 draws++;
             }
     }
@@ -391,6 +394,7 @@ int main(int argc, char **argv) {
     Bench *b = &bench;
     Error err;
     const char *word = argc > 1 ? argv[1] : "";
+    setvbuf(stdout, NULL, _IOLBF, 0);
     if (strcmp(word, "compile") == 0)
         return compile_targets(b, argc - 2, argv + 2);
     if (!gpu_open(&b->gpu)) {

@@ -140,6 +140,7 @@ static inline void run_lower(Run *run, const Problem *problem, const Params *par
     const Kernel *kernel = run->decode ? &kernel_linear_decode : &kernel_linear_gemm;
     const Graph *g = &run->lab->graph;
     PhasePlan *phase = &run->phase;
+    *phase = (PhasePlan){.phase = problem->phase, .max_tokens = problem->max_tokens};
     phase->value_buffer = ARENA_NEW(a, int, g->value_count);
     for (int i = 0; i < g->value_count; i++)
         phase->value_buffer[i] = -1;
