@@ -1,5 +1,6 @@
 // --explain: which kernel runs what, with which parameters, at what predicted cost, and why the
 // others do not. Equal steps of several layers share a line. Requires plans with memory planned.
+#include "../runtime/step.h"
 #include "compile.h"
 
 #include <cjson/cJSON.h>
@@ -11,7 +12,8 @@ static const char *const phase_names[] = {"prefill", "head", "sample", "decode"}
 // ---- labels -------------------------------------------------------------------------------------
 
 static void linear_label(char *out, size_t size, const Graph *g, const Op *op) {
-    static const char *const epilogues[] = {"", ", add", ", act_mul", ", rope_kv"}; // ORDER EPILOGUES
+    static const char *const epilogues[] = {"", ", add", ", act_mul",
+                                            ", rope_kv"}; // ORDER EPILOGUES
     const PackedTensor *t = &g->packed[op->linear.weight];
     char name[96] = "", group[16] = "";
     for (int part = 0; part < t->part_count; part++) {
@@ -22,8 +24,8 @@ static void linear_label(char *out, size_t size, const Graph *g, const Op *op) {
     if (t->group)
         snprintf(group, sizeof group, " g%d", t->group);
     snprintf(out, size, "%s %" PRId64 "x%" PRId64 " %d-bit%s%s%s", name, t->out_features,
-             t->in_features, t->bits, group,
-             op->linear.prologue == PROLOGUE_NORM ? ", norm" : "", epilogues[op->linear.epilogue]);
+             t->in_features, t->bits, group, op->linear.prologue == PROLOGUE_NORM ? ", norm" : "",
+             epilogues[op->linear.epilogue]);
 }
 
 const char *op_label(char *out, size_t size, const Graph *g, const Op *op) {
@@ -42,13 +44,34 @@ const char *op_label(char *out, size_t size, const Graph *g, const Op *op) {
 typedef struct Row {
     const Step *step; // the first of them
     char label[160];
-    int first_layer, last_layer; // -1: outside the layers
+    int first_layer, last_layer; // the last run of layers, -1: outside the layers
+    char layers[64];             // the runs before it: "0-3,5-7,"
     int count;
 } Row;
 
 static bool same_row(const Row *row, const Step *s, const char *label) {
     return strcmp(row->label, label) == 0 && strcmp(row->step->source, s->source) == 0 &&
            strcmp(row->step->entry, s->entry) == 0 && params_equal(&row->step->params, &s->params);
+}
+
+// Writes "4" or "4-7" of the row's last run of layers behind those before it.
+static void run_text(const Row *row, char *out, size_t size) {
+    if (row->first_layer < 0)
+        snprintf(out, size, "%s", row->layers);
+    else if (row->first_layer == row->last_layer)
+        snprintf(out, size, "%s%d", row->layers, row->first_layer);
+    else
+        snprintf(out, size, "%s%d-%d", row->layers, row->first_layer, row->last_layer);
+}
+
+static void row_layer(Row *row, int layer) {
+    if (layer > row->last_layer + 1) { // a layer in between differs
+        char runs[sizeof row->layers - 1];
+        run_text(row, runs, sizeof runs);
+        snprintf(row->layers, sizeof row->layers, "%s,", runs);
+        row->first_layer = layer;
+    }
+    row->last_layer = layer;
 }
 
 // rows: [step_count]. Returns how many were made.
@@ -63,10 +86,10 @@ static int rows_make(const Plan *p, const PhasePlan *phase, Row *rows) {
         while (row < count && !same_row(&rows[row], s, label))
             row++;
         if (row == count) {
-            rows[count++] = (Row){.step = s, .first_layer = layer};
+            rows[count++] = (Row){.step = s, .first_layer = layer, .last_layer = layer};
             snprintf(rows[row].label, sizeof rows[row].label, "%s", label);
         }
-        rows[row].last_layer = layer;
+        row_layer(&rows[row], layer);
         rows[row].count++;
     }
     return count;
@@ -88,10 +111,11 @@ static void params_text(char *out, size_t size, const Params *p) {
 // ---- text ---------------------------------------------------------------------------------------
 
 static void row_print(const Row *row, FILE *out) {
-    char params[1024], layers[40] = "";
+    char params[1024], runs[80], layers[96] = "";
     params_text(params, sizeof params, &row->step->params);
-    if (row->first_layer >= 0)
-        snprintf(layers, sizeof layers, "layers %d-%d", row->first_layer, row->last_layer);
+    run_text(row, runs, sizeof runs);
+    if (runs[0])
+        snprintf(layers, sizeof layers, "layers %s", runs);
     fprintf(out, "  %-12s %-52s %s:%s  x%d  %.3f MB  %.1f us\n", layers, row->label,
             source_name(row->step), row->step->entry, row->count, row->step->cost.bytes * 1e-6,
             row->step->cost.us);
@@ -123,16 +147,37 @@ static void plan_title(const Plan *p, char *out, size_t size) {
         snprintf(out, size, "%s", p->target->name);
 }
 
+// What one decode step costs in the smallest bucket, which batch 1 uses, and what reading the
+// weights alone would cost.
+typedef struct DecodeTimes {
+    int64_t max_tokens;
+    double us, limit_us;
+} DecodeTimes;
+
+static DecodeTimes decode_times(const Plan *p) {
+    DecodeTimes t = {.limit_us = (double)p->info.streamed_bytes / (p->target->bandwidth_gbs * 1e3)};
+    for (int at = p->phase_count - 1; at >= 0; at--) {
+        if (p->phases[at].phase == PHASE_DECODE) {
+            t.max_tokens = p->phases[at].max_tokens;
+            t.us = phase_us(&p->phases[at]);
+        }
+    }
+    return t;
+}
+
 static void totals_print(const Plan *p, FILE *out) {
     const ModelInfo *m = &p->info;
-    double limit_us = (double)m->streamed_bytes / (p->target->bandwidth_gbs * 1e3);
+    DecodeTimes t = decode_times(p);
     fprintf(out,
             " weights %.2f MB, read per decode step %.2f MB; KV cache %" PRId64
             " bytes a token; arena %.2f MB; %d distinct kernels\n",
             (double)m->weights_bytes * 1e-6, (double)m->streamed_bytes * 1e-6,
             m->kv_page_bytes / m->page_tokens, (double)m->arena_bytes * 1e-6, p->kernel_count);
-    fprintf(out, " decode is bound by reading the weights: %.1f us at %.0f GB/s\n", limit_us,
-            p->target->bandwidth_gbs);
+    fprintf(out,
+            " decode, up to %" PRId64 " sequences: %.1f us a step predicted, %.0f steps/s;"
+            " reading the weights at %.0f GB/s: %.1f us, %.0f steps/s (%.0f %%)\n",
+            t.max_tokens, t.us, 1e6 / t.us, p->target->bandwidth_gbs, t.limit_us, 1e6 / t.limit_us,
+            100 * t.limit_us / t.us);
 }
 
 void plan_explain(const Plan *const *plans, int count, FILE *out) {
@@ -149,10 +194,11 @@ void plan_explain(const Plan *const *plans, int count, FILE *out) {
 // ---- JSON ---------------------------------------------------------------------------------------
 
 static cJSON *row_json(const Row *row) {
+    char layers[80];
+    run_text(row, layers, sizeof layers);
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "op", row->label);
-    cJSON_AddNumberToObject(json, "first_layer", row->first_layer);
-    cJSON_AddNumberToObject(json, "last_layer", row->last_layer);
+    cJSON_AddStringToObject(json, "layers", layers);
     cJSON_AddNumberToObject(json, "count", row->count);
     cJSON_AddStringToObject(json, "source", row->step->source);
     cJSON_AddStringToObject(json, "kernel", row->step->entry);
@@ -184,12 +230,17 @@ static cJSON *phase_json(const Plan *p, const PhasePlan *phase) {
 
 static cJSON *plan_json(const Plan *p) {
     char title[64];
+    DecodeTimes t = decode_times(p);
     plan_title(p, title, sizeof title);
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "target", title);
     cJSON_AddNumberToObject(json, "weights_bytes", (double)p->info.weights_bytes);
     cJSON_AddNumberToObject(json, "streamed_bytes", (double)p->info.streamed_bytes);
     cJSON_AddNumberToObject(json, "arena_bytes", (double)p->info.arena_bytes);
+    cJSON_AddNumberToObject(json, "kv_bytes_per_token",
+                            (double)(p->info.kv_page_bytes / p->info.page_tokens));
+    cJSON_AddNumberToObject(json, "decode_predicted_us", t.us);
+    cJSON_AddNumberToObject(json, "decode_limit_us", t.limit_us);
     cJSON *phases = cJSON_AddArrayToObject(json, "phases");
     for (int at = 0; at < p->phase_count; at++)
         cJSON_AddItemToArray(phases, phase_json(p, &p->phases[at]));

@@ -10,10 +10,10 @@
 #include <string.h>
 
 typedef struct Fusion {
-    Graph *g;       // ops, values and packed tensors may be appended
-    bool *dead;     // [op_count of the input]
-    int *producer;  // [value_count]: op
-    int *users;     // [value_count]: how many inputs name it
+    Graph *g;      // ops, values and packed tensors may be appended
+    bool *dead;    // [op_count of the input]
+    int *producer; // [value_count]: op
+    int *users;    // [value_count]: how many inputs name it
     Arena *arena;
 } Fusion;
 
@@ -96,27 +96,55 @@ static int biases_join(Fusion *f, Op *const *ops, int count, int packed) {
 
 // ---- passes -------------------------------------------------------------------------------------
 
+// The ops that one linear with ROPE_KV replaces, besides KV_APPEND itself.
+typedef struct RopeKv {
+    Op *q_rope, *k_rope;
+    Op *parts[3]; // q, k, v
+} RopeKv;
+
+// Do these two rotate whole heads of append's size in the same way? Pairs stand in one tile of 16
+// rows, so heads must be made of whole tiles.
+static bool ropes_agree(const Graph *g, const Op *q, const Op *k, const Op *append) {
+    int64_t head_dim = append->kv_append.head_dim;
+    return q->rope.head_dim == head_dim && k->rope.head_dim == head_dim && head_dim % 16 == 0 &&
+           q->rope.inv_freq == k->rope.inv_freq && q->rope.factor == k->rope.factor &&
+           g->packed[q->rope.inv_freq].count == head_dim / 2;
+}
+
+static bool used_between(const Fusion *f, int value, const Op *first, const Op *end) {
+    for (const Op *op = first; op < end; op++)
+        for (int at = 0; at < 3; at++)
+            if (!f->dead[op - f->g->ops] && op->inputs[at] == value)
+                return true;
+    return false;
+}
+
+static bool rope_kv_match(const Fusion *f, const Op *append, RopeKv *out) {
+    Graph *g = f->g;
+    *out = (RopeKv){.k_rope = &g->ops[f->producer[append->inputs[0]]]};
+    for (Op *op = g->ops; op < append; op++)
+        if (op->kind == OP_ROPE && op->layer == append->layer && op != out->k_rope)
+            out->q_rope = op;
+    if (out->k_rope->kind != OP_ROPE || f->users[append->inputs[0]] != 1 || !out->q_rope ||
+        !ropes_agree(g, out->q_rope, out->k_rope, append) ||
+        used_between(f, out->q_rope->output, g->ops, append))
+        return false;
+    out->parts[0] = lone_linear(f, out->q_rope->inputs[0]);
+    out->parts[1] = lone_linear(f, out->k_rope->inputs[0]);
+    out->parts[2] = lone_linear(f, append->inputs[1]);
+    return out->parts[0] && out->parts[1] && out->parts[2] && linears_agree(f, out->parts, 3);
+}
+
 // KV_APPEND(ROPE(k), v) with ROPE(q) of the same layer, all from linears of one input -> one linear
 // with ROPE_KV. Requires: the whole head rotates, head_dim % 16 == 0.
 // Provides: ROWS_ROPE weights. Breaks: the values k and v no longer exist.
 static void fuse_rope_kv(Fusion *f, Op *append) {
-    Graph *g = f->g;
-    int k_value = append->inputs[0];
-    Op *k_rope = &g->ops[f->producer[k_value]];
-    Op *q_rope = NULL;
-    for (Op *op = g->ops; op < append; op++)
-        if (op->kind == OP_ROPE && op->layer == append->layer && op != k_rope)
-            q_rope = op;
-    if (k_rope->kind != OP_ROPE || f->users[k_value] != 1 || !q_rope)
+    RopeKv match;
+    if (!rope_kv_match(f, append, &match))
         return;
+    Op *const *parts = match.parts;
+    const Op *q_rope = match.q_rope;
     int64_t head_dim = append->kv_append.head_dim;
-    if (q_rope->rope.inv_freq != k_rope->rope.inv_freq || head_dim % 16 ||
-        g->packed[q_rope->rope.inv_freq].count != head_dim / 2)
-        return;
-    Op *parts[3] = {lone_linear(f, q_rope->inputs[0]), lone_linear(f, k_rope->inputs[0]),
-                    lone_linear(f, append->inputs[1])};
-    if (!parts[0] || !parts[1] || !parts[2] || !linears_agree(f, parts, 3))
-        return;
     int packed = weights_join(f, parts, 3, ROWS_ROPE, head_dim);
     int bias = biases_join(f, parts, 3, packed);
     Op fused = *parts[0];
@@ -130,14 +158,15 @@ static void fuse_rope_kv(Fusion *f, Op *append) {
     fused.linear.head_dim = head_dim;
     fused.linear.inv_freq = q_rope->rope.inv_freq;
     fused.linear.rope_factor = q_rope->rope.factor;
-    Op *const gone[] = {parts[0], parts[1], parts[2], q_rope, k_rope};
+    const Op *const gone[] = {parts[0], parts[1], parts[2], q_rope, match.k_rope};
     for (size_t at = 0; at < sizeof gone / sizeof *gone; at++)
         op_kill(f, gone[at]);
     *append = fused; // stands before the attention of its layer
 }
 
 // ACT_MUL(linear, linear) of one input -> one linear with ACT_MUL.
-// Provides: ROWS_GATE_UP weights. Breaks: the values gate and up no longer exist.
+// Requires: features in eights, half a tile of rows. Provides: ROWS_GATE_UP weights.
+// Breaks: the values gate and up no longer exist.
 static void fuse_act_mul(Fusion *f, Op *op) {
     Op *parts[2] = {lone_linear(f, op->inputs[0]), lone_linear(f, op->inputs[1])};
     if (!parts[0] || !parts[1] || !linears_agree(f, parts, 2))
@@ -160,29 +189,38 @@ static void fuse_act_mul(Fusion *f, Op *op) {
 // ADD(residual, linear) -> linear with ADD, in place of the residual.
 // Requires: nobody reads the residual afterwards. Breaks: the residual's value is gone.
 static void fuse_residual(Fusion *f, Op *op) {
+    const Graph *g = f->g;
+    int residual = op->inputs[0];
     Op *linear = lone_linear(f, op->inputs[1]);
-    if (!linear || linear->inputs[0] == op->inputs[0])
+    if (!linear || residual == g->hidden || residual == g->logits ||
+        used_between(f, residual, op + 1, g->ops + g->op_count))
         return;
-    for (const Op *later = op + 1; later < f->g->ops + f->g->op_count; later++)
-        for (int at = 0; at < 3; at++)
-            if (!f->dead[later - f->g->ops] && later->inputs[at] == op->inputs[0])
-                return;
     Op fused = *linear;
     fused.layer = op->layer;
-    fused.inputs[1] = op->inputs[0];
+    fused.inputs[1] = residual;
     fused.output = op->output;
     fused.linear.epilogue = EPILOGUE_ADD;
     op_kill(f, linear);
     *op = fused;
 }
 
+// Does an op of [first, last] write over `value`?
+static bool overwritten(const Fusion *f, int value, const Op *first, const Op *last) {
+    for (const Op *op = first; op <= last; op++)
+        if (!f->dead[op - f->g->ops] && op->kind == OP_LINEAR &&
+            op->linear.epilogue == EPILOGUE_ADD && op->inputs[1] == value)
+            return true;
+    return false;
+}
+
 // NORM -> prologue of the linear that alone reads it.
+// Requires: the norm's input still holds at the linear, after the additions in place.
 // Breaks: the normed value no longer exists.
 static void fuse_norm(Fusion *f, Op *op) {
     if (op->linear.prologue != PROLOGUE_NONE || f->users[op->inputs[0]] != 1)
         return;
     const Op *norm = &f->g->ops[f->producer[op->inputs[0]]];
-    if (norm->kind != OP_NORM)
+    if (norm->kind != OP_NORM || overwritten(f, norm->inputs[0], norm, op))
         return;
     op->linear.prologue = PROLOGUE_NORM;
     op->linear.norm_weight = norm->norm.weight;

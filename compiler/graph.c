@@ -310,6 +310,9 @@ static bool residual_verify(const Check *c) {
     int residual = c->op->inputs[1];
     if (residual == c->op->inputs[0])
         return broken(c, 422, "it overwrites its own input %s", c->g->values[residual].name);
+    if (residual == c->g->hidden || residual == c->g->logits)
+        return broken(c, 437, "it overwrites %s, a result of the graph",
+                      c->g->values[residual].name);
     for (const Op *later = c->op + 1; later < c->g->ops + c->g->op_count; later++)
         for (int at = 0; at < 3; at++)
             if (later->inputs[at] == residual)
@@ -494,7 +497,7 @@ static void attributes_print(const Op *op, FILE *out) {
     static const char *const epilogues[] = {"", " + add", " + act_mul", " + rope_kv"};
     static const char *const acts[] = {"silu", "gelu_tanh"};
     if (op->kind == OP_LINEAR) {
-        fprintf(out, "%s%s", op->linear.prologue == PROLOGUE_NORM ? " norm +" : "",
+        fprintf(out, "%s%s", op->linear.prologue == PROLOGUE_NORM ? " norm" : "",
                 epilogues[op->linear.epilogue]);
         if (op->linear.epilogue == EPILOGUE_ACT_MUL)
             fprintf(out, " %s", acts[op->linear.act]);

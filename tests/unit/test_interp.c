@@ -101,7 +101,78 @@ static void test_storyteller(void **state) {
     model_close(&m);
 }
 
-// All logits of the last position, relative L2.
+// The token with the largest logit, the first of equals.
+static int32_t best_of(const double *logits, int64_t vocab) {
+    int32_t best = 0;
+    for (int32_t id = 1; id < vocab; id++)
+        best = logits[id] > logits[best] ? id : best;
+    return best;
+}
+
+// Token by token through the cache, up to the first step that rounding could turn (the reference
+// was computed in float32): returns how many were compared.
+static int check_greedy(const Model *m, const cJSON *prompt) {
+    enum { STEPS_MAX = 96 };
+    const double margin_min = 0.05;
+    int32_t ids[MAX_IDS];
+    int count = ids_of(prompt, ids), steps = 0;
+    int64_t vocab = m->config.vocab_size;
+    const cJSON *expected = cJSON_GetObjectItem(prompt, "greedy_ids")->child;
+    const cJSON *margin = cJSON_GetObjectItem(prompt, "greedy_margin")->child;
+    Arena arena = {0};
+    Error err = {0};
+    Interp *in = interp_new(&m->fused, &m->config, MAX_SEQ, &arena);
+    double *logits = calloc((size_t)(count * vocab), sizeof *logits);
+    assert_true(interp_run(in, ids, count, logits, &err));
+    const double *last = logits + (count - 1) * vocab;
+    while (expected && steps < STEPS_MAX && margin->valuedouble >= margin_min) {
+        int32_t id = best_of(last, vocab);
+        assert_int_equal(id, expected->valueint);
+        assert_true(interp_run(in, &id, 1, logits, &err));
+        last = logits;
+        expected = expected->next;
+        margin = margin->next;
+        steps++;
+    }
+    free(logits);
+    arena_free(&arena);
+    return steps;
+}
+
+static int check_all_greedy(const char *dir) {
+    Model m;
+    int steps = 0;
+    model_open(&m, dir);
+    const cJSON *prompts = cJSON_GetObjectItem(m.reference, "prompts");
+    for (const cJSON *prompt = prompts->child; prompt; prompt = prompt->next)
+        steps += check_greedy(&m, prompt);
+    model_close(&m);
+    return steps;
+}
+
+// The counts are those of steps in the references before the first small margin.
+static void test_greedy(void **state) {
+    (void)state;
+    assert_int_equal(check_all_greedy("samples/storyteller"), 187);
+    assert_int_equal(check_all_greedy("tests/vectors/fixtures/llama32-4b-g128"), 114);
+    assert_int_equal(check_all_greedy("tests/vectors/fixtures/llama32-8b-g-1"), 149);
+    assert_int_equal(check_all_greedy("tests/vectors/interp/llama-linear-rope-4b-g64"), 32);
+}
+
+// Mean of -log p(next token) over the prompt.
+static double mean_nll(const double *logits, const int32_t *ids, int count, int64_t vocab) {
+    double sum = 0;
+    for (int at = 0; at + 1 < count; at++) {
+        const double *row = logits + at * vocab;
+        double top = row[best_of(row, vocab)], total = 0;
+        for (int64_t id = 0; id < vocab; id++)
+            total += exp(row[id] - top);
+        sum += top + log(total) - row[ids[at + 1]];
+    }
+    return sum / (count - 1);
+}
+
+// All logits of the last position, relative L2, and the loss of the prompt.
 static void check_fixture(const char *dir) {
     Model m;
     int32_t ids[MAX_IDS];
@@ -119,6 +190,8 @@ static void check_fixture(const char *dir) {
         }
         assert_int_equal(id, m.config.vocab_size);
         assert_true(sqrt(distance / norm) < 1e-4);
+        double nll = mean_nll(logits, ids, count, m.config.vocab_size);
+        assert_true(fabs(nll - cJSON_GetObjectItem(prompt, "mean_nll")->valuedouble) < 1e-3);
         free(logits);
     }
     model_close(&m);
@@ -128,6 +201,7 @@ static void test_fixtures(void **state) {
     (void)state;
     check_fixture("tests/vectors/fixtures/llama32-4b-g128");
     check_fixture("tests/vectors/fixtures/llama32-8b-g-1");
+    check_fixture("tests/vectors/interp/llama-linear-rope-4b-g64");
 }
 
 // Fusion changes nothing but the order of a few additions.
@@ -184,7 +258,8 @@ static void test_appending(void **state) {
     const int32_t ids[] = {1, 20, 300, 44, 500, 6};
     model_open(&m, "tests/vectors/fixtures/llama32-4b-g128");
     int64_t vocab = m.config.vocab_size;
-    double *whole = logits_of(&m, &m.fused, ids, 6), *part = calloc((size_t)(4 * vocab), sizeof *part);
+    double *whole = logits_of(&m, &m.fused, ids, 6),
+           *part = calloc((size_t)(4 * vocab), sizeof *part);
     Arena arena = {0};
     Interp *in = interp_new(&m.fused, &m.config, MAX_SEQ, &arena);
     assert_true(interp_run(in, ids, 2, part, &err));
@@ -202,8 +277,8 @@ static void test_appending(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_storyteller), cmocka_unit_test(test_fixtures),
-        cmocka_unit_test(test_fused),       cmocka_unit_test(test_fused_shape),
-        cmocka_unit_test(test_appending),
+        cmocka_unit_test(test_greedy),      cmocka_unit_test(test_fused),
+        cmocka_unit_test(test_fused_shape), cmocka_unit_test(test_appending),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
