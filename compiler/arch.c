@@ -3,7 +3,11 @@
 
 #include <string.h>
 
-static const Arch *const ARCHS[] = {&arch_llama};
+static const Arch *const ARCHS[] = {
+    &arch_llama,   &arch_mistral, &arch_qwen2,  &arch_qwen3,  &arch_qwen3_moe,
+    &arch_phi3,    &arch_gemma2,  &arch_gemma3, &arch_gemma3_multimodal,
+    &arch_mixtral, &arch_granite, &arch_smollm3,
+};
 
 const Arch *arch_find(const char *architecture) {
     for (size_t at = 0; at < sizeof ARCHS / sizeof ARCHS[0]; at++)

@@ -65,9 +65,8 @@ static void module_check(Check *c, const LinearSpec *spec) {
     Weight w;
     Error err = {0};
     char verdict[32] = "ok";
-    bool done = weight_read(&w, &c->checkpoint, &c->config.quant, spec->module, spec->in_features,
-                            spec->out_features, spec->wants_bias, c->arena, &err) &&
-                weight_supported(&w, &err);
+    bool done = weight_open(&w, &c->checkpoint, &c->config.quant, spec->module, spec->in_features,
+                            spec->out_features, spec->wants_bias, c->arena, &err);
     if (!done) {
         snprintf(verdict, sizeof verdict, "GQC-%04d", err.id);
         finding_add(c, w.module, &err);
@@ -90,8 +89,8 @@ static void module_check(Check *c, const LinearSpec *spec) {
 static void graph_check(Check *c, const Arch *arch) {
     Graph g = graph_new(c->arena);
     Error err = {0};
-    if (!arch->build(&g, &c->config, &c->checkpoint, c->config.max_position_embeddings, c->arena,
-                     &err)) {
+    if (!arch_build(arch, &g, &c->config, &c->checkpoint, c->config.max_position_embeddings, c->arena,
+                    &err)) {
         bool known = false;
         for (int at = 0; at < c->count; at++)
             known = known || strcmp(c->findings[at].err.message, err.message) == 0;
@@ -143,7 +142,8 @@ static bool check_run(Check *c, const char *dir, Error *err) {
     printf("%-44s %-16s %4s %6s %-4s %-10s %-9s %-5s %s\n", "module", "[in, out]", "bits", "group",
            "sym", "zeros", "order", "bias", "verdict");
     int count;
-    LinearSpec *specs = arch->linears(&c->config, &c->checkpoint, c->arena, &count);
+    LinearSpec *specs;
+    TRY(arch_linears(arch, &c->config, &c->checkpoint, c->arena, &specs, &count, err));
     for (int at = 0; at < count; at++)
         module_check(c, &specs[at]);
     graph_check(c, arch);

@@ -45,15 +45,25 @@ static const struct {
     {"max_position_embeddings", offsetof(Config, max_position_embeddings), 2048, 1 << 28},
 };
 
+// What the family's class says where the file says nothing; 0: nothing either.
+static int64_t family_default(const Config *c, const char *key) {
+    const Arch *arch = arch_find(c->architecture);
+    for (const ConfigDefault *d = arch ? arch->defaults : NULL; d && d->key; d++)
+        if (strcmp(d->key, key) == 0)
+            return d->value;
+    return 0;
+}
+
 static bool sizes_read(Config *c, const Reader *r) {
     for (size_t at = 0; at < sizeof SIZES / sizeof SIZES[0]; at++) {
         int64_t *value = (int64_t *)((char *)c + SIZES[at].offset);
-        *value = SIZES[at].fallback;
+        int64_t family = family_default(c, SIZES[at].key);
+        *value = family ? family : SIZES[at].fallback;
         TRY(json_int(r->json, SIZES[at].key, value, r->file, r->err));
         if (*value == 0 && !json_get(r->json, SIZES[at].key))
             return fail(r->err, ERR_CORRUPT, 250, "%s: key \"%s\" is missing", r->file,
                         SIZES[at].key);
-        bool later = SIZES[at].fallback < 0 && !json_get(r->json, SIZES[at].key);
+        bool later = *value < 0 && !json_get(r->json, SIZES[at].key);
         if (!later && (*value < 1 || *value > SIZES[at].max))
             return fail(r->err, ERR_CORRUPT, 251, "%s: key \"%s\" is %lld, expected 1 to %lld",
                         r->file, SIZES[at].key, (long long)*value, (long long)SIZES[at].max);
@@ -268,6 +278,8 @@ static bool root_read(Config *c, const cJSON *json, const char *file, Arena *a, 
     Reader r = root;
     if (cJSON_IsObject(text) && !json_get(json, "hidden_size"))
         r.json = text;
+    c->json = json_keep(r.json, a);
+    c->file = file;
     TRY(sizes_read(c, &r));
     TRY(settings_read(c, &r));
     TRY(rope_read(c, r.json, file, a, err));
@@ -310,7 +322,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         Reader r = {json, "fuzz", &arena, &err};
         float inv_freq[1 << 11], factor;
         if (root_read(&config, json, "fuzz", &arena, &err) && sampling_read(&config, &r))
-            rope_frequencies(&config, config.max_position_embeddings, inv_freq, &factor);
+            rope_frequencies(&config, &config.rope, config.max_position_embeddings, inv_freq,
+                             &factor);
         cJSON_Delete(json);
     }
     arena_free(&arena);

@@ -11,29 +11,59 @@ static const char *const phase_names[] = {"prefill", "head", "sample", "decode"}
 
 // ---- labels -------------------------------------------------------------------------------------
 
+// "4-bit g128", "4-bit g64 + zero points, 3-bit in the checkpoint".
+static const char *format_text(char *out, size_t size, const PackedTensor *t) {
+    const Weight *w = t->parts[0];
+    char group[16] = "", source[48] = "";
+    if (t->group)
+        snprintf(group, sizeof group, " g%d", t->group);
+    if (w->bits != t->bits)
+        snprintf(source, sizeof source, " (%d-bit in the checkpoint)", w->bits);
+    snprintf(out, size, "%d-bit%s%s%s%s%s", t->bits, group, t->zeros ? " zeros" : "",
+             t->scale_f32 ? " fp32 scales" : "", t->bf16 ? " bf16" : "", source);
+    return out;
+}
+
 static void linear_label(char *out, size_t size, const Graph *g, const Op *op) {
     static const char *const epilogues[] = {"", ", add", ", act_mul",
                                             ", rope_kv"}; // ORDER EPILOGUES
     const PackedTensor *t = &g->packed[op->linear.weight];
-    char name[96] = "", group[16] = "";
+    char name[96] = "", format[96];
     for (int part = 0; part < t->part_count; part++) {
         const char *module = t->parts[part]->module, *dot = strrchr(module, '.');
         size_t used = strlen(name);
         snprintf(name + used, sizeof name - used, "%s%s", part ? "+" : "", dot ? dot + 1 : module);
     }
-    if (t->group)
-        snprintf(group, sizeof group, " g%d", t->group);
-    snprintf(out, size, "%s %" PRId64 "x%" PRId64 " %d-bit%s%s%s", name, t->out_features,
-             t->in_features, t->bits, group, op->linear.prologue == PROLOGUE_NORM ? ", norm" : "",
-             epilogues[op->linear.epilogue]);
+    snprintf(out, size, "%s %" PRId64 "x%" PRId64 " %s%s%s%s", name, t->out_features,
+             t->in_features, format_text(format, sizeof format, t),
+             op->linear.prologue == PROLOGUE_NORM ? ", norm" : "",
+             epilogues[op->linear.epilogue], t->input_order ? ", ordered inputs" : "");
+}
+
+static void attention_label(char *out, size_t size, const Op *op) {
+    char window[40] = "";
+    if (op->attention.window > 0)
+        snprintf(window, sizeof window, ", window %" PRId64, op->attention.window);
+    snprintf(out, size, "attention %" PRId64 "/%" PRId64 " heads of %" PRId64 "%s%s%s",
+             op->attention.heads, op->attention.kv_heads, op->attention.head_dim, window,
+             op->attention.softcap > 0 ? ", softcap" : "",
+             op->attention.places >= 0 ? ", ordered outputs" : "");
+}
+
+static void experts_label(char *out, size_t size, const Graph *g, const Op *op) {
+    const PackedTensor *t = &g->packed[op->experts.weight];
+    char format[96];
+    snprintf(out, size, "%s %d x %" PRId64 "x%" PRId64 " %s", op_name(op->kind), t->experts,
+             t->out_features, t->in_features, format_text(format, sizeof format, t));
 }
 
 const char *op_label(char *out, size_t size, const Graph *g, const Op *op) {
     if (op->kind == OP_LINEAR)
         linear_label(out, size, g, op);
     else if (op->kind == OP_ATTENTION)
-        snprintf(out, size, "attention %" PRId64 "/%" PRId64 " heads of %" PRId64,
-                 op->attention.heads, op->attention.kv_heads, op->attention.head_dim);
+        attention_label(out, size, op);
+    else if (op->kind == OP_EXPERTS_UP || op->kind == OP_EXPERTS_DOWN)
+        experts_label(out, size, g, op);
     else
         snprintf(out, size, "%s", op_name(op->kind));
     return out;
@@ -165,6 +195,21 @@ static DecodeTimes decode_times(const Plan *p) {
     return t;
 }
 
+// What storing the weights in another coding than the checkpoint's costs.
+static void recoding_print(const Graph *g, FILE *out) {
+    int64_t stored = 0, source = 0;
+    for (int at = 0; at < g->packed_count; at++) {
+        const PackedTensor *t = &g->packed[at];
+        if (t->kind != PACKED_LINEAR || t->parts[0]->bits == t->bits)
+            continue;
+        stored += t->bytes;
+        source += packed_source_bytes(t);
+    }
+    if (stored)
+        fprintf(out, " recoded without loss: %.2f MB, in the checkpoint %.2f MB (x%.2f)\n",
+                (double)stored * 1e-6, (double)source * 1e-6, (double)stored / (double)source);
+}
+
 static void totals_print(const Plan *p, FILE *out) {
     const ModelInfo *m = &p->info;
     DecodeTimes t = decode_times(p);
@@ -173,6 +218,7 @@ static void totals_print(const Plan *p, FILE *out) {
             " bytes a token; arena %.2f MB; %d distinct kernels\n",
             (double)m->weights_bytes * 1e-6, (double)m->streamed_bytes * 1e-6,
             m->kv_page_bytes / m->page_tokens, (double)m->arena_bytes * 1e-6, p->kernel_count);
+    recoding_print(p->graph, out);
     fprintf(out,
             " decode, up to %" PRId64 " sequences: %.1f us a step predicted, %.0f steps/s;"
             " reading the weights at %.0f GB/s: %.1f us, %.0f steps/s (%.0f %%)\n",

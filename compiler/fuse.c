@@ -47,19 +47,19 @@ static void op_kill(Fusion *f, const Op *op) {
     f->dead[op - f->g->ops] = true;
 }
 
-// Can these linears be one packed tensor?
+// Could these linears be one packed tensor, as far as the ops say?
 static bool linears_agree(const Fusion *f, Op *const *ops, int count) {
-    const PackedTensor *first = &f->g->packed[ops[0]->linear.weight];
     for (int at = 0; at < count; at++) {
         const PackedTensor *t = &f->g->packed[ops[at]->linear.weight];
-        if (ops[at]->inputs[0] != ops[0]->inputs[0] || t->bits != first->bits ||
-            t->group != first->group || t->in_features != first->in_features || t->part_count != 1)
+        if (ops[at]->inputs[0] != ops[0]->inputs[0] || t->part_count != 1 ||
+            ops[at]->linear.scale != ops[0]->linear.scale || ops[at]->linear.softcap > 0)
             return false;
     }
     return true;
 }
 
-// One packed tensor of all parts, named after the first ("...self_attn.q_proj+k_proj+v_proj").
+// One packed tensor of all parts, named after the first ("...self_attn.q_proj+k_proj+v_proj"); -1:
+// their weights are stored in ways that do not go together.
 static int weights_join(Fusion *f, Op *const *ops, int count, RowOrder order, int64_t head_dim) {
     const Weight *parts[LINEAR_MAX_PARTS];
     const char *name = "";
@@ -70,6 +70,8 @@ static int weights_join(Fusion *f, Op *const *ops, int count, RowOrder order, in
                             dot ? dot + 1 : parts[at]->module);
     }
     int packed = graph_linear_weight(f->g, name, parts, count);
+    if (packed < 0)
+        return -1;
     f->g->packed[packed].order = order;
     f->g->packed[packed].head_dim = head_dim;
     return packed;
@@ -146,6 +148,8 @@ static void fuse_rope_kv(Fusion *f, Op *append) {
     const Op *q_rope = match.q_rope;
     int64_t head_dim = append->kv_append.head_dim;
     int packed = weights_join(f, parts, 3, ROWS_ROPE, head_dim);
+    if (packed < 0)
+        return;
     int bias = biases_join(f, parts, 3, packed);
     Op fused = *parts[0];
     fused.layer = append->layer;
@@ -174,6 +178,8 @@ static void fuse_act_mul(Fusion *f, Op *op) {
     if (f->g->packed[parts[0]->linear.weight].out_features % 8)
         return;
     int packed = weights_join(f, parts, 2, ROWS_GATE_UP, 0);
+    if (packed < 0)
+        return;
     Op fused = *parts[0];
     fused.layer = op->layer;
     fused.output = op->output;
@@ -192,7 +198,7 @@ static void fuse_residual(Fusion *f, Op *op) {
     const Graph *g = f->g;
     int residual = op->inputs[0];
     Op *linear = lone_linear(f, op->inputs[1]);
-    if (!linear || residual == g->hidden || residual == g->logits ||
+    if (!linear || linear->linear.softcap > 0 || residual == g->hidden || residual == g->logits ||
         used_between(f, residual, op + 1, g->ops + g->op_count))
         return;
     Op fused = *linear;
@@ -200,8 +206,87 @@ static void fuse_residual(Fusion *f, Op *op) {
     fused.inputs[1] = residual;
     fused.output = op->output;
     fused.linear.epilogue = EPILOGUE_ADD;
+    fused.linear.scale *= op->add.scale;
     op_kill(f, linear);
     *op = fused;
+}
+
+// ---- orders of inputs ---------------------------------------------------------------------------
+
+// PERMUTE(NORM(x)) -> a norm of its own that gives its result in that order.
+// Requires: the norm's row is the whole value.
+static void fuse_permute_norm(Fusion *f, Op *op) {
+    Graph *g = f->g;
+    const Op norm = g->ops[f->producer[op->inputs[0]]];
+    if (norm.kind != OP_NORM || norm.norm.order >= 0 ||
+        norm.norm.width != g->values[norm.inputs[0]].width)
+        return;
+    const PackedTensor order = g->packed[op->permute.order], w = g->packed[norm.norm.weight];
+    float *values = ARENA_NEW(f->arena, float, order.count);
+    for (int64_t k = 0; k < order.count; k++)
+        values[k] = order.indices[k] < 0 ? 0 : w.values[order.indices[k]];
+    Op fused = norm;
+    fused.output = op->output;
+    fused.norm.order = op->permute.order;
+    fused.norm.weight = graph_vector(g, w.name, values, order.count);
+    if (f->users[op->inputs[0]] == 1)
+        op_kill(f, &g->ops[f->producer[op->inputs[0]]]);
+    else
+        f->users[op->inputs[0]]--;
+    *op = fused;
+}
+
+// PERMUTE(linear with ACT_MUL) -> the rows of gate and up stand in that order.
+// Requires: nobody else reads the linear's result. Provides: row_order.
+static void fuse_permute_rows(Fusion *f, Op *op) {
+    Graph *g = f->g;
+    Op *linear = &g->ops[f->producer[op->inputs[0]]];
+    if (linear->kind != OP_LINEAR || linear->linear.epilogue != EPILOGUE_ACT_MUL ||
+        f->users[op->inputs[0]] != 1)
+        return;
+    const PackedTensor order = g->packed[op->permute.order];
+    PackedTensor *t = &g->packed[linear->linear.weight]; // made by fuse_act_mul, for this op alone
+    const int64_t half = t->out_features / 2;
+    t->row_order = order.indices;
+    t->out_features = 2 * order.count;
+    t->rows = (int64_t)round_up((uint64_t)t->out_features, 16);
+    if (linear->linear.bias >= 0) {
+        const PackedTensor bias = g->packed[linear->linear.bias];
+        float *values = ARENA_NEW(f->arena, float, t->rows);
+        for (int64_t at = 0; at < 2 * order.count; at++) {
+            int64_t part = at / order.count, place = at % order.count;
+            int64_t from = order.indices[place];
+            if (from >= 0 && from < half)
+                values[place / 8 * 16 + part * 8 + place % 8] =
+                    bias.values[from / 8 * 16 + part * 8 + from % 8];
+        }
+        linear->linear.bias = graph_vector(g, bias.name, values, t->rows);
+    }
+    linear->output = op->output;
+    op_kill(f, op);
+}
+
+// PERMUTE(ATTENTION) -> the attention stores its result in that order.
+// Requires: a permutation without zeros, and nobody else who reads it.
+static void fuse_permute_attention(Fusion *f, Op *op) {
+    Graph *g = f->g;
+    Op *attention = &g->ops[f->producer[op->inputs[0]]];
+    const PackedTensor order = g->packed[op->permute.order];
+    if (attention->kind != OP_ATTENTION || f->users[op->inputs[0]] != 1 ||
+        attention->attention.places >= 0 || order.count != g->values[op->inputs[0]].width)
+        return;
+    int32_t *places = ARENA_NEW(f->arena, int32_t, order.count);
+    for (int64_t k = 0; k < order.count; k++)
+        places[k] = -1;
+    for (int64_t k = 0; k < order.count; k++)
+        if (order.indices[k] >= 0)
+            places[order.indices[k]] = (int32_t)k;
+    for (int64_t k = 0; k < order.count; k++)
+        if (places[k] < 0)
+            return;
+    attention->attention.places = graph_index(g, order.name, places, order.count);
+    attention->output = op->output;
+    op_kill(f, op);
 }
 
 // Does an op of [first, last] write over `value`?
@@ -220,10 +305,12 @@ static void fuse_norm(Fusion *f, Op *op) {
     if (op->linear.prologue != PROLOGUE_NONE || f->users[op->inputs[0]] != 1)
         return;
     const Op *norm = &f->g->ops[f->producer[op->inputs[0]]];
-    if (norm->kind != OP_NORM || overwritten(f, norm->inputs[0], norm, op))
+    if (norm->kind != OP_NORM || f->g->values[norm->inputs[0]].type != VALUE_F32 ||
+        norm->norm.width != f->g->values[norm->inputs[0]].width || overwritten(f, norm->inputs[0], norm, op))
         return;
     op->linear.prologue = PROLOGUE_NORM;
     op->linear.norm_weight = norm->norm.weight;
+    op->linear.norm_order = norm->norm.order;
     op->linear.eps = norm->norm.eps;
     op->inputs[0] = norm->inputs[0];
     op_kill(f, norm);
@@ -235,8 +322,11 @@ typedef struct Pass {
 } Pass;
 
 static const Pass passes[] = {
+    {OP_PERMUTE, fuse_permute_norm},
     {OP_KV_APPEND, fuse_rope_kv},
     {OP_ACT_MUL, fuse_act_mul},
+    {OP_PERMUTE, fuse_permute_rows},
+    {OP_PERMUTE, fuse_permute_attention},
     {OP_ADD, fuse_residual},
     {OP_LINEAR, fuse_norm},
 };
@@ -247,28 +337,17 @@ static const Pass passes[] = {
 static int packed_keep(Graph *out, const Graph *in, int *moved, int index) {
     if (index < 0 || moved[index] >= 0)
         return index < 0 ? -1 : moved[index];
-    const PackedTensor *t = &in->packed[index];
-    moved[index] = t->kind == PACKED_VECTOR
-                       ? graph_vector(out, t->name, t->values, t->count)
-                       : graph_linear_weight(out, t->name, t->parts, t->part_count);
-    out->packed[moved[index]].order = t->order;
-    out->packed[moved[index]].head_dim = t->head_dim;
-    return moved[index];
+    out->packed = array_grow(out->arena, out->packed, out->packed_count, &out->packed_capacity,
+                             sizeof *out->packed);
+    out->packed[out->packed_count] = in->packed[index];
+    return moved[index] = out->packed_count++;
 }
 
 static void op_packed_keep(Op *op, Graph *out, const Graph *in, int *moved) {
-    if (op->kind == OP_EMBED) {
-        op->embed.table = packed_keep(out, in, moved, op->embed.table);
-    } else if (op->kind == OP_NORM) {
-        op->norm.weight = packed_keep(out, in, moved, op->norm.weight);
-    } else if (op->kind == OP_ROPE) {
-        op->rope.inv_freq = packed_keep(out, in, moved, op->rope.inv_freq);
-    } else if (op->kind == OP_LINEAR) {
-        op->linear.weight = packed_keep(out, in, moved, op->linear.weight);
-        op->linear.bias = packed_keep(out, in, moved, op->linear.bias);
-        op->linear.norm_weight = packed_keep(out, in, moved, op->linear.norm_weight);
-        op->linear.inv_freq = packed_keep(out, in, moved, op->linear.inv_freq);
-    }
+    int *names[OP_MAX_PACKED];
+    int count = op_packed_names(op, names);
+    for (int at = 0; at < count; at++)
+        *names[at] = packed_keep(out, in, moved, *names[at]);
 }
 
 static int value_keep(Graph *out, const Graph *in, int *moved, int value) {
@@ -331,6 +410,7 @@ bool graph_fuse(Graph *out, const Graph *in, Arena *a, Error *err) {
                 passes[pass].run(&f, &work.ops[at]);
     }
     *out = graph_new(a);
+    out->dtype = in->dtype;
     live_copy(out, &f);
     return graph_verify(out, err);
 }

@@ -1,26 +1,21 @@
-// One linear module of a checkpoint: finding its tensors, checking them, reading codes and scales.
+// One linear module of a checkpoint: finding its tensors and checking them. gptq_codes.c reads what
+// they hold.
 //
-//   W[n][k] = scales[g][n] * (code[k][n] - zero[g][n]),  g = k / group_size
-//   qweight  int32 [ceil(K * bits / 32), N]   codes along K, low bits first, one stream a column
-//   qzeros   int32 [G, ceil(N * bits / 32)]   the code of weight 0, along N
-//   scales   fp16  [G, N]
-//   g_idx    int32 [K]                        group of each input; absent means k / group_size
+//   qweight  int32 [ceil(K * bits / 32), N]
+//   qzeros   int32 [G, ceil(N * bits / 32)]
+//   scales   fp16, bf16 or fp32 [G, N]
+//   g_idx    int32 [K]     group of each input; absent means k / group_size
 //
-// Idea: tensor names and shapes decide, the configuration is compared with them. weight_read takes
-// all that the format allows as far as this reader goes; weight_supported says what the rest of the
-// compiler takes, so that a wider compiler changes one function.
+// Idea: tensor names and shapes decide, the configuration is compared with them.
 //
-// Source: gptqmodel/nn_modules/qlinear/__init__.py (packing), gptqmodel/utils/model.py (zero points
-// v1 and v2). Non-goals: quantizing, and repairing files whose label and tensors disagree.
+// Source: gptqmodel/nn_modules/qlinear/__init__.py, gptqmodel/utils/model.py.
+// Non-goals: quantizing, and repairing files whose label and tensors disagree.
 #include "compile.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { WORD_BITS = 32, PLAIN_BITS = 16, MAX_PERIOD = 3 };
-
-static const char SUPPORTED[] = "supported: 4 and 8 bits, symmetric, group_size 32, 64, multiples "
-                                "of 128 and -1, no act-order, fp16 scales";
 
 // ---- zero points --------------------------------------------------------------------------------
 
@@ -75,92 +70,6 @@ static const char *zeros_label(const Weight *w) {
     return "asymmetric";
 }
 
-int weight_zero(const Weight *w, int64_t group, int64_t n) {
-    (void)group, (void)n; // symmetric, as weight_supported ensured
-    return 1 << (w->bits - 1);
-}
-
-// ---- codes --------------------------------------------------------------------------------------
-
-// 4-bit fields of a word to bytes, low field first.
-static uint64_t nibbles_spread(uint32_t word) {
-    uint64_t x = word;
-    x = (x | x << 16) & 0x0000ffff0000ffff;
-    x = (x | x << 8) & 0x00ff00ff00ff00ff;
-    return (x | x << 4) & 0x0f0f0f0f0f0f0f0f;
-}
-
-void weight_codes(const Weight *w, int64_t n, int64_t k0, int64_t count, uint8_t *codes) {
-    int64_t columns = w->out_features;
-    for (int64_t at = 0; at < count; at++) {
-        int64_t bit = (k0 + at) * w->bits, word = bit / WORD_BITS, shift = bit % WORD_BITS;
-        uint32_t code = word_at(w->qweight->data, word * columns + n) >> shift;
-        if (shift + w->bits > WORD_BITS)
-            code |= word_at(w->qweight->data, (word + 1) * columns + n) << (WORD_BITS - shift);
-        codes[at] = (uint8_t)(code & ((1u << w->bits) - 1));
-    }
-}
-
-void weight_code_block(const Weight *w, int64_t n0, int64_t columns, int64_t k0, int64_t count,
-                       uint8_t *codes) {
-    int64_t per_word = WORD_BITS / w->bits; // exact for 4 and 8 bits
-    if ((w->bits != 4 && w->bits != 8) || k0 % per_word || count % per_word) {
-        for (int64_t column = 0; column < columns; column++)
-            weight_codes(w, n0 + column, k0, count, codes + column * count);
-        return;
-    }
-    for (int64_t step = 0; step < count / per_word; step++) {
-        const unsigned char *row =
-            w->qweight->data + ((k0 / per_word + step) * w->out_features + n0) * 4;
-        uint8_t *out = codes + step * per_word;
-        for (int64_t column = 0; column < columns; column++, out += count) {
-            uint32_t word = word_at(row, column);
-            uint64_t spread = nibbles_spread(word);
-            if (w->bits == 4)
-                memcpy(out, &spread, 8);
-            else
-                memcpy(out, &word, 4);
-        }
-    }
-}
-
-uint16_t weight_scale_half(const Weight *w, int64_t group, int64_t n) {
-    uint16_t half;
-    memcpy(&half, w->scales->data + (group * w->out_features + n) * 2, sizeof half);
-    return half;
-}
-
-void weight_halves(const Weight *w, int64_t n, int64_t k0, int64_t count, uint16_t *out) {
-    int64_t first = n * w->in_features + k0;
-    if (w->weight->type == TENSOR_F16) {
-        memcpy(out, w->weight->data + first * 2, (size_t)count * 2);
-        return;
-    }
-    for (int64_t at = 0; at < count; at++) {
-        float value;
-        tensor_read_f32(w->weight, first + at, 1, &value);
-        out[at] = half_from_float(value);
-    }
-}
-
-void weight_row(const Weight *w, int64_t n, float *row) {
-    enum { CHUNK = 64 };
-    uint8_t codes[CHUNK];
-    if (w->bits == PLAIN_BITS) {
-        tensor_read_f32(w->weight, n * w->in_features, w->in_features, row);
-        return;
-    }
-    for (int64_t k0 = 0; k0 < w->in_features; k0 += CHUNK) {
-        int64_t count = w->in_features - k0 < CHUNK ? w->in_features - k0 : CHUNK;
-        weight_codes(w, n, k0, count, codes);
-        for (int64_t at = 0; at < count; at++) {
-            int64_t group = (k0 + at) / w->group_size;
-            int difference = codes[at] - weight_zero(w, group, n);
-            row[k0 + at] = half_to_float(weight_scale_half(w, group, n)) * (float)difference;
-        }
-    }
-}
-
 // ---- tensors and their shapes -------------------------------------------------------------------
 
 // What the checks of one module need.
@@ -169,6 +78,7 @@ typedef struct Module {
     const Checkpoint *checkpoint;
     QuantEffective quant;
     const char *source; // file of the quantization configuration
+    const char *quantizer;
     Arena *arena;
     Error *err;
 } Module;
@@ -254,6 +164,21 @@ static bool qweight_check(Module *m) {
                 (long long)w->in_features, m->source, m->quant.bits);
 }
 
+// Is every scale exactly an fp16 number?
+static bool scales_are_half(const Tensor *t) {
+    enum { CHUNK = 512 };
+    float values[CHUNK];
+    int64_t count = t->shape[0] * t->shape[1];
+    for (int64_t first = 0; t->type != TENSOR_F16 && first < count; first += CHUNK) {
+        int64_t some = count - first < CHUNK ? count - first : CHUNK;
+        tensor_read_f32(t, first, some, values);
+        for (int64_t at = 0; at < some; at++)
+            if (half_to_float(half_from_float(values[at])) != values[at])
+                return false;
+    }
+    return true;
+}
+
 // Groups: one row of scales is one group whatever the label says; else the label must fit, or K
 // must fall into equal groups.
 static bool scales_check(Module *m) {
@@ -281,7 +206,29 @@ static bool scales_check(Module *m) {
              t->file, t->name, (long long)w->groups, (long long)w->group_size, (long long)size,
              m->source);
     }
+    w->scales_half = scales_are_half(t);
     return finite_check(m, t);
+}
+
+// The first number behind "gptqmodel:" in the names of who wrote the file; -1: somebody else.
+static int gptqmodel_major(const char *quantizer) {
+    const char *name = strstr(quantizer, "gptqmodel:");
+    return name ? (int)strtol(name + sizeof "gptqmodel:" - 1, NULL, 10) : -1;
+}
+
+// Version 1 of the format stores zero points less 1: GPTQModel subtracts from whole words (but for 3
+// bits since 7.0), everybody else from fields.
+static void zero_rule_choose(Module *m) {
+    Weight *w = m->w;
+    int major = gptqmodel_major(m->quantizer);
+    bool stored = w->format != QUANT_GPTQ || (w->bits >= 5 && w->bits <= 7);
+    bool words = major >= 0 && (w->bits != 3 || major < 7);
+    bool same = strcmp(w->zeros, stored ? "v2" : "v1") == 0;
+    w->zeros_default = w->sym || same;
+    w->zero_rule = w->zeros_default ? ZERO_MIDDLE
+                   : stored         ? ZERO_STORED
+                   : words          ? ZERO_WORD_LESS_ONE
+                                    : ZERO_FIELD_LESS_ONE;
 }
 
 static bool zeros_check(Module *m) {
@@ -290,11 +237,13 @@ static bool zeros_check(Module *m) {
     if (!t && !w->sym)
         return fail(m->err, ERR_CORRUPT, 307, "%s: %s is asymmetric but has no %s.qzeros",
                     w->qweight->file, w->qweight->name, w->module);
+    w->zeros_default = true;
     if (!t)
         return true;
     TRY(type_check(m, t, t->type == TENSOR_I32 || t->type == TENSOR_U32, "I32"));
     TRY(shape_check(m, t, w->groups, ceil_div(w->out_features * w->bits, WORD_BITS)));
     w->zeros = zeros_label(w);
+    zero_rule_choose(m);
     if (strcmp(w->zeros, "asymmetric") == 0) {
         if (w->sym)
             return fail(m->err, ERR_CORRUPT, 308,
@@ -311,7 +260,7 @@ static bool zeros_check(Module *m) {
     return true;
 }
 
-static int64_t index_at(const Tensor *t, int64_t k) {
+static int64_t g_idx_at(const Tensor *t, int64_t k) {
     int64_t wide;
     if (t->type == TENSOR_I32)
         return (int32_t)word_at(t->data, k);
@@ -331,7 +280,7 @@ static bool g_idx_check(Module *m) {
         return true;
     bool all_zero = true;
     for (int64_t k = 0; k < w->in_features; k++) {
-        int64_t group = index_at(t, k);
+        int64_t group = g_idx_at(t, k);
         if (group < -w->groups || group >= w->groups)
             return fail(m->err, ERR_CORRUPT, 309, "%s: %s[%lld] is %lld, there are %lld groups",
                         t->file, t->name, (long long)k, (long long)group, (long long)w->groups);
@@ -382,19 +331,6 @@ static bool bias_check(Module *m, bool wants_bias) {
 }
 
 // ---- the module ---------------------------------------------------------------------------------
-
-bool quant_effective(QuantEffective *out, const QuantConfig *q, const char *module, Error *err) {
-    *out = (QuantEffective){q->bits, q->group_size, q->sym, q->desc_act, q->format};
-    if (q->rule_count) {
-        char pattern[80];
-        const char *first = q->rules[0].pattern;
-        return fail(err, ERR_UNSUPPORTED, 320,
-                    "%s: \"dynamic\" has rules (the first is \"%s\"), which may change %s; rules "
-                    "are not supported",
-                    q->source, text_escape(pattern, sizeof pattern, first, strlen(first)), module);
-    }
-    return true;
-}
 
 static bool quantized_read(Module *m, bool wants_bias) {
     Weight *w = m->w;
@@ -449,10 +385,11 @@ static bool module_read(Module *m, const QuantConfig *q, bool wants_bias) {
                     q->source, w->qweight->name);
     TRY(quant_effective(&m->quant, q, w->module, m->err));
     m->source = q->source;
+    m->quantizer = q->quantizer ? q->quantizer : "";
     return quantized_read(m, wants_bias);
 }
 
-bool weight_read(Weight *out, const Checkpoint *c, const QuantConfig *q, const char *module,
+bool weight_open(Weight *out, const Checkpoint *c, const QuantConfig *q, const char *module,
                  int64_t in_features, int64_t out_features, bool wants_bias, Arena *a, Error *err) {
     const Weight blank = {
         .module = arena_strndup(a, module, strlen(module)),
@@ -473,70 +410,6 @@ bool weight_read(Weight *out, const Checkpoint *c, const QuantConfig *q, const c
         return false; // the message about the configuration that should win stays
     note(&out->notes, a, "%s: the tensors fit %s, not %s", module, q->other->source, q->source);
     return true;
-}
-
-// ---- what the rest of the compiler takes --------------------------------------------------------
-
-// The first element of a plain weight that fp16 cannot hold exactly; -1: none.
-static int64_t inexact_element(const Tensor *t) {
-    enum { CHUNK = 4096 };
-    float values[CHUNK];
-    int64_t total = (int64_t)(t->bytes / (t->type == TENSOR_F32 ? 4 : 2));
-    for (int64_t first = 0; t->type != TENSOR_F16 && first < total; first += CHUNK) {
-        int64_t count = total - first < CHUNK ? total - first : CHUNK;
-        tensor_read_f32(t, first, count, values);
-        for (int64_t at = 0; at < count; at++) {
-            float half = half_to_float(half_from_float(values[at]));
-            if (memcmp(&half, &values[at], sizeof half) != 0)
-                return first + at;
-        }
-    }
-    return -1;
-}
-
-static bool plain_supported(const Weight *w, Error *err) {
-    int64_t at = inexact_element(w->weight);
-    if (at < 0)
-        return true;
-    float value;
-    tensor_read_f32(w->weight, at, 1, &value);
-    return fail(err, ERR_UNSUPPORTED, 330,
-                "%s: %s is %s and fp16 cannot hold element %lld = %g exactly; supported: fp16",
-                w->weight->file, w->weight->name, tensor_type_name(w->weight->type), (long long)at,
-                (double)value);
-}
-
-bool weight_supported(const Weight *w, Error *err) {
-    if (w->bits == PLAIN_BITS)
-        return plain_supported(w, err);
-    int64_t size = w->group_size;
-    bool group_good = w->groups == 1 || size == 32 || size == 64 || size % 128 == 0;
-    const Tensor *t = w->qweight;
-    if (w->bits != 4 && w->bits != 8)
-        return fail(err, ERR_UNSUPPORTED, 331, "%s: %s has %d bits; %s", t->file, t->name, w->bits,
-                    SUPPORTED);
-    if (!w->sym)
-        return fail(err, ERR_UNSUPPORTED, 332, "%s: %s is asymmetric (sym false); %s", t->file,
-                    t->name, SUPPORTED);
-    if (w->format == QUANT_GPTQ_P)
-        return fail(err, ERR_UNSUPPORTED, 333,
-                    "%s: %s has the format gptq_p; supported: gptq, gptq_v2", t->file, t->name);
-    if (w->act_order)
-        return fail(err, ERR_UNSUPPORTED, 334, "%s: %s is not sequential (act-order); %s",
-                    w->g_idx->file, w->g_idx->name, SUPPORTED);
-    if (!group_good)
-        return fail(err, ERR_UNSUPPORTED, 335, "%s: %s has groups of %lld; %s", w->scales->file,
-                    w->scales->name, (long long)size, SUPPORTED);
-    if (w->scales->type != TENSOR_F16)
-        return fail(err, ERR_UNSUPPORTED, 336, "%s: %s has dtype %s; %s", w->scales->file,
-                    w->scales->name, tensor_type_name(w->scales->type), SUPPORTED);
-    return true;
-}
-
-bool weight_open(Weight *out, const Checkpoint *c, const QuantConfig *q, const char *module,
-                 int64_t in_features, int64_t out_features, bool wants_bias, Arena *a, Error *err) {
-    return weight_read(out, c, q, module, in_features, out_features, wants_bias, a, err) &&
-           weight_supported(out, err);
 }
 
 bool quant_require(const Checkpoint *c, const QuantConfig *q, Error *err) {

@@ -45,13 +45,39 @@ const double *interp_value(const Interp *in, int value) {
 
 // ---- weights ------------------------------------------------------------------------------------
 
-// All parts below each other, in the order of their features (no row order). [N, K]
+// Row n of a part as the linear's inputs want it; n = -1: zeros. raw: room for a checkpoint row.
+static void weight_ordered(const PackedTensor *t, const Weight *w, int64_t n, const int32_t *order,
+                           float *raw, float *row) {
+    if (n < 0) {
+        memset(row, 0, (size_t)t->in_features * sizeof *row);
+        return;
+    }
+    weight_row(w, n, order ? raw : row);
+    for (int64_t k = 0; order && k < t->in_features; k++)
+        row[k] = order[k] < 0 ? 0 : raw[order[k]];
+}
+
+// All parts below each other, in the order of their features (no row order). [experts][N, K]
 static float *weights_dequantize(const PackedTensor *t, Arena *a) {
-    float *all = ARENA_NEW(a, float, t->out_features * t->in_features), *row = all;
-    for (int part = 0; part < t->part_count; part++)
-        for (int64_t n = 0; n < t->parts[part]->out_features; n++, row += t->in_features)
-            weight_row(t->parts[part], n, row);
+    float *all = ARENA_NEW(a, float, t->experts * t->out_features * t->in_features), *row = all;
+    float *raw = ARENA_NEW(a, float, t->parts[0]->in_features);
+    for (int expert = 0; expert < t->experts; expert++)
+        for (int part = 0; part < t->part_count; part++) {
+            const Weight *w = t->parts[expert * t->part_count + part];
+            const int32_t *order = t->input_order ? t->input_order + expert * t->in_features : NULL;
+            const int32_t *rows =
+                t->row_order ? t->row_order + expert * t->out_features / 2 : NULL;
+            int64_t features = rows ? t->out_features / 2 : w->out_features;
+            for (int64_t f = 0; f < features; f++, row += t->in_features)
+                weight_ordered(t, w, rows ? rows[f] : f, order, raw, row);
+        }
     return all;
+}
+
+static const float *weights_of(Interp *in, int packed) {
+    if (!in->weights[packed])
+        in->weights[packed] = weights_dequantize(&in->graph->packed[packed], in->arena);
+    return in->weights[packed];
 }
 
 // Eight partial sums: independent, so that the loop is not one chain of additions.
@@ -69,21 +95,36 @@ static double dot(const float *w, const double *x, int64_t count) {
 
 // ---- functions of rows --------------------------------------------------------------------------
 
-static void norm_rows(const double *x, const float *w, int64_t width, int64_t tokens, float eps,
-                      double *y) {
-    for (int64_t t = 0; t < tokens; t++) {
+// Rows of `width`; with an order of `outs` elements, out[k] = normed[order[k]].
+typedef struct NormSpec {
+    const float *weight;
+    const int32_t *order; // NULL: none
+    int64_t width, outs;
+    float eps;
+} NormSpec;
+
+static void norm_rows(const double *x, const NormSpec *n, int64_t rows, double *y) {
+    for (int64_t t = 0; t < rows; t++, x += n->width, y += n->outs) {
         double squares = 0;
-        for (int64_t i = 0; i < width; i++)
-            squares += x[t * width + i] * x[t * width + i];
-        double scale = 1 / sqrt(squares / (double)width + (double)eps);
-        for (int64_t i = 0; i < width; i++)
-            y[t * width + i] = x[t * width + i] * scale * (double)w[i];
+        for (int64_t i = 0; i < n->width; i++)
+            squares += x[i] * x[i];
+        double scale = 1 / sqrt(squares / (double)n->width + (double)n->eps);
+        for (int64_t i = 0; i < n->outs; i++) {
+            int64_t from = n->order ? n->order[i] : i;
+            y[i] = from < 0 ? 0 : x[from] * scale * (double)n->weight[i];
+        }
     }
+}
+
+static double softcap(double x, float cap) {
+    return cap > 0 ? (double)cap * tanh(x / (double)cap) : x;
 }
 
 static double activation(Activation act, double x) {
     if (act == ACT_SILU)
         return x / (1 + exp(-x));
+    if (act == ACT_GELU)
+        return 0.5 * x * (1 + erf(x / sqrt(2)));
     return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
 }
 
@@ -114,21 +155,22 @@ static void cache_append(Interp *in, int layer, const double *k, const double *v
     }
 }
 
+// Over keys [first, visible).
 static void attention_head(const Interp *in, const Op *op, const double *q, int64_t kv_head,
-                           int64_t visible, double *scores, double *out) {
+                           int64_t first, int64_t visible, double *scores, double *out) {
     const LayerCache *cache = &in->caches[op->layer];
     int64_t head_dim = op->attention.head_dim;
     double top = -HUGE_VAL, total = 0;
-    for (int64_t j = 0; j < visible; j++) {
+    for (int64_t j = first; j < visible; j++) {
         const double *key = cache->keys + j * in->kv_width + kv_head * head_dim;
         double score = 0;
         for (int64_t i = 0; i < head_dim; i++)
             score += q[i] * key[i];
-        scores[j] = score * (double)op->attention.scale;
+        scores[j] = softcap(score * (double)op->attention.scale, op->attention.softcap);
         top = scores[j] > top ? scores[j] : top;
     }
     memset(out, 0, (size_t)head_dim * sizeof *out);
-    for (int64_t j = 0; j < visible; j++) {
+    for (int64_t j = first; j < visible; j++) {
         double weight = exp(scores[j] - top);
         const double *value = cache->values + j * in->kv_width + kv_head * head_dim;
         total += weight;
@@ -148,30 +190,39 @@ static void run_embed(Interp *in, const Op *op, const int32_t *ids, int64_t toke
     for (int64_t t = 0; t < tokens; t++) {
         weight_row(table->parts[0], ids[t], row);
         for (int64_t i = 0; i < width; i++)
-            in->values[op->output][t * width + i] = (double)row[i];
+            in->values[op->output][t * width + i] =
+                (double)row[i] * (double)op->embed.scale;
     }
 }
 
-// y[t, n] in feature order, with bias, before the epilogue.
+// Which of y's features a packed row is; -1: padding.
+static int64_t packed_feature(const PackedTensor *t, int64_t row) {
+    if (t->order == ROWS_GATE_UP) { // also where row_order names others
+        int64_t feature = row / 16 * 8 + row % 8;
+        return feature < t->out_features / 2 ? row % 16 / 8 * (t->out_features / 2) + feature : -1;
+    }
+    int part;
+    int64_t feature, first = 0;
+    packed_row(t, row, &part, &feature);
+    for (int before = 0; feature >= 0 && before < part; before++)
+        first += t->parts[before]->out_features;
+    return feature < 0 ? -1 : first + feature;
+}
+
+// y[t, n] = scale * (x W^T + bias) in feature order, before the epilogue.
 static void linear_product(const PackedTensor *t, const float *weights, const PackedTensor *bias,
-                           const double *x, int64_t tokens, double *y) {
+                           float scale, const double *x, int64_t tokens, double *y) {
     int64_t k = t->in_features, n = t->out_features;
     for (int64_t row = 0; row < n; row++)
         for (int64_t token = 0; token < tokens; token++)
             y[token * n + row] = dot(weights + row * k, x + token * k, k);
-    if (!bias)
-        return;
-    for (int64_t row = 0; row < t->rows; row++) { // the bias is stored in packed row order
-        int part;
-        int64_t feature, first = 0;
-        packed_row(t, row, &part, &feature);
-        if (feature < 0)
-            continue;
-        for (int before = 0; before < part; before++)
-            first += t->parts[before]->out_features;
-        for (int64_t token = 0; token < tokens; token++)
-            y[token * n + first + feature] += (double)bias->values[row];
+    for (int64_t row = 0; bias && row < t->rows; row++) { // stored in packed row order
+        int64_t feature = packed_feature(t, row);
+        for (int64_t token = 0; feature >= 0 && token < tokens; token++)
+            y[token * n + feature] += (double)bias->values[row];
     }
+    for (int64_t i = 0; scale != 1 && i < tokens * n; i++)
+        y[i] *= (double)scale;
 }
 
 static void epilogue_act_mul(const Op *op, const double *y, int64_t n, int64_t tokens,
@@ -199,21 +250,26 @@ static void run_linear(Interp *in, const Op *op, int64_t tokens) {
     const PackedTensor *t = &g->packed[packed];
     const double *x = in->values[op->inputs[0]];
     double *out = in->values[op->output];
-    if (!in->weights[packed])
-        in->weights[packed] = weights_dequantize(t, in->arena);
     if (op->linear.prologue == PROLOGUE_NORM) {
+        NormSpec norm = {.weight = g->packed[op->linear.norm_weight].values,
+                         .width = g->values[op->inputs[0]].width,
+                         .outs = t->in_features,
+                         .eps = op->linear.eps};
+        if (op->linear.norm_order >= 0)
+            norm.order = g->packed[op->linear.norm_order].indices;
         double *normed = ARENA_NEW(in->arena, double, tokens * t->in_features);
-        norm_rows(x, g->packed[op->linear.norm_weight].values, t->in_features, tokens,
-                  op->linear.eps, normed);
+        norm_rows(x, &norm, tokens, normed);
         x = normed;
     }
     int64_t n = t->out_features;
     double *y = ARENA_NEW(in->arena, double, tokens * n);
-    linear_product(t, in->weights[packed], op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias],
-                   x, tokens, y);
+    linear_product(t, weights_of(in, packed),
+                   op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale, x,
+                   tokens, y);
     switch (op->linear.epilogue) {
     case EPILOGUE_STORE:
-        memcpy(out, y, (size_t)(tokens * n) * sizeof *y);
+        for (int64_t i = 0; i < tokens * n; i++)
+            out[i] = softcap(y[i], op->linear.softcap);
         break;
     case EPILOGUE_ADD:
         for (int64_t i = 0; i < tokens * n; i++)
@@ -232,20 +288,124 @@ void interp_linear(const Graph *g, const Op *op, const double *x, int64_t tokens
     const PackedTensor *t = &g->packed[op->linear.weight];
     Arena arena = {0};
     linear_product(t, weights_dequantize(t, &arena),
-                   op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], x, tokens, y);
+                   op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale, x,
+                   tokens, y);
     arena_free(&arena);
 }
 
 static void run_attention(Interp *in, const Op *op, int64_t tokens) {
     int64_t heads = op->attention.heads, head_dim = op->attention.head_dim;
-    int64_t per_kv = heads / op->attention.kv_heads;
+    int64_t per_kv = heads / op->attention.kv_heads, width = heads * head_dim;
+    const int32_t *places =
+        op->attention.places < 0 ? NULL : in->graph->packed[op->attention.places].indices;
     double *scores = ARENA_NEW(in->arena, double, in->length + tokens);
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t head = 0; head < heads; head++) {
-            int64_t at = (t * heads + head) * head_dim;
-            attention_head(in, op, in->values[op->inputs[0]] + at, head / per_kv,
-                           in->length + t + 1, scores, in->values[op->output] + at);
+    double *row = ARENA_NEW(in->arena, double, width);
+    for (int64_t t = 0; t < tokens; t++) {
+        int64_t visible = in->length + t + 1, window = op->attention.window;
+        int64_t first = window > 0 && visible > window ? visible - window : 0;
+        double *out = in->values[op->output] + t * width;
+        for (int64_t head = 0; head < heads; head++)
+            attention_head(in, op, in->values[op->inputs[0]] + t * width + head * head_dim,
+                           head / per_kv, first, visible, scores, row + head * head_dim);
+        for (int64_t i = 0; i < width; i++)
+            out[places ? places[i] : i] = row[i];
+    }
+}
+
+// ---- experts ------------------------------------------------------------------------------------
+
+static void route_token(const Op *op, const double *logits, double *routes) {
+    int64_t experts = op->route.experts, top_k = op->route.top_k;
+    double top = -HUGE_VAL, total = 0, chosen = 0;
+    for (int64_t e = 0; e < experts; e++)
+        top = logits[e] > top ? logits[e] : top;
+    for (int64_t e = 0; e < experts; e++)
+        total += exp(logits[e] - top);
+    for (int64_t j = 0; j < top_k; j++) {
+        int64_t best = -1;
+        for (int64_t e = 0; e < experts; e++) {
+            bool taken = false;
+            for (int64_t before = 0; before < j; before++)
+                taken = taken || (int64_t)routes[before] == e;
+            if (!taken && (best < 0 || logits[e] > logits[best]))
+                best = e;
         }
+        routes[j] = (double)best;
+        routes[top_k + j] = exp(logits[best] - top) / total;
+        chosen += routes[top_k + j];
+    }
+    for (int64_t j = 0; op->route.normalize && j < top_k; j++)
+        routes[top_k + j] /= chosen;
+}
+
+// y = W_e x of the expert in choice j of a token; false: it is not in this stack.
+static bool expert_product(Interp *in, const Op *op, double choice, const double *x, double *y) {
+    const Graph *g = in->graph;
+    const PackedTensor *t = &g->packed[op->experts.weight];
+    int64_t k = t->in_features, n = t->out_features, slot = (int64_t)choice;
+    if (op->experts.slots >= 0)
+        slot = g->packed[op->experts.slots].indices[slot];
+    if (slot < 0)
+        return false;
+    const float *weights = weights_of(in, op->experts.weight) + slot * n * k;
+    double *ordered = ARENA_NEW(in->arena, double, k);
+    for (int64_t i = 0; i < k; i++) {
+        int64_t from = op->experts.order < 0
+                           ? i
+                           : g->packed[op->experts.order].indices[slot * k + i];
+        ordered[i] = from < 0 ? 0 : x[from];
+    }
+    for (int64_t row = 0; row < n; row++)
+        y[row] = dot(weights + row * k, ordered, k);
+    return true;
+}
+
+static void run_experts(Interp *in, const Op *op, int64_t tokens) {
+    const Graph *g = in->graph;
+    const PackedTensor *t = &g->packed[op->experts.weight];
+    bool up = op->kind == OP_EXPERTS_UP;
+    int64_t top_k = op->experts.top_k, n = t->out_features;
+    int64_t in_width = g->values[op->inputs[0]].width, out_width = g->values[op->output].width;
+    double *y = ARENA_NEW(in->arena, double, n);
+    for (int64_t token = 0; token < tokens; token++) {
+        const double *routes = in->values[op->inputs[1]] + token * 2 * top_k;
+        const double *x = in->values[op->inputs[0]] + token * in_width;
+        double *out = in->values[op->output] + token * out_width;
+        memset(out, 0, (size_t)out_width * sizeof *out);
+        for (int64_t j = 0; j < top_k; j++) {
+            const double *from = up ? x : x + j * t->in_features;
+            if (!expert_product(in, op, routes[j], from, y))
+                continue;
+            for (int64_t i = 0; up && i < n / 2; i++)
+                out[j * n / 2 + i] = activation(op->experts.act, y[i]) * y[n / 2 + i];
+            for (int64_t i = 0; !up && i < n; i++)
+                out[i] += routes[top_k + j] * y[i];
+        }
+    }
+}
+
+// ---- the rest -----------------------------------------------------------------------------------
+
+static void run_norm(Interp *in, const Op *op, int64_t tokens) {
+    const Graph *g = in->graph;
+    int64_t width = op->norm.width, rows = tokens * g->values[op->inputs[0]].width / width;
+    NormSpec norm = {.weight = g->packed[op->norm.weight].values,
+                     .width = width,
+                     .outs = op->norm.order < 0 ? width : g->values[op->output].width,
+                     .eps = op->norm.eps};
+    if (op->norm.order >= 0)
+        norm.order = g->packed[op->norm.order].indices;
+    norm_rows(in->values[op->inputs[0]], &norm, rows, in->values[op->output]);
+}
+
+static void run_permute(Interp *in, const Op *op, int64_t tokens) {
+    const Graph *g = in->graph;
+    const int32_t *order = g->packed[op->permute.order].indices;
+    int64_t in_width = g->values[op->inputs[0]].width, out_width = g->values[op->output].width;
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t k = 0; k < out_width; k++)
+            in->values[op->output][t * out_width + k] =
+                order[k] < 0 ? 0 : in->values[op->inputs[0]][t * in_width + order[k]];
 }
 
 static void run_simple(Interp *in, const Op *op, int64_t tokens) {
@@ -255,9 +415,6 @@ static void run_simple(Interp *in, const Op *op, int64_t tokens) {
     int64_t width = g->values[op->inputs[0]].width;
     double *out = op->output < 0 ? NULL : in->values[op->output];
     switch (op->kind) {
-    case OP_NORM:
-        norm_rows(a, g->packed[op->norm.weight].values, width, tokens, op->norm.eps, out);
-        break;
     case OP_ROPE:
         memcpy(out, a, (size_t)(tokens * width) * sizeof *out);
         rope_rows(out, width, op->rope.heads, op->rope.head_dim, &g->packed[op->rope.inv_freq],
@@ -272,11 +429,19 @@ static void run_simple(Interp *in, const Op *op, int64_t tokens) {
         break;
     case OP_ADD:
         for (int64_t i = 0; i < tokens * width; i++)
-            out[i] = a[i] + b[i];
+            out[i] = a[i] + (double)op->add.scale * b[i];
         break;
     case OP_GATHER: // the oracle gives the logits of every token
         memcpy(out, a, (size_t)(tokens * width) * sizeof *out);
         break;
+    case OP_ROUTE:
+        for (int64_t t = 0; t < tokens; t++)
+            route_token(op, a + t * width, out + t * 2 * op->route.top_k);
+        break;
+    case OP_NORM:
+    case OP_PERMUTE:
+    case OP_EXPERTS_UP:
+    case OP_EXPERTS_DOWN:
     case OP_EMBED:
     case OP_LINEAR:
     case OP_ATTENTION:
@@ -291,6 +456,12 @@ static void run_op(Interp *in, const Op *op, const int32_t *ids, int64_t tokens)
             ARENA_NEW(in->arena, double, tokens * in->graph->values[op->output].width);
     if (op->kind == OP_EMBED)
         run_embed(in, op, ids, tokens);
+    else if (op->kind == OP_NORM)
+        run_norm(in, op, tokens);
+    else if (op->kind == OP_PERMUTE)
+        run_permute(in, op, tokens);
+    else if (op->kind == OP_EXPERTS_UP || op->kind == OP_EXPERTS_DOWN)
+        run_experts(in, op, tokens);
     else if (op->kind == OP_LINEAR)
         run_linear(in, op, tokens);
     else if (op->kind == OP_ATTENTION)

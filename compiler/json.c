@@ -234,6 +234,39 @@ static bool fail_type(Error *err, int id, const cJSON *item, const char *file,
                 expected);
 }
 
+static cJSON *node_keep(const cJSON *from, Arena *a) {
+    cJSON *node = ARENA_NEW(a, cJSON, 1);
+    *node = (cJSON){.type = from->type,
+                    .valueint = from->valueint,
+                    .valuedouble = from->valuedouble};
+    if (from->string)
+        node->string = arena_strndup(a, from->string, strlen(from->string));
+    if (from->valuestring)
+        node->valuestring = arena_strndup(a, from->valuestring, strlen(from->valuestring));
+    return node;
+}
+
+static void children_keep(cJSON *to, const cJSON *from, Arena *a) {
+    cJSON **link = &to->child, *last = NULL;
+    for (const cJSON *child = from->child; child; child = child->next) {
+        *link = node_keep(child, a);
+        (*link)->prev = last;
+        last = *link;
+        link = &last->next;
+    }
+    if (to->child)
+        to->child->prev = last; // cJSON keeps the last one there
+}
+
+const cJSON *json_keep(const cJSON *object, Arena *a) {
+    cJSON *copy = node_keep(object, a);
+    children_keep(copy, object, a);
+    cJSON *to = copy->child;
+    for (const cJSON *from = object->child; from; from = from->next, to = to->next)
+        children_keep(to, from, a);
+    return copy;
+}
+
 bool json_int(const cJSON *object, const char *key, int64_t *value, const char *file, Error *err) {
     const cJSON *item = json_get(object, key);
     double number;

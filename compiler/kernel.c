@@ -15,6 +15,12 @@ const Kernel *const kernel_table[] = { // ORDER KERNELS
     &kernel_cpu_embed,
     &kernel_cpu_norm,
     &kernel_cpu_gather,
+    &kernel_cpu_rope,
+    &kernel_cpu_kv_append,
+    &kernel_cpu_act_mul,
+    &kernel_cpu_add,
+    &kernel_cpu_permute,
+    &kernel_cpu_route,
     &kernel_cpu_linear,
     &kernel_cpu_attention,
 };

@@ -25,6 +25,7 @@ static inline void kv_params(Params *params, const Plan *p, int64_t heads, int64
     params_set(params, "PAGES_PER_SEQ", p->batch.pages_per_seq);
     params_set(params, "KV_PAGE_BYTES", p->info.kv_page_bytes);
     params_set(params, "KV_LAYER_STRIDE", p->info.kv_layer_stride);
+    params_set(params, "KV_BF16", p->info.kv_dtype == DTYPE_BF16);
 }
 
 // Limited by memory or by arithmetic, plus the barrier behind the step.

@@ -17,7 +17,7 @@ enum {
 };
 
 static int64_t records(const PackedTensor *t) {
-    return t->k_padded / record_geometry(t->bits, t->group).k;
+    return t->k_padded / record_geometry(t).k;
 }
 
 // The most even split of the records, the larger count among equals.
@@ -52,7 +52,7 @@ typedef struct Shape {
 
 static Shape shape_of(const Problem *p) {
     const PackedTensor *t = linear_weight(p);
-    Record r = record_geometry(t->bits, t->group);
+    Record r = record_geometry(t);
     return (Shape){.records = t->k_padded / r.k,
                    .record_k = r.k,
                    .record_bytes = r.bytes,
@@ -186,7 +186,7 @@ static Cost cost(const Problem *p, const Params *params) {
     double full = turns * blocks / (double)passes(p, params); // 1: all blocks equally loaded
     double stream_us = (double)w->bytes * full / (t->bandwidth_gbs * 1e3);
     // wavefronts of 128 bytes per 512 bytes of weights: in, out, and fragments of activations
-    double tile_k = (double)record_geometry(w->bits, w->group).tile_k;
+    double tile_k = (double)record_geometry(w).tile_k;
     double waves = 8 + tile_k / 8 * halves / (double)params_get(params, "TILES");
     double clock_ghz = 1.6, in_use = blocks < t->sms ? blocks : t->sms;
     double shared_us = (double)w->bytes * full / 512 * waves / (in_use * clock_ghz * 1e3);

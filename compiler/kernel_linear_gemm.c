@@ -19,7 +19,7 @@ enum {
 };
 
 static int64_t stage_bytes(const PackedTensor *t, GemmVariant v) {
-    Record r = record_geometry(t->bits, t->group);
+    Record r = record_geometry(t);
     int64_t groups = t->bits == 16 ? 0 : t->group >= STEP_K ? 1 : STEP_K / t->group;
     int64_t tile_bytes = groups * SCALE_BLOCK_BYTES + STEP_K / r.tile_k * TILE_BYTES;
     return ROW_WARPS * v.warp_tiles * tile_bytes + (int64_t)v.block_tokens * X_ROW_BYTES;
@@ -74,7 +74,7 @@ static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
                  DECODE_TOKENS_LIMIT);
         return false;
     }
-    Record r = record_geometry(t->bits, t->group);
+    Record r = record_geometry(t);
     if (t->rows / TILE_ROWS * (t->k_padded / r.k) * r.bytes > UINT32_MAX ||
         p->max_tokens * t->in_features > UINT32_MAX) {
         snprintf(reason, REASON_BYTES, "offsets of [%lld, %lld] or of its inputs pass 32 bits",

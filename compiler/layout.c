@@ -5,25 +5,32 @@
 
 enum { TENSOR_ALIGN = 256, PLAIN_RECORD_K = 64 };
 
-Record record_geometry(int bits, int group) {
-    int64_t tile_k = TILE_BYTES * 8 / bits / TILE_ROWS;
-    int64_t k = bits == 16 ? PLAIN_RECORD_K : group > tile_k ? group : tile_k;
+Record record_geometry(const PackedTensor *t) {
+    bool plain = t->bits == 16;
+    int64_t tile_k = TILE_BYTES * 8 / t->bits / TILE_ROWS;
+    int64_t k = plain ? PLAIN_RECORD_K : t->group > tile_k ? t->group : tile_k;
     Record r = {.k = k,
                 .tile_k = tile_k,
                 .tiles = (int)(k / tile_k),
-                .groups = bits == 16 ? 0 : (int)(k / group)};
-    r.bytes = (int64_t)r.groups * SCALE_BLOCK_BYTES + (int64_t)r.tiles * TILE_BYTES;
+                .groups = plain ? 0 : (int)(k / t->group),
+                .scale_bytes = t->scale_f32 ? 2 * SCALE_BLOCK_BYTES : SCALE_BLOCK_BYTES,
+                .zero_bytes = t->zeros ? SCALE_BLOCK_BYTES : 0};
+    r.bytes = (int64_t)r.groups * (r.scale_bytes + r.zero_bytes) + (int64_t)r.tiles * TILE_BYTES;
     return r;
 }
 
 static bool linear_layout(PackedTensor *t, Error *err) {
-    Record r = record_geometry(t->bits, t->group);
+    Record r = record_geometry(t);
     assert(t->rows % TILE_ROWS == 0 && t->k_padded % r.k == 0);
     size_t records, bytes;
     if (!size_mul((size_t)(t->rows / TILE_ROWS), (size_t)(t->k_padded / r.k), &records) ||
         !size_mul(records, (size_t)r.bytes, &bytes) || bytes > INT64_MAX / 2)
         return fail(err, ERR_UNSUPPORTED, 460, "%s: [%lld, %lld] is too large", t->name,
                     (long long)t->out_features, (long long)t->in_features);
+    t->expert_bytes = (int64_t)bytes;
+    if (!size_mul(bytes, (size_t)t->experts, &bytes) || bytes > INT64_MAX / 2)
+        return fail(err, ERR_UNSUPPORTED, 466, "%s: %d experts of %lld bytes are too large",
+                    t->name, t->experts, (long long)t->expert_bytes);
     t->bytes = (int64_t)bytes;
     return true;
 }
@@ -35,7 +42,7 @@ bool weights_layout(Graph *g, int64_t *bytes, Error *err) {
         if (t->kind == PACKED_LINEAR)
             TRY(linear_layout(t, err));
         else
-            t->bytes = t->count * (int64_t)sizeof(float);
+            t->bytes = t->count * 4; // fp32 or int32
         t->offset = (int64_t)at;
         at = round_up(at + (uint64_t)t->bytes, TENSOR_ALIGN);
         if (at > INT64_MAX / 2)
@@ -71,7 +78,7 @@ void packed_row(const PackedTensor *t, int64_t row, int *part, int64_t *n) {
     if (t->order == ROWS_GATE_UP) {
         *part = (int)(row % TILE_ROWS / 8);
         *n = row / TILE_ROWS * 8 + row % 8;
-        if (*n >= t->parts[0]->out_features)
+        if (*n >= t->out_features / 2)
             *n = -1;
         return;
     }

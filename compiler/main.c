@@ -35,20 +35,26 @@ typedef struct Build {
 static int64_t max_seq_len(const Build *b) {
     int64_t limit = b->config.max_position_embeddings;
     int64_t asked = b->options->max_seq_len;
-    return asked && asked < limit ? asked : limit;
+    return !asked ? rope_short_limit(&b->config) : asked < limit ? asked : limit;
+}
+
+// Activations on a GPU: what the model was trained in, since bf16 has a range that fp16 lacks. The
+// residual stream is fp32 in any case.
+static ModelDType model_dtype(const Build *b) {
+    static const ModelDType choices[] = {DTYPE_FP16, DTYPE_FP16, DTYPE_BF16}; // ORDER of --dtype
+    if (b->options->dtype == 0 && b->config.dtype == DTYPE_BF16)
+        return DTYPE_BF16;
+    return choices[b->options->dtype];
 }
 
 static bool model_read(Build *b, Error *err) {
     progress_begin(&b->progress, "read");
     TRY(checkpoint_open(&b->checkpoint, b->options->model, b->arena, err));
     TRY(config_read(&b->config, b->options->model, b->arena, err));
-    const Arch *arch = arch_find(b->config.architecture);
-    if (!arch)
-        return fail(err, ERR_UNSUPPORTED, 630,
-                    "%s/config.json: architecture %s is not supported; supported: LlamaForCausalLM",
-                    b->config.dir, b->config.architecture);
+    const Arch *arch = arch_find(b->config.architecture); // config_read refused others
     Graph unfused = graph_new(b->arena);
-    TRY(arch->build(&unfused, &b->config, &b->checkpoint, max_seq_len(b), b->arena, err));
+    unfused.dtype = model_dtype(b);
+    TRY(arch_build(arch, &unfused, &b->config, &b->checkpoint, max_seq_len(b), b->arena, err));
     TRY(graph_verify(&unfused, err));
     TRY(graph_fuse(&b->graph, &unfused, b->arena, err));
     TRY(graph_verify(&b->graph, err));

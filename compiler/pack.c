@@ -17,17 +17,24 @@ enum { BAND_TILES = 4, BAND_ROWS = BAND_TILES * TILE_ROWS, CHUNK_K = 1024 };
 
 // Where the packed rows of a band come from.
 typedef struct BandRows {
-    int part[BAND_ROWS];
-    int64_t n[BAND_ROWS]; // -1: padding
-    int order[BAND_ROWS]; // the rows, sorted so that neighbouring features follow each other
+    const Weight *part[BAND_ROWS];
+    int64_t n[BAND_ROWS];   // -1: padding
+    int order[BAND_ROWS];   // the rows, sorted so that neighbouring features follow each other
+    const int32_t *inputs;  // input_order of the expert, NULL: none
 } BandRows;
 
-static BandRows band_rows(const PackedTensor *t, int64_t first) {
-    BandRows b;
+// Row `first` counts from the first row of the expert.
+static BandRows band_rows(const PackedTensor *t, int64_t expert, int64_t first) {
+    BandRows b = {.inputs = t->input_order ? t->input_order + expert * t->in_features : NULL};
+    const int32_t *places = t->row_order ? t->row_order + expert * t->out_features / 2 : NULL;
     for (int row = 0; row < BAND_ROWS; row++) {
+        int part = 0;
         b.n[row] = -1;
         if (first + row < t->rows)
-            packed_row(t, first + row, &b.part[row], &b.n[row]);
+            packed_row(t, first + row, &part, &b.n[row]);
+        b.part[row] = t->parts[expert * t->part_count + part];
+        if (places && b.n[row] >= 0)
+            b.n[row] = places[b.n[row]];
         // Paired orders: rows 0..7 of all tiles are one run of features, rows 8..15 another.
         int half = row / (BAND_ROWS / 2), in_half = row % (BAND_ROWS / 2);
         b.order[row] = t->order == ROWS_PLAIN ? row
@@ -100,51 +107,148 @@ typedef struct Scratch {
     uint8_t codes[BAND_ROWS * CHUNK_K]; // [row][CHUNK_K]
     uint8_t run[BAND_ROWS * CHUNK_K];   // [column of a run][count]
     uint16_t halves[BAND_ROWS * CHUNK_K];
+    uint8_t *natural; // [row][checkpoint's K]: codes of a band with another order of inputs
 } Scratch;
 
-static void codes_read(const PackedTensor *t, const BandRows *b, int64_t k0, int64_t count,
-                       Scratch *s) {
-    int64_t real = t->in_features - k0 < count ? t->in_features - k0 : count;
-    memset(s->codes, 1 << (t->bits - 1), sizeof s->codes); // padding: the code of 0
+// Codes of inputs [k0, k0 + count) of all rows, as the checkpoint orders them, to out[row][stride].
+static void codes_unpack(const BandRows *b, int64_t k0, int64_t count, Scratch *s, uint8_t *out,
+                         int64_t stride) {
     for (int at = 0, length; at < BAND_ROWS; at += length) {
         int first = b->order[at];
         length = run_length(b, at);
         if (b->n[first] < 0)
             continue;
-        weight_code_block(t->parts[b->part[first]], b->n[first], length, k0, real, s->run);
+        weight_code_block(b->part[first], b->n[first], length, k0, count, s->run);
         for (int i = 0; i < length; i++)
-            memcpy(s->codes + b->order[at + i] * CHUNK_K, s->run + i * real, (size_t)real);
+            memcpy(out + b->order[at + i] * stride, s->run + i * count, (size_t)count);
     }
+}
+
+// All of K, a chunk at a time.
+static void natural_read(const BandRows *b, int64_t in_features, Scratch *s) {
+    for (int64_t k0 = 0; k0 < in_features; k0 += CHUNK_K) {
+        int64_t count = in_features - k0 < CHUNK_K ? in_features - k0 : CHUNK_K;
+        codes_unpack(b, k0, count, s, s->natural + k0, in_features);
+    }
+}
+
+// The first input of the stored group that starts at k; -1: the group is padding.
+static int64_t group_input(const PackedTensor *t, const BandRows *b, int64_t k) {
+    int64_t end = k + t->group < t->in_features ? k + t->group : t->in_features;
+    if (!b->inputs)
+        return k < end ? k : -1;
+    for (; k < end; k++)
+        if (b->inputs[k] >= 0)
+            return b->inputs[k];
+    return -1;
+}
+
+// Zero point of a row in the stored group that starts at k.
+static int group_zero(const PackedTensor *t, const BandRows *b, int row, int64_t k) {
+    int64_t input = b->n[row] < 0 ? -1 : group_input(t, b, k);
+    if (input < 0)
+        return 1 << (t->bits - 1);
+    return weight_zero(b->part[row], weight_group(b->part[row], input), b->n[row]);
+}
+
+// Gives one row's codes of a stored group, which starts at k0 + at, their final value: padding
+// becomes the code of 0, other widths move so that this code is the middle.
+static void group_finish(const PackedTensor *t, const BandRows *b, int row, int64_t k0, int64_t at,
+                         uint8_t *codes) {
+    const int middle = 1 << (t->bits - 1);
+    const int zero = group_zero(t, b, row, k0 + at);
+    const int move = b->n[row] >= 0 && b->part[row]->bits != t->bits ? middle - zero : 0;
+    for (int64_t i = at; i < at + t->group; i++) {
+        int64_t k = k0 + i;
+        bool real = b->n[row] >= 0 && k < t->in_features && (!b->inputs || b->inputs[k] >= 0);
+        codes[i] = (uint8_t)(real ? codes[i] + move : zero + move);
+    }
+}
+
+// Can the codes be stored as they are, but for what lies behind K and N?
+static bool codes_final(const PackedTensor *t, const BandRows *b) {
+    return !b->inputs && !t->zeros && b->part[0]->bits == t->bits;
+}
+
+static void codes_read(const PackedTensor *t, const BandRows *b, int64_t k0, int64_t count,
+                       Scratch *s) {
+    int64_t real = t->in_features - k0 < count ? t->in_features - k0 : count;
+    memset(s->codes, 1 << (t->bits - 1), sizeof s->codes); // padding: the code of 0
+    if (!b->inputs) {
+        codes_unpack(b, k0, real, s, s->codes, CHUNK_K);
+    } else {
+        int64_t stride = b->part[0]->in_features;
+        for (int row = 0; row < BAND_ROWS; row++)
+            for (int64_t k = 0; b->n[row] >= 0 && k < real; k++)
+                if (b->inputs[k0 + k] >= 0)
+                    s->codes[row * CHUNK_K + k] = s->natural[row * stride + b->inputs[k0 + k]];
+    }
+    if (codes_final(t, b))
+        return;
+    for (int row = 0; row < BAND_ROWS; row++)
+        for (int64_t at = 0; at < count; at += t->group)
+            group_finish(t, b, row, k0, at, s->codes + row * CHUNK_K);
+}
+
+// Plain weights of one row in another order of inputs.
+static void halves_gather(const PackedTensor *t, const BandRows *b, int row, int64_t k0,
+                          int64_t count, uint16_t *out) {
+    for (int64_t k = 0; k < count; k++)
+        if (b->inputs[k0 + k] >= 0)
+            weight_halves(b->part[row], b->n[row], b->inputs[k0 + k], 1, t->bf16, out + k);
 }
 
 static void halves_read(const PackedTensor *t, const BandRows *b, int64_t k0, int64_t count,
                         Scratch *s) {
     int64_t real = t->in_features - k0 < count ? t->in_features - k0 : count;
     memset(s->halves, 0, sizeof s->halves);
-    for (int row = 0; row < BAND_ROWS; row++)
-        if (b->n[row] >= 0)
-            weight_halves(t->parts[b->part[row]], b->n[row], k0, real, s->halves + row * CHUNK_K);
+    for (int row = 0; row < BAND_ROWS; row++) {
+        uint16_t *out = s->halves + row * CHUNK_K;
+        if (b->n[row] < 0)
+            continue;
+        if (b->inputs)
+            halves_gather(t, b, row, k0, real, out);
+        else
+            weight_halves(b->part[row], b->n[row], k0, real, t->bf16, out);
+    }
 }
 
-// The 16 scales of each group of a record: index 2 * r + h is row r + 8 * h.
+static unsigned char *put_half(unsigned char *out, float value) {
+    uint16_t half = half_from_float(value);
+    memcpy(out, &half, sizeof half);
+    return out + sizeof half;
+}
+
+// The scales of each group of a record, then the zero points: index 2 * r + h of a block is row
+// r + 8 * h.
 static void scales_put(const PackedTensor *t, const BandRows *b, int tile, int64_t k0,
                        const Record *r, unsigned char *out) {
-    for (int group = 0; group < r->groups; group++)
+    for (int group = 0; group < r->groups; group++) {
+        int64_t k = k0 + group * t->group, input = group_input(t, b, k);
         for (int i = 0; i < TILE_ROWS; i++) {
             int row = tile * TILE_ROWS + i / 2 + i % 2 * 8;
-            int64_t k = k0 + group * t->group;
-            uint16_t scale = 0;
-            if (b->n[row] >= 0 && k < t->in_features) {
-                const Weight *w = t->parts[b->part[row]];
-                scale = weight_scale_half(w, k / w->group_size, b->n[row]);
+            const Weight *w = b->part[row];
+            float scale = 0;
+            if (b->n[row] >= 0 && input >= 0)
+                scale = weight_scale(w, weight_group(w, input), b->n[row]);
+            if (t->scale_f32) {
+                memcpy(out, &scale, sizeof scale);
+                out += sizeof scale;
+            } else {
+                out = put_half(out, scale);
             }
-            memcpy(out + group * SCALE_BLOCK_BYTES + 2 * i, &scale, sizeof scale);
+        }
+    }
+    for (int group = 0; t->zeros && group < r->groups; group++)
+        for (int i = 0; i < TILE_ROWS; i++) {
+            int row = tile * TILE_ROWS + i / 2 + i % 2 * 8;
+            out = put_half(out, (float)group_zero(t, b, row, k0 + group * t->group));
         }
 }
 
 static void record_put(const PackedTensor *t, const Scratch *s, int tile, int64_t k,
                        const Record *r, unsigned char *out) {
-    out += r->groups * SCALE_BLOCK_BYTES;
+    out += r->groups * (r->scale_bytes + r->zero_bytes);
     int64_t at = (int64_t)tile * TILE_ROWS * CHUNK_K + k;
     for (int i = 0; i < r->tiles; i++, at += r->tile_k, out += TILE_BYTES) {
         if (t->bits == 4)
@@ -156,20 +260,36 @@ static void record_put(const PackedTensor *t, const Scratch *s, int tile, int64_
     }
 }
 
+// Bands are counted through all experts of a tensor.
+static int64_t expert_bands(const PackedTensor *t) {
+    return ceil_div(t->rows / TILE_ROWS, BAND_TILES);
+}
+
+static int64_t band_count(const PackedTensor *t) {
+    return t->kind == PACKED_LINEAR ? t->experts * expert_bands(t) : 1;
+}
+
 static int band_tiles(const PackedTensor *t, int64_t band) {
-    int64_t left = t->rows / TILE_ROWS - band * BAND_TILES;
+    int64_t left = t->rows / TILE_ROWS - band % expert_bands(t) * BAND_TILES;
     return left < BAND_TILES ? (int)left : BAND_TILES;
 }
 
-static int64_t band_bytes(const PackedTensor *t) { // of a whole band
-    Record r = record_geometry(t->bits, t->group);
-    return t->k_padded / r.k * r.bytes * BAND_TILES;
+static int64_t row_tile_bytes(const PackedTensor *t) {
+    Record r = record_geometry(t);
+    return t->k_padded / r.k * r.bytes;
+}
+
+static int64_t band_at(const PackedTensor *t, int64_t band) { // from the start of the tensor
+    return band / expert_bands(t) * t->expert_bytes +
+           band % expert_bands(t) * BAND_TILES * row_tile_bytes(t);
 }
 
 static void band_pack(const PackedTensor *t, int64_t band, Scratch *s, unsigned char *out) {
-    Record r = record_geometry(t->bits, t->group);
-    BandRows rows = band_rows(t, band * BAND_ROWS);
-    int64_t tile_bytes = t->k_padded / r.k * r.bytes;
+    Record r = record_geometry(t);
+    int64_t expert = band / expert_bands(t), tile_bytes = row_tile_bytes(t);
+    BandRows rows = band_rows(t, expert, band % expert_bands(t) * BAND_ROWS);
+    if (rows.inputs && t->bits != 16)
+        natural_read(&rows, rows.part[0]->in_features, s);
     for (int64_t k0 = 0; k0 < t->k_padded; k0 += CHUNK_K) {
         int64_t count = t->k_padded - k0 < CHUNK_K ? t->k_padded - k0 : CHUNK_K;
         if (t->bits == 16)
@@ -185,19 +305,26 @@ static void band_pack(const PackedTensor *t, int64_t band, Scratch *s, unsigned 
     }
 }
 
-static int64_t band_count(const PackedTensor *t) {
-    return t->kind == PACKED_VECTOR ? 1 : ceil_div(t->rows / TILE_ROWS, BAND_TILES);
+// Room that a thread needs for a tensor's inputs in their natural order.
+static int64_t natural_bytes(const PackedTensor *t) {
+    bool ordered = t->kind == PACKED_LINEAR && t->input_order && t->bits != 16;
+    return ordered ? BAND_ROWS * t->parts[0]->in_features : 0;
+}
+
+static const void *vector_data(const PackedTensor *t) {
+    return t->kind == PACKED_VECTOR ? (const void *)t->values : (const void *)t->indices;
 }
 
 void tensor_pack(const PackedTensor *t, unsigned char *out) {
-    if (t->kind == PACKED_VECTOR) {
-        memcpy(out, t->values, (size_t)t->bytes);
+    if (t->kind != PACKED_LINEAR) {
+        memcpy(out, vector_data(t), (size_t)t->bytes);
         return;
     }
     Arena arena = {0};
     Scratch *s = ARENA_NEW(&arena, Scratch, 1);
+    s->natural = arena_alloc(&arena, (size_t)natural_bytes(t) + 1);
     for (int64_t band = 0; band < band_count(t); band++)
-        band_pack(t, band, s, out + band * band_bytes(t));
+        band_pack(t, band, s, out + band_at(t, band));
     arena_free(&arena);
 }
 
@@ -256,25 +383,30 @@ static void work_done(Work *w, int64_t bytes, int error) {
     pthread_mutex_unlock(&w->lock);
 }
 
+static int64_t piece_bytes(const PackedTensor *t, int64_t band) {
+    return t->kind == PACKED_LINEAR ? row_tile_bytes(t) * band_tiles(t, band) : t->bytes;
+}
+
 static void *work_run(void *argument) {
     Work *w = argument;
     Arena arena = {0};
     Scratch *s = ARENA_NEW(&arena, Scratch, 1);
-    int64_t room = 0, band;
+    int64_t room = 1, natural = 1, band;
     for (int i = 0; i < w->g->packed_count; i++) {
         const PackedTensor *t = &w->g->packed[i];
-        int64_t need = t->kind == PACKED_VECTOR ? t->bytes : band_bytes(t);
+        int64_t need = t->kind == PACKED_LINEAR ? row_tile_bytes(t) * BAND_TILES : t->bytes;
         room = need > room ? need : room;
+        natural = natural_bytes(t) > natural ? natural_bytes(t) : natural;
     }
     unsigned char *out = arena_alloc(&arena, (size_t)room);
+    s->natural = arena_alloc(&arena, (size_t)natural);
     for (const PackedTensor *t; work_take(w, &t, &band);) {
-        int64_t size = t->bytes, at = t->offset;
-        if (t->kind == PACKED_VECTOR) {
-            memcpy(out, t->values, (size_t)size);
-        } else {
+        int64_t size = piece_bytes(t, band), at = t->offset;
+        if (t->kind == PACKED_LINEAR) {
             band_pack(t, band, s, out);
-            size = band_bytes(t) / BAND_TILES * band_tiles(t, band);
-            at += band * band_bytes(t);
+            at += band_at(t, band);
+        } else {
+            memcpy(out, vector_data(t), (size_t)size);
         }
         work_done(w, size, write_all(w->fd, out, size, w->base + at));
     }

@@ -67,6 +67,8 @@ Step *plan_step(Plan *p, PhasePlan *phase, const Op *op, const char *source, con
                               sizeof *phase->steps);
     Step *s = &phase->steps[phase->step_count++];
     *s = (Step){.op = op, .source = source, .entry = entry, .params = *params, .grid = {1, 1, 1}};
+    if (p->target->device == DEVICE_CUDA)
+        params_set(&s->params, "ACT_BF16", p->graph->dtype == DTYPE_BF16);
     return s;
 }
 
@@ -91,12 +93,23 @@ int64_t plan_value_elem(const Plan *p, int value) {
     return half ? 2 : 4;
 }
 
-// The value whose memory `value` shares: the residual that an EPILOGUE_ADD writes over, and in
-// decode, where row r of the head is row r of the step, what GATHER would copy. -1: none.
+// Does an op behind `op` read the value?
+static bool read_later(const Graph *g, const Op *op, int value) {
+    for (const Op *later = op + 1; later < g->ops + g->op_count; later++)
+        for (int at = 0; at < 3; at++)
+            if (later->inputs[at] == value)
+                return true;
+    return value == g->hidden || value == g->logits;
+}
+
+// The value whose memory `value` shares: the residual that an addition writes over, and in decode,
+// where row r of the head is row r of the step, what GATHER would copy. -1: none.
 static int value_alias(const Plan *p, const PhasePlan *phase, int value) {
     const Op *op = value_producer(p->graph, value);
     if (op->kind == OP_LINEAR && op->linear.epilogue == EPILOGUE_ADD)
         return op->inputs[1];
+    if (op->kind == OP_ADD && !read_later(p->graph, op, op->inputs[0]))
+        return op->inputs[0];
     if (op->kind == OP_GATHER && phase->phase == PHASE_DECODE)
         return op->inputs[0];
     return -1;
@@ -321,31 +334,48 @@ static void generation_info(ModelInfo *info, const Config *c) {
     info->default_repetition_penalty = (float)c->repetition_penalty;
 }
 
-// Sizes of all weights, and of those that one decode step reads: of an embedding table only a row
-// per token, unless it is the head as well.
+// Weights that one token reads of a tensor of experts.
+static int64_t chosen(const Op *op, const PackedTensor *t, int64_t all) {
+    int64_t top_k = op->experts.top_k < t->experts ? op->experts.top_k : t->experts;
+    return all / t->experts * top_k;
+}
+
+static const PackedTensor *op_matrix(const Graph *g, const Op *op) {
+    if (op->kind == OP_LINEAR)
+        return &g->packed[op->linear.weight];
+    bool experts = op->kind == OP_EXPERTS_UP || op->kind == OP_EXPERTS_DOWN;
+    return experts ? &g->packed[op->experts.weight] : NULL;
+}
+
+// Sizes of all weights, and of those that one decode step of one sequence reads: of an embedding
+// table only a row, unless it is the head as well; of experts those that a token goes to.
 static void weights_info(ModelInfo *info, const Graph *g, Arena *a) {
-    bool *streamed = ARENA_NEW(a, bool, g->packed_count + 1);
+    int64_t *streamed = ARENA_NEW(a, int64_t, g->packed_count + 1);
     for (int at = 0; at < g->op_count; at++) {
         const Op *op = &g->ops[at];
-        int read[4];
+        const PackedTensor *matrix = op_matrix(g, op);
+        int read[OP_MAX_PACKED];
         op_packed(op, read);
-        for (int i = 0; i < 4 && op->kind != OP_EMBED; i++)
+        for (int i = 0; i < OP_MAX_PACKED && op->kind != OP_EMBED; i++)
             if (read[i] >= 0)
-                streamed[read[i]] = true;
-        if (op->kind == OP_LINEAR)
-            info->linear_params += g->packed[op->linear.weight].in_features *
-                                   g->packed[op->linear.weight].out_features;
+                streamed[read[i]] = g->packed[read[i]].bytes;
+        if (!matrix)
+            continue;
+        int64_t params = matrix->experts * matrix->in_features * matrix->out_features;
+        bool experts = op->kind != OP_LINEAR;
+        info->linear_params += experts ? chosen(op, matrix, params) : params;
+        if (experts)
+            streamed[matrix - g->packed] = chosen(op, matrix, matrix->bytes);
     }
     for (int at = 0; at < g->packed_count; at++) {
         const PackedTensor *t = &g->packed[at];
         if (t->offset + t->bytes > info->weights_bytes)
             info->weights_bytes = t->offset + t->bytes;
-        if (streamed[at])
-            info->streamed_bytes += t->bytes;
+        info->streamed_bytes += streamed[at];
     }
 }
 
-static void model_info(ModelInfo *info, const Config *c, const Sizes *sizes) {
+static void model_info(ModelInfo *info, const Graph *g, const Config *c, const Sizes *sizes) {
     *info = (ModelInfo){
         .vocab_size          = c->vocab_size,
         .hidden_size         = c->hidden_size,
@@ -361,8 +391,8 @@ static void model_info(ModelInfo *info, const Config *c, const Sizes *sizes) {
         .max_head_rows = sizes->max_head_rows > sizes->max_batch_size ? sizes->max_head_rows
                                                                       : sizes->max_batch_size,
         .page_tokens      = sizes->page_tokens,
-        .kv_dtype         = DTYPE_FP16,
-        .activation_dtype = DTYPE_FP16,
+        .kv_dtype         = g->dtype,
+        .activation_dtype = g->dtype,
     };
     // Not the folder: the same checkpoint gives the same bytes wherever it lies.
     snprintf(info->name, sizeof info->name, "%s", c->model_type ? c->model_type : "");
@@ -407,7 +437,7 @@ bool plan_make(Plan *out, const Graph *g, const Config *c, const Target *t, cons
                     PRId64 " must be positive", sizes->max_seq_len, sizes->max_batch_size,
                     sizes->max_num_tokens);
     *out = (Plan){.target = t, .graph = g, .arena = a};
-    model_info(&out->info, c, sizes);
+    model_info(&out->info, g, c, sizes);
     weights_info(&out->info, g, a);
     out->batch = batch_layout(&out->info);
     TRY(phases_lower(out, err));

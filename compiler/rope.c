@@ -6,7 +6,6 @@
 //
 // Source: transformers modeling_rope_utils.py; the papers behind it: arXiv 2306.15595 (linear),
 // 2309.00071 (yarn), 2402.13753 (longrope).
-// Non-goals: a rope per layer type (Gemma 3).
 #include "compile.h"
 
 #include <cjson/cJSON.h>
@@ -129,8 +128,9 @@ static bool settings_check(const RopeConfig *r, int64_t head_dim, const char *fi
     return true;
 }
 
-bool rope_read(Config *out, const cJSON *json, const char *file, Arena *a, Error *err) {
-    RopeConfig *r = &out->rope;
+// One set of settings: `outer` has theta and the like, `inner` the scaling, NULL: none.
+static bool settings_read(Config *c, RopeConfig *r, const cJSON *outer, const cJSON *inner,
+                          const char *file, Arena *a, Error *err) {
     *r = (RopeConfig){
         .rope_theta = 10000,
         .factor = 1,
@@ -139,26 +139,51 @@ bool rope_read(Config *out, const cJSON *json, const char *file, Arena *a, Error
         .beta_fast = 32,
         .beta_slow = 1,
         .partial_rotary_factor = 1,
-        .original_max_position_embeddings = out->max_position_embeddings,
+        .original_max_position_embeddings = c->max_position_embeddings,
         .truncate = true,
     };
-    TRY(numbers_read(r, json, file, err)); // top level: theta, partial rotary, original length
+    TRY(numbers_read(r, outer, file, err)); // top level: theta, partial rotary, original length
     r->factor = 1;
     r->attention_factor = 0;
-    const cJSON *inner = json_get(json, "rope_parameters");
-    if (!inner)
-        inner = json_get(json, "rope_scaling");
-    if (json_get(inner, "full_attention") || json_get(inner, "sliding_attention"))
-        return fail(err, ERR_UNSUPPORTED, 225,
-                    "%s: rope_parameters for each layer type are not supported", file);
     TRY(type_read(r, inner, file, err));
     TRY(numbers_read(r, inner, file, err));
-    TRY(settings_check(r, out->head_dim, file, err));
+    TRY(settings_check(r, c->head_dim, file, err));
     if (r->type != ROPE_LONGROPE)
         return true;
-    int64_t rotary = (int64_t)((double)out->head_dim * r->partial_rotary_factor);
+    int64_t rotary = (int64_t)((double)c->head_dim * r->partial_rotary_factor);
     TRY(factors_read(&r->short_factor, inner, "short_factor", rotary / 2, file, a, err));
     return factors_read(&r->long_factor, inner, "long_factor", rotary / 2, file, a, err);
+}
+
+// Gemma 3: layers with a window have a theta of their own and no scaling.
+static bool local_read(Config *c, const cJSON *json, const cJSON *inner, const char *file,
+                       Arena *a, Error *err) {
+    double theta = 0;
+    TRY(json_number(json, "rope_local_base_freq", &theta, file, err));
+    if (!inner && theta <= 0)
+        return true;
+    TRY(settings_read(c, &c->local_rope, inner ? json : NULL, inner, file, a, err));
+    if (!inner)
+        c->local_rope.rope_theta = theta;
+    return settings_check(&c->local_rope, c->head_dim, file, err);
+}
+
+bool rope_read(Config *out, const cJSON *json, const char *file, Arena *a, Error *err) {
+    const cJSON *inner = json_get(json, "rope_parameters"), *local = NULL;
+    if (!inner)
+        inner = json_get(json, "rope_scaling");
+    if (json_get(inner, "full_attention") || json_get(inner, "sliding_attention")) {
+        local = json_get(inner, "sliding_attention");
+        inner = json_get(inner, "full_attention");
+    }
+    TRY(settings_read(out, &out->rope, json, inner, file, a, err));
+    return local_read(out, json, local, file, a, err);
+}
+
+int64_t rope_short_limit(const Config *c) {
+    int64_t limit = c->max_position_embeddings;
+    int64_t original = c->rope.original_max_position_embeddings;
+    return c->rope.type == ROPE_LONGROPE && original < limit ? original : limit;
 }
 
 // ---- frequencies --------------------------------------------------------------------------------
@@ -197,8 +222,8 @@ static double yarn_frequency(const RopeConfig *r, int64_t rotary, double inv, in
 }
 
 // theta of `dynamic` for sequences of max_seq_len tokens.
-static double dynamic_theta(const Config *c, int64_t rotary, int64_t max_seq_len) {
-    const RopeConfig *r = &c->rope;
+static double dynamic_theta(const Config *c, const RopeConfig *r, int64_t rotary,
+                            int64_t max_seq_len) {
     double length = (double)max_seq_len, limit = (double)c->max_position_embeddings;
     if (length <= limit)
         return r->rope_theta;
@@ -206,8 +231,7 @@ static double dynamic_theta(const Config *c, int64_t rotary, int64_t max_seq_len
     return r->rope_theta * pow(base, (double)rotary / (double)(rotary - 2));
 }
 
-static double attention_factor(const Config *c) {
-    const RopeConfig *r = &c->rope;
+static double attention_factor(const Config *c, const RopeConfig *r) {
     if (r->attention_factor > 0)
         return r->attention_factor;
     if (r->type == ROPE_YARN)
@@ -219,10 +243,10 @@ static double attention_factor(const Config *c) {
     return factor <= 1 ? 1 : sqrt(1 + log(factor) / log(original));
 }
 
-int64_t rope_frequencies(const Config *c, int64_t max_seq_len, float *inv_freq, float *factor) {
-    const RopeConfig *r = &c->rope;
+int64_t rope_frequencies(const Config *c, const RopeConfig *r, int64_t max_seq_len, float *inv_freq,
+                         float *factor) {
     int64_t rotary = (int64_t)((double)c->head_dim * r->partial_rotary_factor);
-    double theta = r->type == ROPE_DYNAMIC ? dynamic_theta(c, rotary, max_seq_len) : r->rope_theta;
+    double theta = r->type == ROPE_DYNAMIC ? dynamic_theta(c, r, rotary, max_seq_len) : r->rope_theta;
     const double *extension =
         max_seq_len > r->original_max_position_embeddings ? r->long_factor : r->short_factor;
     for (int64_t i = 0; i < rotary / 2; i++) {
@@ -237,6 +261,6 @@ int64_t rope_frequencies(const Config *c, int64_t max_seq_len, float *inv_freq, 
             inv /= extension[i];
         inv_freq[i] = (float)inv;
     }
-    *factor = (float)attention_factor(c);
+    *factor = (float)attention_factor(c, r);
     return rotary;
 }

@@ -1,13 +1,17 @@
-// What: the paged KV cache as attention reads it.
+// What: the paged KV cache as attention reads it, and what the two kernels have in common.
 // Idea: layout in runtime/payload.h: page p of a layer holds keys, then values, each [kv_head]
-//     [PAGE_TOKENS][HEAD_DIM] in fp16; a sequence's pages are a row of the page table.
+//     [PAGE_TOKENS][HEAD_DIM] of act; a sequence's pages are a row of the page table.
 // Parameters: HEADS, KV_HEADS, HEAD_DIM, PAGE_TOKENS, PAGES_PER_SEQ, KV_PAGE_BYTES, KV_VALUES_AT
-//     (bytes from a page's keys to its values) and SCALE_BITS, the factor on q k^T (fp32).
+//     (bytes from a page's keys to its values); SCALE_BITS, the factor on q k^T (fp32); WINDOW: a
+//     token sees keys at positions > its own - WINDOW, 0: all before it; SOFTCAP_BITS (fp32): c > 0
+//     makes scores c tanh(score / c), 0: none; HAS_PLACES: element e of a row of out is stored at
+//     places[e].
 #ifndef ATTENTION_CUH
 #define ATTENTION_CUH
 
 static_assert(HEADS > 0 && KV_HEADS > 0 && HEADS % KV_HEADS == 0, "heads");
-static_assert(HEAD_DIM % 16 == 0 && HEAD_DIM >= 16 && HEAD_DIM <= 256, "HEAD_DIM");
+static_assert(HEAD_DIM % 8 == 0 && HEAD_DIM >= 8 && HEAD_DIM <= 256, "HEAD_DIM");
+static_assert(WINDOW >= 0, "WINDOW");
 static_assert(PAGE_TOKENS % 16 == 0 && PAGES_PER_SEQ > 0, "pages");
 static_assert(KV_PAGE_BYTES % 16 == 0 && KV_VALUES_AT % 16 == 0, "rows are read in 16 bytes");
 
@@ -17,9 +21,33 @@ constexpr s64 HEAD_BYTES   = (s64)PAGE_TOKENS * ROW_BYTES;
 constexpr float LOG2_E     = 1.4426950408889634f;
 constexpr float NO_SCORE   = -1e30f; // below every score, and no infinity: differences stay numbers
 
-// The factor that brings q k^T to the exponent of 2.
+// The factor that brings q k^T to the exponent of 2; with a cap, `capped` has done that.
 __device__ __forceinline__ float score_scale() {
-    return __uint_as_float(SCALE_BITS) * LOG2_E;
+    return SOFTCAP_BITS ? 1.0f : __uint_as_float(SCALE_BITS) * LOG2_E;
+}
+
+// The capped score in the exponent of 2: tanh(x) = 1 - 2 / (2^(2 x log2 e) + 1).
+__device__ __forceinline__ float capped(float score) {
+    const float cap = __uint_as_float(SOFTCAP_BITS);
+    const float to  = __uint_as_float(SCALE_BITS) / cap * (2.0f * LOG2_E);
+    return cap * LOG2_E * (1.0f - 2.0f * rcp_approx(ex2_approx(score * to) + 1.0f));
+}
+
+// The first key that the token at `position` sees.
+__device__ __forceinline__ int first_key(int position) {
+    return WINDOW ? max(position - (int)WINDOW + 1, 0) : 0;
+}
+
+// Elements `at` and `at` + 1 of a token's row of out; `at` is even.
+__device__ __forceinline__ void store_pair(act_t *row, const s32 *places, int at, float x,
+                                           float y) {
+    if (HAS_PLACES) {
+        uint2 to = ld_global_v2(places + at);
+        st_global_u16(row + to.x, act_from_f32(x));
+        st_global_u16(row + to.y, act_from_f32(y));
+    } else {
+        st_global_u32(row + at, act2_from_f32(x, y));
+    }
 }
 
 // One KV head of one sequence.

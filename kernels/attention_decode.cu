@@ -1,15 +1,16 @@
-// (1) out[t][h] = sum over j of softmax_j(q[t][h] . k[j] * scale) v[j], j = 0 .. positions[t], for
-//     one token t of each of many sequences; k and v of KV head h / (HEADS / KV_HEADS) of slot
-//     slots[t].
+// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for one token t of each
+//     of many sequences; k and v of KV head h / (HEADS / KV_HEADS) of slot slots[t]; j = 0 ..
+//     positions[t], of them the last WINDOW (if any).
 //
 // (2) operand     dtype  shape                          notes
-//     q           fp16   [tokens, HEADS, HEAD_DIM]      rotated
-//     kv          fp16   pages, see attention.cuh       of this layer, with the new k and v
+//     q           act    [tokens, HEADS, HEAD_DIM]      rotated
+//     kv          act    pages, see attention.cuh       of this layer, with the new k and v
 //     positions   int32  [tokens]
 //     slots       int32  [tokens]                       -1: an empty row, out is 0
 //     page_table  int32  [slots, PAGES_PER_SEQ]
 //     partial     fp32   [tokens, KV_HEADS, SPLITS, RECORD]   between the two entries, see (3)
-//     out         fp16   [tokens, HEADS, HEAD_DIM]
+//     places      int32  [HEADS * HEAD_DIM]             null without HAS_PLACES
+//     out         act    [tokens, HEADS, HEAD_DIM]
 //     tokens      int64
 //
 // (3) The weights of mma m16n8k16 are keys and values, so that the 8 columns are query heads and no
@@ -26,8 +27,8 @@
 //         rows g, g + 8 = elements 64 u + 8 g + 2 i, + 1, so word i of two keys, byte-permuted
 //       accumulators of unit u: heads 2c, 2c+1; 8 consecutive elements 64 u + 8 g ..
 //
-//     What is left of HEAD_DIM after units of 64 (32) is read in units of 32 and 16 by 8 and 4
-//     bytes. A record of `partial`: out[GROUP_HEADS][HEAD_DIM] before division, then
+//     What is left of HEAD_DIM after units of 64 (32) is read in units of 32, 16 and 8 by 8, 4 and 2
+//     bytes (8 and 4); the other half of a unit of 8 is zeros. A record of `partial`: out[GROUP_HEADS][HEAD_DIM] before division, then
 //     max[GROUP_HEADS] (in exponents of 2) and sum[GROUP_HEADS], padded to 4 floats.
 //
 // (4) Bytes: KV_HEADS * length * HEAD_DIM * 4 per row. 8 KV heads of 128, 1024 tokens: 4.2 MB, 1.0
@@ -35,7 +36,8 @@
 //     tokens: 33.6 MB, 8.2 us. Times: docs/performance.md.
 //
 // (5) the parameters of attention.cuh, and SPLITS, the parts at most in which a row's keys are cut,
-//     1 .. 64. Where the cuts are depends on the row's length only, never on the batch.
+//     1 .. 64. Where the cuts are depends on the row's length only, never on the batch. With a
+//     window, the cuts are of what it leaves, from a multiple of 16 on.
 //
 // (6) attention_decode: grid {KV_HEADS * BLOCKS, tokens, SPLITS}, 128 threads: a block has one part
 //     of one row's keys, warp w every fourth run of 16; blocks behind the last part leave at once.
@@ -58,23 +60,26 @@ constexpr int RECORD     = (GROUP_HEADS * HEAD_DIM + 2 * GROUP_HEADS + 3) / 4 * 
 static_assert(SPLITS >= 1 && SPLITS <= 64, "SPLITS");
 
 constexpr int KEY_UNITS   = HEAD_DIM / 32;
-constexpr bool KEY_HALF   = HEAD_DIM % 32 != 0; // 16 more
 constexpr int VALUE_UNITS = HEAD_DIM / 64;
-constexpr bool VALUE_32   = HEAD_DIM % 64 >= 32;
-constexpr bool VALUE_16   = HEAD_DIM % 32 != 0;
-constexpr int KEY_STEPS   = HEAD_DIM / 16; // of k16
-constexpr int OUT_TILES   = HEAD_DIM / 16; // of 16 elements
+constexpr bool REST_32    = HEAD_DIM % 64 >= 32; // of values
+constexpr bool REST_16    = HEAD_DIM % 32 >= 16;
+constexpr bool REST_8     = HEAD_DIM % 16 != 0;
+constexpr int STEPS_16    = HEAD_DIM / 16;        // that are whole
+constexpr int KEY_STEPS   = STEPS_16 + REST_8; // of k16
+constexpr int OUT_TILES   = STEPS_16 + REST_8; // of 16 elements
 constexpr bool AHEAD      = HEAD_DIM <= 192; // keys and values of a run fit the registers together
 constexpr int HEAD_STRIDE = HEAD_DIM + 4;  // in shared memory: spreads the heads over the banks
 
-// The keys [begin, end) of part `part`.
+// The keys [begin, end) of part `part`; those before `seen` do not count.
 struct Split {
-    int begin, end, parts;
+    int begin, end, parts, seen;
 };
 
 __device__ __forceinline__ Split split_of(int length, int part) {
-    int run = (length + SPLITS * STEP - 1) / (SPLITS * STEP) * STEP;
-    return {part * run, min(length, (part + 1) * run), (length + run - 1) / run};
+    int seen = first_key(length - 1), start = seen / RUN * RUN;
+    int run = (length - start + SPLITS * STEP - 1) / (SPLITS * STEP) * STEP;
+    return {start + part * run, min(length, start + (part + 1) * run),
+            (length - start + run - 1) / run, seen};
 }
 
 // ---- loads --------------------------------------------------------------------------------------
@@ -96,14 +101,18 @@ __device__ __forceinline__ void load_row_32(u32 words[KEY_STEPS][2], const u8 *r
         words[2 * unit + 1][0] = v.z;
         words[2 * unit + 1][1] = v.w;
     }
-    if (KEY_HALF) {
+    if (REST_16) {
         uint2 v = ld_global_v2(row + KEY_UNITS * 64 + c * 8);
-        words[KEY_STEPS - 1][0] = v.x;
-        words[KEY_STEPS - 1][1] = v.y;
+        words[STEPS_16 - 1][0] = v.x;
+        words[STEPS_16 - 1][1] = v.y;
+    }
+    if (REST_8) {
+        words[KEY_STEPS - 1][0] = ld_global_u32(row + STEPS_16 * 32 + c * 4);
+        words[KEY_STEPS - 1][1] = 0;
     }
 }
 
-// A row in units of 64, 32 and 16.
+// A row in units of 64, 32, 16 and 8.
 __device__ __forceinline__ void load_row_64(u32 words[OUT_TILES], const u8 *row, int g) {
 #pragma unroll // fragments stay in registers
     for (int unit = 0; unit < VALUE_UNITS; unit++) {
@@ -113,13 +122,16 @@ __device__ __forceinline__ void load_row_64(u32 words[OUT_TILES], const u8 *row,
         words[4 * unit + 2] = v.z;
         words[4 * unit + 3] = v.w;
     }
-    if (VALUE_32) {
+    if (REST_32) {
         uint2 v = ld_global_v2(row + VALUE_UNITS * 128 + g * 8);
         words[4 * VALUE_UNITS]     = v.x;
         words[4 * VALUE_UNITS + 1] = v.y;
     }
-    if (VALUE_16) {
-        words[OUT_TILES - 1] = ld_global_u32(row + (HEAD_DIM - 16) * 2 + g * 4);
+    if (REST_16) {
+        words[STEPS_16 - 1] = ld_global_u32(row + (STEPS_16 - 1) * 32 + g * 4);
+    }
+    if (REST_8) {
+        words[OUT_TILES - 1] = ld_global_u16(row + STEPS_16 * 32 + g * 2);
     }
 }
 
@@ -180,20 +192,29 @@ __device__ __forceinline__ void scores(float score[4], const Keys &keys,
     score[0] = score[1] = score[2] = score[3] = 0.0f;
 #pragma unroll // fragments stay in registers
     for (int step = 0; step < KEY_STEPS; step++) {
-        mma_m16n8k16_f16(score, keys.words[0][step][0], keys.words[1][step][0],
+        mma_m16n8k16_act(score, keys.words[0][step][0], keys.words[1][step][0],
                          keys.words[0][step][1], keys.words[1][step][1], queries[step][0],
                          queries[step][1]);
+    }
+    if (SOFTCAP_BITS) {
+#pragma unroll // scores stay in registers
+        for (int at = 0; at < 4; at++) {
+            score[at] = capped(score[at]);
+        }
     }
 }
 
 // Scores become weights (2^(score - max)); out and sum are brought to the new maximum.
-__device__ __forceinline__ void softmax(State &s, int tile, float score[4], int first, int end) {
+__device__ __forceinline__ void softmax(State &s, int tile, float score[4], int first,
+                                        const Split &split) {
     int g = (int)threadIdx.x % WARP_LANES / 4;
     const float scale = score_scale();
+    bool low_counts = first + g < split.end && (!WINDOW || first + g >= split.seen);
+    bool high_counts = first + g + 8 < split.end && (!WINDOW || first + g + 8 >= split.seen);
 #pragma unroll // the state stays in registers
     for (int column = 0; column < 2; column++) {
-        float low  = first + g < end ? score[column] * scale : NO_SCORE;
-        float high = first + g + 8 < end ? score[2 + column] * scale : NO_SCORE;
+        float low  = low_counts ? score[column] * scale : NO_SCORE;
+        float high = high_counts ? score[2 + column] * scale : NO_SCORE;
         float most = fmaxf(low, high);
         most = fmaxf(most, shfl_xor_f32(most, 4));
         most = fmaxf(most, shfl_xor_f32(most, 8));
@@ -214,13 +235,13 @@ __device__ __forceinline__ void softmax(State &s, int tile, float score[4], int 
 
 __device__ __forceinline__ void add_values(float out[OUT_TILES][4], const Values &values,
                                            const float weight[4]) {
-    u32 low  = movmatrix_trans(cvt_rn_f16x2_f32(weight[0], weight[1]));
-    u32 high = movmatrix_trans(cvt_rn_f16x2_f32(weight[2], weight[3]));
+    u32 low  = movmatrix_trans(act2_from_f32(weight[0], weight[1]));
+    u32 high = movmatrix_trans(act2_from_f32(weight[2], weight[3]));
 #pragma unroll // fragments stay in registers
     for (int tile = 0; tile < OUT_TILES; tile++) {
         u32 a = values.words[0][tile], b = values.words[1][tile];
         u32 c = values.words[2][tile], d = values.words[3][tile];
-        mma_m16n8k16_f16(out[tile], prmt(a, b, 0x5410), prmt(a, b, 0x7632), prmt(c, d, 0x5410),
+        mma_m16n8k16_act(out[tile], prmt(a, b, 0x5410), prmt(a, b, 0x7632), prmt(c, d, 0x5410),
                          prmt(c, d, 0x7632), low, high);
     }
 }
@@ -264,7 +285,7 @@ __device__ __forceinline__ void attend_warp(State &s, const KvHead &head, Split 
         }
 #pragma unroll // the state stays in registers
         for (int tile = 0; tile < TILES; tile++) {
-            softmax(s, tile, score[tile], first, split.end);
+            softmax(s, tile, score[tile], first, split);
             add_values(s.out[tile], values, score[tile]);
         }
         if (more) {
@@ -286,10 +307,10 @@ __device__ __forceinline__ int tile_element(int tile, int g) {
     if (tile < VALUE_UNITS * 4) {
         return tile / 4 * 64 + 8 * g + 2 * (tile % 4);
     }
-    if (VALUE_32 && tile < VALUE_UNITS * 4 + 2) {
+    if (REST_32 && tile < VALUE_UNITS * 4 + 2) {
         return VALUE_UNITS * 64 + 4 * g + 2 * (tile - VALUE_UNITS * 4);
     }
-    return HEAD_DIM - 16 + 2 * g;
+    return REST_8 && tile == STEPS_16 ? STEPS_16 * 16 + g : (STEPS_16 - 1) * 16 + 2 * g;
 }
 
 __device__ __forceinline__ void warp_store(Shared &shared, State &s) {
@@ -308,8 +329,12 @@ __device__ __forceinline__ void warp_store(Shared &shared, State &s) {
         }
 #pragma unroll // the state stays in registers
         for (int out = 0; out < OUT_TILES; out++) {
-            *(float2 *)&shared.out[warp][row][tile_element(out, g)] =
-                make_float2(s.out[tile][out][column], s.out[tile][out][2 + column]);
+            float *to = &shared.out[warp][row][tile_element(out, g)];
+            if (REST_8 && out == STEPS_16) {
+                *to = s.out[tile][out][column];
+            } else {
+                *(float2 *)to = make_float2(s.out[tile][out][column], s.out[tile][out][2 + column]);
+            }
         }
     }
 }
@@ -382,8 +407,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // Adds up the parts of a row in their order.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_merge(const float *partial, const s32 *positions, const s32 *slots, act_t *out,
-                    s64 tokens) {
+    attention_merge(const float *partial, const s32 *positions, const s32 *slots,
+                    const s32 *places, act_t *out, s64 tokens) {
     griddepcontrol_launch_dependents();
     s64 token = blockIdx.y;
     int kv_index = (int)blockIdx.x;
@@ -393,7 +418,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     griddepcontrol_wait();
     int length = slots[token] < 0 ? 0 : positions[token] + 1;
     int parts  = length > 0 ? split_of(length, 0).parts : 0;
-    act_t *row = out + (token * HEADS + kv_index * GROUP_HEADS) * HEAD_DIM;
+    act_t *row = out + token * (HEADS * HEAD_DIM);
     const float *records = partial + (token * KV_HEADS + kv_index) * SPLITS * RECORD;
     for (int at = (int)threadIdx.x * 4; at < GROUP_HEADS * HEAD_DIM; at += THREADS * 4) {
         const float *most_of = records + GROUP_HEADS * HEAD_DIM + at / HEAD_DIM;
@@ -414,7 +439,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             sum += factor * most_of[part * RECORD + GROUP_HEADS];
         }
         float scale = parts > 0 ? 1.0f / sum : 0.0f;
-        st_global_u32(row + at, act2_from_f32(total.x * scale, total.y * scale));
-        st_global_u32(row + at + 2, act2_from_f32(total.z * scale, total.w * scale));
+        store_pair(row, places, kv_index * GROUP_HEADS * HEAD_DIM + at, total.x * scale,
+                   total.y * scale);
+        store_pair(row, places, kv_index * GROUP_HEADS * HEAD_DIM + at + 2, total.z * scale,
+                   total.w * scale);
     }
 }

@@ -1,7 +1,7 @@
-// (1) out[t][k] = table[token_ids[t]][k]; a token outside of [0, VOCAB) gives zeros.
+// (1) out[t][k] = scale * table[token_ids[t]][k]; a token outside of [0, VOCAB) gives zeros.
 //
 // (2) operand    dtype  shape            notes
-//     table      fp16   tile16, 16 bits  VOCAB rows of WIDTH, see (3)
+//     table      act    tile16, 16 bits  VOCAB rows of WIDTH, see (3)
 //     token_ids  int32  [tokens]
 //     out        fp32   [tokens, WIDTH]  the residual stream
 //     tokens     int64
@@ -20,9 +20,10 @@
 // (4) Bytes: tokens * WIDTH * (4 + 4): half of each table sector belongs to the other token. 2048 x
 //     4096: 67 MB, 16 us at 4.1 TB/s on an H200; one token: about 2 us of launch and latency.
 //
-// (5) WIDTH     k of a token, multiple of 8
-//     K_PADDED  k stored, multiple of 64
-//     VOCAB     tokens of the table
+// (5) WIDTH       k of a token, even
+//     K_PADDED    k stored, multiple of 64
+//     VOCAB       tokens of the table
+//     SCALE_BITS  scale as the bits of a float
 //
 // (6) One block of 256 threads per token, grid {1, tokens, 1}. Thread i takes lane i % 4 of tile
 //     i / 4, i / 4 + 64, ...
@@ -35,11 +36,12 @@ constexpr int TILE_K         = 16;
 constexpr int TILE_BYTES     = 512;
 constexpr int TILES          = (WIDTH + TILE_K - 1) / TILE_K;
 constexpr s64 ROW_TILE_BYTES = (s64)K_PADDED / TILE_K * TILE_BYTES;
-static_assert(WIDTH > 0 && WIDTH % 8 == 0 && K_PADDED % 64 == 0 && K_PADDED >= WIDTH, "table");
+static_assert(WIDTH > 0 && WIDTH % 2 == 0 && K_PADDED % 64 == 0 && K_PADDED >= WIDTH, "table");
 static_assert(VOCAB > 0, "VOCAB");
 
 __device__ __forceinline__ void store_pair(float *out, u32 pair) {
-    *(float2 *)out = make_float2(f16x2_low(pair), f16x2_high(pair));
+    const float scale = __uint_as_float(SCALE_BITS);
+    *(float2 *)out    = make_float2(act2_low(pair) * scale, act2_high(pair) * scale);
 }
 
 // One token by the whole block.
@@ -52,7 +54,9 @@ __device__ __forceinline__ void embed_token(const u8 *table, s32 token, float *o
         uint4 words = ld_nc_v4(p + (s64)tile * TILE_BYTES + column * 16);
         u32 low     = row < 8 ? words.x : words.y;
         u32 high    = row < 8 ? words.z : words.w;
-        store_pair(out + k, known ? low : 0);
+        if (k < WIDTH) {
+            store_pair(out + k, known ? low : 0);
+        }
         if (k + 8 < WIDTH) {
             store_pair(out + k + 8, known ? high : 0);
         }

@@ -1,78 +1,134 @@
-// (1) out[t][k] = x[t][k] / sqrt(mean over k of x[t][k]^2 + eps) * w[k]        (RMSNorm)
+// (1) y[k] = x[k] / sqrt(mean over the row of x^2 + eps), out[k] = y[k] * w[k]           (RMSNorm)
+//     With HAS_ORDER out[k] = y[order[k]] * w[k], 0 where order[k] is -1.
 //
-// (2) operand   dtype  shape            notes
-//     x         fp32   [tokens, WIDTH]  the residual stream
-//     w         fp32   [WIDTH]
-//     out       fp16   [tokens, WIDTH]
+// (2) operand   dtype         shape                     notes
+//     x         fp32 or act   [tokens, ROWS, WIDTH]     fp32: the residual stream
+//     w         fp32          [OUT_WIDTH]
+//     order     int32         [OUT_WIDTH]               null without HAS_ORDER
+//     out       fp32 or act   [tokens, ROWS, OUT_WIDTH]
 //     tokens    int64
 //
-// (3) Layouts: all plain row-major. Thread i of a block holds elements 4 i .. 4 i + 3 of every
-//     slice of 1024: slice s, thread i -> k = 1024 s + 4 i, one 16-byte load.
+// (3) Layouts: all plain row-major. Thread i of the T that share a row holds elements V i .. V i +
+//     V - 1 of every slice of T V: slice s, thread i -> k = T V s + V i. V is 4 where it divides
+//     WIDTH, else 2 or 1.
 //
-// (4) Bytes: tokens * WIDTH * 6 (x once, out once; w stays in L2). 2048 tokens x 4096: 50 MB, 12 us
-//     at 4.1 TB/s on an H200; one token: launch and two round trips to L2, about 2 us. Times:
-//     docs/performance.md.
+// (4) Bytes: tokens * ROWS * (WIDTH + OUT_WIDTH) elements; w stays in L2. 2048 tokens x 4096 of
+//     fp32 to act: 50 MB, 12 us at 4.1 TB/s on an H200; one token: launch and two round trips to
+//     L2, about 2 us. Times: docs/performance.md.
 //
-// (5) WIDTH     elements of a token, multiple of 4, up to 32768
-//     EPS_BITS  eps as the bits of a float
+// (5) WIDTH      elements that are normed together, up to 32768
+//     OUT_WIDTH  elements of a row of out; WIDTH without HAS_ORDER
+//     ROWS       rows of a token: 1, or heads
+//     IN_F32, OUT_F32, HAS_ORDER   0 or 1
+//     EPS_BITS   eps as the bits of a float
 //
-// (6) One block of 256 threads per token: grid {1, tokens, 1}. The token stays in registers between
-//     the sum and the scaling.
+// (6) Rows of up to 512 elements: one warp a row, blocks of up to 8 warps. Longer ones: one block of
+//     256 threads a row. Grid {ceil(ROWS / rows of a block), tokens, 1}. The row stays in registers
+//     between the sum and the scaling; with an order it is read again, from L1.
 //
-// (7) Read: load_token, then norm_token, then the entry.
+// (7) Read: load_row, row_factor, store_row, store_ordered, then the entry.
 #include "ptx.cuh"
 #include "reduce.cuh"
+#include "rows.cuh"
 
-constexpr int THREADS = 256;
-constexpr int WARPS   = THREADS / WARP_LANES;
-constexpr int SLICE   = THREADS * 4; // elements that the block reads in one go
-constexpr int SLICES  = (WIDTH + SLICE - 1) / SLICE;
-static_assert(WIDTH % 4 == 0 && WIDTH > 0 && SLICES <= 32, "the token must fit the registers");
+constexpr bool BY_WARP    = WIDTH <= 512;
+constexpr int WARPS       = BY_WARP ? (ROWS < 8 ? ROWS : 8) : 8;
+constexpr int THREADS     = WARPS * WARP_LANES;
+constexpr int ROW_THREADS = BY_WARP ? WARP_LANES : THREADS;
+constexpr int BLOCK_ROWS  = THREADS / ROW_THREADS;
+constexpr int V           = vector_of(WIDTH, 4);
+constexpr int SLICE       = ROW_THREADS * V; // elements that are read in one go
+constexpr int SLICES      = (WIDTH + SLICE - 1) / SLICE;
+static_assert(WIDTH > 0 && WIDTH <= 32768 && ROWS > 0, "the row must fit the registers");
+static_assert(HAS_ORDER || OUT_WIDTH == WIDTH, "only an order changes the width");
 
-__device__ __forceinline__ void load_token(float4 values[SLICES], const float *x) {
-#pragma unroll // values stay in registers
-    for (int slice = 0; slice < SLICES; slice++) {
-        int k = slice * SLICE + (int)threadIdx.x * 4;
-        values[slice] = k < WIDTH ? ld_global_v4_f32(x + k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    }
+__device__ __forceinline__ int row_thread() {
+    return (int)threadIdx.x % ROW_THREADS;
 }
 
-__device__ __forceinline__ void store_token(const float4 values[SLICES], float scale,
-                                            const float *w, act_t *out) {
+__device__ __forceinline__ void load_row(float values[SLICES][V], const void *x, s64 row) {
 #pragma unroll // values stay in registers
     for (int slice = 0; slice < SLICES; slice++) {
-        int k = slice * SLICE + (int)threadIdx.x * 4;
+        int k = slice * SLICE + row_thread() * V;
         if (k < WIDTH) {
-            float4 weight = ld_global_v4_f32(w + k), v = values[slice];
-            st_global_u32(out + k, act2_from_f32(v.x * scale * weight.x, v.y * scale * weight.y));
-            st_global_u32(out + k + 2,
-                          act2_from_f32(v.z * scale * weight.z, v.w * scale * weight.w));
+            load_elems<IN_F32, V>(values[slice], x, row * WIDTH + k);
+        } else {
+#pragma unroll // values stay in registers
+            for (int i = 0; i < V; i++) {
+                values[slice][i] = 0.0f;
+            }
         }
     }
 }
 
-// One token by the whole block. `scratch`: WARPS floats.
-__device__ __forceinline__ void norm_token(const float *x, const float *w, act_t *out,
-                                           float *scratch) {
-    float4 values[SLICES];
-    load_token(values, x);
+// 1 / sqrt(mean + eps), for every thread of the row. `scratch`: WARPS floats.
+__device__ __forceinline__ float row_factor(const float values[SLICES][V], float *scratch) {
     float squares = 0.0f;
 #pragma unroll // values stay in registers
     for (int slice = 0; slice < SLICES; slice++) {
-        float4 v = values[slice];
-        squares += (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+        float sum = 0.0f;
+#pragma unroll // values stay in registers
+        for (int i = 0; i < V; i++) {
+            sum += values[slice][i] * values[slice][i];
+        }
+        squares += sum;
     }
-    float mean = block_sum<WARPS>(squares, scratch) * (1.0f / WIDTH);
-    store_token(values, 1.0f / sqrtf(mean + __uint_as_float(EPS_BITS)), w, out);
+    float sum;
+    if constexpr (BY_WARP) {
+        sum = warp_sum(squares);
+    } else {
+        sum = block_sum<WARPS>(squares, scratch);
+    }
+    return 1.0f / sqrtf(sum * (1.0f / WIDTH) + __uint_as_float(EPS_BITS));
+}
+
+__device__ __forceinline__ void store_row(const float values[SLICES][V], float factor,
+                                          const float *w, void *out, s64 row) {
+#pragma unroll // values stay in registers
+    for (int slice = 0; slice < SLICES; slice++) {
+        int k = slice * SLICE + row_thread() * V;
+        if (k < WIDTH) {
+            float y[V];
+            load_elems<true, V>(y, w, k);
+#pragma unroll // values stay in registers
+            for (int i = 0; i < V; i++) {
+                y[i] = values[slice][i] * factor * y[i];
+            }
+            store_elems<OUT_F32, V>(out, row * WIDTH + k, y);
+        }
+    }
+}
+
+__device__ __forceinline__ void store_ordered(const void *x, float factor, const float *w,
+                                              const s32 *order, void *out, s64 row) {
+    for (int k = row_thread(); k < OUT_WIDTH; k += ROW_THREADS) {
+        s32 from = (s32)ld_global_u32(order + k);
+        float y  = 0.0f;
+        if (from >= 0) {
+            load_elems<IN_F32, 1>(&y, x, row * WIDTH + from);
+            y = y * factor * ld_global_f32(w + k);
+        }
+        store_elems<OUT_F32, 1>(out, row * OUT_WIDTH + k, &y);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    rms_norm(const float *x, const float *w, act_t *out, s64 tokens) {
+    rms_norm(const void *x, const float *w, const s32 *order, void *out, s64 tokens) {
     __shared__ float scratch[WARPS];
     s64 token = blockIdx.y;
+    int at    = (int)blockIdx.x * BLOCK_ROWS + (int)threadIdx.x / ROW_THREADS; // of the token
     griddepcontrol_launch_dependents();
     griddepcontrol_wait();
-    if (token < tokens) {
-        norm_token(x + token * WIDTH, w, out + token * WIDTH, scratch);
+    if (token >= tokens || at >= ROWS) {
+        return;
+    }
+    s64 row = token * ROWS + at;
+    float values[SLICES][V];
+    load_row(values, x, row);
+    float factor = row_factor(values, scratch);
+    if constexpr (HAS_ORDER) {
+        store_ordered(x, factor, w, order, out, row);
+    } else {
+        store_row(values, factor, w, out, row);
     }
 }

@@ -54,20 +54,43 @@ __device__ __forceinline__ float f16x2_low(u32 x) {
 __device__ __forceinline__ float f16x2_high(u32 x) {
     return cvt_f32_f16((u16)(x >> 16));
 }
+// bf16: the upper half of a float.
+__device__ __forceinline__ u16 cvt_rn_bf16_f32(float x) {
+    u16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ u32 cvt_rn_bf16x2_f32(float low, float high) {
+    u32 y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+__device__ __forceinline__ float bf16x2_low(u32 x) {
+    return __uint_as_float(x << 16);
+}
+__device__ __forceinline__ float bf16x2_high(u32 x) {
+    return __uint_as_float(x & 0xffff0000u);
+}
+
+#ifndef ACT_BF16
+#define ACT_BF16 0 // 1: activations, 16-bit weights and the KV cache are bf16, not fp16
+#endif
+static_assert(ACT_BF16 == 0 || ACT_BF16 == 1, "ACT_BF16");
+
 __device__ __forceinline__ float act_to_f32(act_t x) {
-    return cvt_f32_f16(x);
+    return ACT_BF16 ? bf16x2_low(x) : cvt_f32_f16(x);
 }
 __device__ __forceinline__ act_t act_from_f32(float x) {
-    return cvt_rn_f16_f32(x);
+    return ACT_BF16 ? cvt_rn_bf16_f32(x) : cvt_rn_f16_f32(x);
 }
 __device__ __forceinline__ u32 act2_from_f32(float low, float high) {
-    return cvt_rn_f16x2_f32(low, high);
+    return ACT_BF16 ? cvt_rn_bf16x2_f32(low, high) : cvt_rn_f16x2_f32(low, high);
 }
 __device__ __forceinline__ float act2_low(u32 x) {
-    return f16x2_low(x);
+    return ACT_BF16 ? bf16x2_low(x) : f16x2_low(x);
 }
 __device__ __forceinline__ float act2_high(u32 x) {
-    return f16x2_high(x);
+    return ACT_BF16 ? bf16x2_high(x) : f16x2_high(x);
 }
 
 // ---- packed halves and words --------------------------------------------------------------------
@@ -177,6 +200,11 @@ __device__ __forceinline__ u32 ld_global_u32(const void *p) {
     asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
 }
+__device__ __forceinline__ u16 ld_global_u16(const void *p) {
+    u16 v;
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
+    return v;
+}
 __device__ __forceinline__ float4 ld_global_v4_f32(const void *p) {
     float4 v;
     asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
@@ -194,6 +222,14 @@ __device__ __forceinline__ void st_global_v4(void *p, uint4 v) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z),
                  "r"(v.w)
                  : "memory");
+}
+__device__ __forceinline__ void st_global_v4_f32(void *p, float4 v) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z),
+                 "f"(v.w)
+                 : "memory");
+}
+__device__ __forceinline__ void st_global_v2(void *p, uint2 v) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(v.x), "r"(v.y) : "memory");
 }
 __device__ __forceinline__ void st_global_u32(void *p, u32 v) {
     asm volatile("st.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
@@ -385,6 +421,13 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float d[4], u32 a0, u32 a1, u32
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
+__device__ __forceinline__ void mma_m16n8k16_bf16(float d[4], u32 a0, u32 a1, u32 a2, u32 a3,
+                                                  u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
 // D = A B.
 __device__ __forceinline__ void mma_m16n8k16_f16_zero(float d[4], u32 a0, u32 a1, u32 a2, u32 a3,
                                                       u32 b0, u32 b1) {
@@ -392,6 +435,30 @@ __device__ __forceinline__ void mma_m16n8k16_f16_zero(float d[4], u32 a0, u32 a1
                  "{%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
                  : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(0.0f));
+}
+__device__ __forceinline__ void mma_m16n8k16_bf16_zero(float d[4], u32 a0, u32 a1, u32 a2, u32 a3,
+                                                       u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+                 "{%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(0.0f));
+}
+// Both operands are activations' dtype.
+__device__ __forceinline__ void mma_m16n8k16_act(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0,
+                                                 u32 b1) {
+    if (ACT_BF16) {
+        mma_m16n8k16_bf16(d, a0, a1, a2, a3, b0, b1);
+    } else {
+        mma_m16n8k16_f16(d, a0, a1, a2, a3, b0, b1);
+    }
+}
+__device__ __forceinline__ void mma_m16n8k16_act_zero(float d[4], u32 a0, u32 a1, u32 a2, u32 a3,
+                                                      u32 b0, u32 b1) {
+    if (ACT_BF16) {
+        mma_m16n8k16_bf16_zero(d, a0, a1, a2, a3, b0, b1);
+    } else {
+        mma_m16n8k16_f16_zero(d, a0, a1, a2, a3, b0, b1);
+    }
 }
 __device__ __forceinline__ void ldmatrix_x4(u32 d[4], u32 shared) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -137,8 +137,8 @@ static size_t character_length(Bytes text, size_t at, size_t *bad) {
     return wants;
 }
 
-// Text with every invalid part replaced by U+FFFD. *owned: what the caller frees.
-static bool text_repair(Bytes *text, unsigned char **owned, Error *err) {
+// Text with every invalid part replaced by U+FFFD, and its marks. *owned: what the caller frees.
+static bool text_repair(Bytes *text, const uint8_t **marks, unsigned char **owned, Error *err) {
     size_t bad, invalid = 0;
     for (size_t at = 0, length; at < text->size; at += length ? length : bad) {
         length = character_length(*text, at, &bad);
@@ -147,17 +147,21 @@ static bool text_repair(Bytes *text, unsigned char **owned, Error *err) {
     *owned = NULL;
     if (!invalid)
         return true;
-    unsigned char *out = *owned = malloc(text->size + 2 * invalid + 1);
+    size_t room = text->size + 2 * invalid + 1, size = 0;
+    unsigned char *out = *owned = malloc(2 * room), *out_marks = out + room;
     if (!out)
         return fail(err, ERR_RESOURCE, 952, "no memory for the text");
-    size_t size = 0;
     for (size_t at = 0, length; at < text->size; at += length ? length : bad) {
         length = character_length(*text, at, &bad);
         memcpy(out + size, length ? text->data + at : (const unsigned char *)"\xef\xbf\xbd",
                length ? length : 3);
+        for (size_t i = 0; *marks && i < (length ? length : 3); i++)
+            out_marks[size + i] = (*marks)[at + (length ? i : 0)];
         size += length ? length : 3;
     }
     *text = (Bytes){out, size};
+    if (*marks)
+        *marks = out_marks;
     return true;
 }
 
@@ -318,6 +322,7 @@ typedef struct Candidate { // a pair that may be merged
 // Grows as needed; one per encode call.
 typedef struct Encoder {
     const Tokenizer *t;
+    const uint8_t *marks; // of the text's bytes; NULL: none is a user's
     int32_t *ids;
     int64_t count, room;
     Symbol *symbols;
@@ -486,14 +491,18 @@ static bool alone(const Tokenizer *t, Bytes text, const unsigned char *at, size_
 }
 
 // The longest added token at this place; NULL: none.
-static const AddedToken *added_find(const Tokenizer *t, Bytes text, const unsigned char *at,
+static const AddedToken *added_find(const Encoder *e, Bytes text, const unsigned char *at,
                                     unsigned flags) {
+    const Tokenizer *t = e->t;
     size_t left = (size_t)(text.data + text.size - at);
     for (int32_t i = t->added_first[*at]; i < t->added_first[*at + 1]; i++) {
         const AddedToken *a = &t->added[i];
         Bytes piece = tokenizer_piece(t, a->id);
         bool fits = piece.size && piece.size <= left && memcmp(piece.data, at, piece.size) == 0;
-        if (!fits || (flags & TOKENIZER_PLAIN_TEXT && tokenizer_is_special(t, a->id)))
+        if (!fits)
+            continue;
+        bool user = e->marks && memchr(e->marks + (at - text.data), 1, piece.size);
+        if ((user || flags & TOKENIZER_PLAIN_TEXT) && tokenizer_is_special(t, a->id))
             continue;
         if (!(a->flags & ADDED_SINGLE_WORD) || alone(t, text, at, piece.size))
             return a;
@@ -504,7 +513,7 @@ static const AddedToken *added_find(const Tokenizer *t, Bytes text, const unsign
 static bool text_encode(Encoder *e, Bytes text, unsigned flags, Error *err) {
     const unsigned char *start = text.data, *at = text.data, *end = text.data + text.size;
     while (at < end) {
-        const AddedToken *a = added_find(e->t, text, at, flags);
+        const AddedToken *a = added_find(e, text, at, flags);
         if (!a) {
             at++;
             continue;
@@ -533,11 +542,11 @@ static bool encode_all(Encoder *e, Bytes text, unsigned flags, Error *err) {
     return true;
 }
 
-bool tokenizer_encode(const Tokenizer *t, Bytes text, unsigned flags, int32_t **ids, int64_t *count,
-                      Error *err) {
-    Encoder e = {.t = t};
+bool tokenizer_encode_marked(const Tokenizer *t, Bytes text, const uint8_t *user_marks,
+                             unsigned flags, int32_t **ids, int64_t *count, Error *err) {
+    Encoder e = {.t = t, .marks = user_marks};
     unsigned char *owned = NULL;
-    bool done = text_repair(&text, &owned, err) && encode_all(&e, text, flags, err);
+    bool done = text_repair(&text, &e.marks, &owned, err) && encode_all(&e, text, flags, err);
     free(owned);
     free(e.symbols);
     free(e.heap);
@@ -548,4 +557,9 @@ bool tokenizer_encode(const Tokenizer *t, Bytes text, unsigned flags, int32_t **
     *ids = e.ids;
     *count = e.count;
     return true;
+}
+
+bool tokenizer_encode(const Tokenizer *t, Bytes text, unsigned flags, int32_t **ids, int64_t *count,
+                      Error *err) {
+    return tokenizer_encode_marked(t, text, NULL, flags, ids, count, err);
 }

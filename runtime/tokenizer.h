@@ -18,6 +18,11 @@ void tokenizer_close(Tokenizer *t);
 // ids: the caller frees. Invalid UTF-8 is read as U+FFFD, as Python's errors="replace" does.
 bool tokenizer_encode(const Tokenizer *t, Bytes text, unsigned flags, int32_t **ids, int64_t *count,
                       Error *err);
+// The same for text that was put together from a template and what a user wrote. user_marks: one
+// per byte of text, 1: written by a user, 0: not; NULL: none is. Bytes of which any is marked never
+// become a special token; added tokens that are not special are found as usual.
+bool tokenizer_encode_marked(const Tokenizer *t, Bytes text, const uint8_t *user_marks,
+                             unsigned flags, int32_t **ids, int64_t *count, Error *err);
 // The bytes of one token; empty for ids without one. 0 <= id < 2^31.
 Bytes tokenizer_piece(const Tokenizer *t, int32_t id);
 bool tokenizer_is_special(const Tokenizer *t, int32_t id);

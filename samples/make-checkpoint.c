@@ -45,6 +45,7 @@ static const Shape shapes[] = {
     {"llama-3.1-8b", "LlamaForCausalLM", "llama", 4096, 14336, 32, 32, 8, 128, 128256, 5e5,  8, 131072, false, false},
     {"llama-3.1-70b", "LlamaForCausalLM", "llama", 8192, 28672, 80, 64, 8, 128, 128256, 5e5, 8, 131072, false, false},
     {"qwen2.5-7b", "Qwen2ForCausalLM", "qwen2", 3584, 18944, 28, 28, 4, 128, 152064, 1e6,   0,  32768, false, true},
+    {"deepseek-r1-distill-qwen-7b", "Qwen2ForCausalLM", "qwen2", 3584, 18944, 28, 28, 4, 128, 152064, 1e4, 0, 131072, false, true},
     {"custom",     "LlamaForCausalLM", "llama", 256,    512,  2,  4, 2,  64,   1024, 1e4,   0,   4096, false, false},
 };
 // clang-format on
@@ -53,6 +54,7 @@ typedef struct Options {
     Shape shape;
     const char *dir;
     int64_t bits, group_size, seed, shard_bytes, threads;
+    int64_t asymmetric, act_order; // 0 or 1
 } Options;
 
 static _Noreturn void stop(int code, const char *what, const char *detail) {
@@ -88,6 +90,21 @@ typedef struct List {
 
 static bool is_int32(Fill fill) {
     return fill == FILL_CODES || fill == FILL_ZEROS || fill == FILL_GROUPS;
+}
+
+// The stored zero points of a symmetric module, format gptq: the code of 0, minus 1, in each field.
+static uint32_t zero_word(int64_t bits, int64_t word) {
+    static const uint32_t three[] = {0xdb6db6db, 0xb6db6db6, 0x6db6db6d};
+    return bits == 2 ? 0x55555555u : bits == 3 ? three[word % 3] : bits == 4 ? 0x77777777u
+                                                                                : 0x7f7f7f7fu;
+}
+
+// With act-order the inputs of a group stand anywhere. The same order for all modules of one width,
+// as they see the same activations.
+static uint32_t group_of(const Options *o, int64_t k, const Entry *e) {
+    enum { STRIDE = 7919 }; // prime, so that it visits every input of any usual width
+    int64_t place = o->act_order ? (k * STRIDE + 11) % e->rows : k;
+    return (uint32_t)(place / (int64_t)e->spread);
 }
 
 static void add(List *l, const char *prefix, const char *suffix, Fill fill, int64_t rows,
@@ -216,10 +233,10 @@ static void fill_block(const Options *o, int tensor, const Entry *e, int64_t at,
     }
     uint32_t *words = (uint32_t *)(void *)out;
     for (int64_t i = 0; i < size / 4; i++)
-        words[i] = e->fill == FILL_CODES    ? (uint32_t)splitmix(&state)
-                   : e->fill == FILL_GROUPS ? (uint32_t)((at / 4 + i) / (int64_t)e->spread)
-                   : o->bits == 4           ? 0x77777777u
-                                            : 0x7f7f7f7fu;
+        words[i] = e->fill == FILL_CODES || (e->fill == FILL_ZEROS && o->asymmetric)
+                       ? (uint32_t)splitmix(&state)
+                   : e->fill == FILL_GROUPS ? group_of(o, at / 4 + i, e)
+                                            : zero_word(o->bits, (at / 4 + i) % e->columns);
 }
 
 // ---- writing ------------------------------------------------------------------------------------
@@ -381,10 +398,11 @@ static int64_t special_count(const Shape *s) {
 
 static void print_quant(FILE *out, const Options *o) {
     fprintf(out,
-            "{\"bits\":%lld,\"group_size\":%lld,\"desc_act\":false,\"sym\":true,\"lm_head\":false,"
+            "{\"bits\":%lld,\"group_size\":%lld,\"desc_act\":%s,\"sym\":%s,\"lm_head\":false,"
             "\"quant_method\":\"gptq\",\"checkpoint_format\":\"gptq\",\"pack_dtype\":\"int32\","
             "\"static_groups\":false,\"true_sequential\":true}",
-            (long long)o->bits, (long long)o->group_size);
+            (long long)o->bits, (long long)o->group_size, o->act_order ? "true" : "false",
+            o->asymmetric ? "false" : "true");
 }
 
 static void config_write(const Options *o) {
@@ -517,8 +535,10 @@ typedef struct OptionSpec {
 #define AT(field) offsetof(Options, field)
 // clang-format off
 static const OptionSpec specs[] = {
-    {"--bits",         AT(bits),               "4 (default) or 8"},
+    {"--bits",         AT(bits),               "2, 3, 4 (default) or 8"},
     {"--group-size",   AT(group_size),         "128 (default), another number, or -1"},
+    {"--asymmetric",   AT(asymmetric),         "1: zero points of any value"},
+    {"--act-order",    AT(act_order),          "1: inputs of a group stand anywhere"},
     {"--seed",         AT(seed),               "of the random weights (1)"},
     {"--shard-bytes",  AT(shard_bytes),        "largest file (4 GB)"},
     {"--threads",      AT(threads),            "one per core"},
@@ -573,8 +593,8 @@ static Options options_parse(int argc, char **argv) {
         stop(EXIT_BAD_USAGE, "unknown shape", argv[1]);
     for (int i = 3; i < argc; i += 2)
         option_set(&o, argv[i], i + 1 < argc ? argv[i + 1] : NULL);
-    if (o.bits != 4 && o.bits != 8)
-        stop(EXIT_BAD_USAGE, "--bits must be 4 or 8", NULL);
+    if (o.bits != 2 && o.bits != 3 && o.bits != 4 && o.bits != 8)
+        stop(EXIT_BAD_USAGE, "--bits must be 2, 3, 4 or 8", NULL);
     if (o.threads > 256)
         o.threads = 256;
     int64_t words = o.shape.vocab - special_count(&o.shape) - BYTE_TOKENS;

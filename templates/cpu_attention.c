@@ -1,7 +1,11 @@
 // Causal attention of new tokens over the paged KV cache, which already holds their own keys and
 // values:
 //
-//   out[row][head] = softmax over positions p <= positions[row] of (scale * q . k[p])  times  v[p]
+//   out[row][head] = softmax over positions p <= positions[row] of cap(scale * q . k[p]) times v[p]
+//
+// cap(x) = softcap * tanh(x / softcap), or x. With a window only positions p > positions[row] -
+// window count; blocks that no line sees are not read. Element e of a row may be stored elsewhere:
+// at places[e].
 //
 // One kernel for decode and prefill. A run of rows of one sequence and the query heads of one
 // key/value head make up to LINES lines, which share the keys and values of a block of positions
@@ -12,16 +16,25 @@
 // largest score so far (FlashAttention, arXiv 2205.14135, algorithm 1); the steps of a line depend
 // on its own position only, so the bits do not depend on what else is in the batch.
 //
-// Work is dealt out to threads by (rows, key/value head). Non-goals: splitting one sequence's
-// positions over threads.
+// Work is dealt out to threads by (rows, key/value head). In decode a row's positions are also cut,
+// at multiples of SPLIT; a row of several parts leaves their sums in memory, and a second step,
+// attention_merge, adds them in order. What is cut where depends on the row's position only, so the
+// number of threads changes no bit.
 #include "rows.h"
 #include "simd.h"
 
-extern const int64_t HOLE_SCALE; // bits of the float
+extern const int64_t HOLE_SCALE;   // bits of the float
+extern const int64_t HOLE_SOFTCAP; // bits of the float; 0: none
+extern const int64_t HOLE_WINDOW;  // positions; 0: all
+extern const int64_t HOLE_PLACES;  // 1: there are places
+extern const int64_t HOLE_SPLIT;   // positions of a part, a multiple of BLOCK; 0: one part
+extern const int64_t HOLE_PARTS;   // of a row at most
 
 void attention(const StepRun *run, int32_t thread, const float *q, uint8_t *kv,
                const int32_t *slots, const int32_t *positions, const int32_t *page_table,
-               float *out);
+               const int32_t *places, float *parts, float *out);
+void attention_merge(const StepRun *run, int32_t thread, float *parts, const int32_t *slots,
+                     const int32_t *positions, const int32_t *places, float *out);
 
 enum {
     BLOCK = 32, // positions; a page holds a multiple of 4
@@ -30,18 +43,32 @@ enum {
     STRIPE = 2 * LANES, // positions or elements whose sums are in registers at a time
 };
 
+typedef struct Batch {
+    KvCache kv;
+    const float *q;
+    const int32_t *slots, *positions;
+    const int32_t *places; // NULL: none
+    float *parts;          // [row][PARTS][head][HEAD_DIM + 2], see part_place; NULL: none
+    float *out;
+} Batch;
+
 typedef struct Lines {
     int64_t count;                      // of them, filled up to a multiple of 4
     int32_t position[LINES];            // -1 in lines that fill up
     float largest[LINES];               // score so far
     vf total[LINES];                    // of the weights, in each lane
-    float q[LINES * MAX_HEAD_DIM];      // times scale
-    float sum[LINES * MAX_HEAD_DIM];    // of weight * value
+    float q[LINES * MAX_HEAD_DIM];      // [line][HEAD_DIM], times scale
+    float sum[LINES * MAX_HEAD_DIM];    // [line][padded_dim()] of weight * value
     float weight[LINES * BLOCK];        // scores, then e^(score - largest)
     float rescale[LINES];               // of what was summed before this block
     float keys[MAX_HEAD_DIM * BLOCK];   // [element][position]
-    float values[BLOCK * MAX_HEAD_DIM]; // [position][element]
+    float values[BLOCK * MAX_HEAD_DIM]; // [position][padded_dim()]
 } Lines;
+
+// Heads are filled up with zeros to whole stripes.
+INLINE int64_t padded_dim(void) {
+    return (HOLE_HEAD_DIM + STRIPE - 1) / STRIPE * STRIPE;
+}
 
 INLINE vf vf_where(vi mask, vf yes, vf no) {
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
@@ -66,7 +93,7 @@ INLINE void keys_turn(float *keys, const uint8_t *from, int64_t valid, int64_t a
     }
 }
 
-// Pairs of halves, [pair][position], to floats [element][position] in place, last pair first.
+// Pairs of elements, [pair][position], to floats [element][position] in place, last pair first.
 INLINE void keys_convert(float *keys) {
     for (int64_t pair = HOLE_HEAD_DIM / 2 - 1; pair >= 0; pair--) {
         vi both[BLOCK / LANES];
@@ -76,10 +103,22 @@ INLINE void keys_convert(float *keys) {
         UNROLL
         for (int v = 0; v < BLOCK / LANES; v++) {
             vf low, high;
-            vf_half_pairs(both[v], &low, &high);
+            kv_pairs(both[v], &low, &high);
             vf_store(keys + 2 * pair * BLOCK + v * LANES, low);
             vf_store(keys + (2 * pair + 1) * BLOCK + v * LANES, high);
         }
+    }
+}
+
+// One position's values as floats, filled up with zeros; nothing behind them is read.
+INLINE void values_convert(float *to, const uint8_t *from) {
+    for (int64_t e = 0; e < padded_dim(); e += LANES) {
+        uint16_t some[LANES] = {0};
+        if (e + LANES <= HOLE_HEAD_DIM)
+            memcpy(some, from + 2 * e, sizeof some);
+        else if (e < HOLE_HEAD_DIM)
+            memcpy(some, from + 2 * e, (size_t)(HOLE_HEAD_DIM - e) * 2);
+        vf_store(to + e, kv_load(some));
     }
 }
 
@@ -98,12 +137,11 @@ static void block_load(Lines *l, const KvCache *kv, int32_t slot, int64_t head, 
         else
             keys_turn(l->keys, keys, valid, at);
         for (int64_t i = 0; i < 4; i++) {
-            float *to = l->values + (at + i) * HOLE_HEAD_DIM;
+            float *to = l->values + (at + i) * padded_dim();
             if (i < valid)
-                for (int64_t e = 0; e < HOLE_HEAD_DIM; e += LANES)
-                    vf_store(to + e, vf_half(values + (i * HOLE_HEAD_DIM + e) * 2));
+                values_convert(to, values + i * HOLE_HEAD_DIM * 2);
             else
-                memset(to, 0, (size_t)HOLE_HEAD_DIM * sizeof *to);
+                memset(to, 0, (size_t)padded_dim() * sizeof *to);
         }
     }
     keys_convert(l->keys);
@@ -138,7 +176,7 @@ INLINE void product(float *out, int64_t out_stride, const float *a, int64_t a_st
     }
 }
 
-// Scores of a line to weights; positions behind the line's own get none.
+// Scores of a line to weights; positions behind the line's own or before its window get none.
 INLINE void line_softmax(Lines *l, int64_t line, int32_t first) {
     enum { VECTORS = BLOCK / LANES };
     const float none = -__builtin_inff();
@@ -150,8 +188,14 @@ INLINE void line_softmax(Lines *l, int64_t line, int32_t first) {
     vf score[VECTORS], largest = vf_set(l->largest[line]);
     UNROLL
     for (int v = 0; v < VECTORS; v++) {
-        const vi visible = lane + (first + v * LANES) <= l->position[line];
-        score[v] = vf_where(visible, vf_load(weight + v * LANES), vf_set(none));
+        const vi position = lane + (first + v * LANES);
+        vi visible = position <= l->position[line];
+        if (HOLE_WINDOW)
+            visible &= position > l->position[line] - (int32_t)HOLE_WINDOW;
+        score[v] = vf_load(weight + v * LANES);
+        if (HOLE_SOFTCAP)
+            score[v] = vf_softcap(score[v], float_bits(HOLE_SOFTCAP));
+        score[v] = vf_where(visible, score[v], vf_set(none));
         largest = vf_max(largest, score[v]);
     }
     const float now = vf_largest(largest);
@@ -176,71 +220,219 @@ static void block_attend(Lines *l, int32_t first) {
     for (int64_t line = 0; line < l->count; line++)
         line_softmax(l, line, first);
     for (int64_t line = 0; line < l->count; line += 4)
-        for (int64_t at = 0; at < HOLE_HEAD_DIM; at += STRIPE)
-            product(l->sum + line * HOLE_HEAD_DIM + at, HOLE_HEAD_DIM, l->weight + line * BLOCK,
-                    BLOCK, l->values + at, HOLE_HEAD_DIM, BLOCK, l->rescale + line);
+        for (int64_t at = 0; at < padded_dim(); at += STRIPE)
+            product(l->sum + line * padded_dim() + at, padded_dim(), l->weight + line * BLOCK,
+                    BLOCK, l->values + at, padded_dim(), BLOCK, l->rescale + line);
 }
 
-// Rows [row, row + rows) of one slot, `heads` query heads from `head` on.
-static void run_attend(const KvCache *kv, const float *q, const int32_t *slots,
-                       const int32_t *positions, float *out, const int64_t part[4]) {
-    const int64_t row = part[0], rows = part[1], head = part[2], heads = part[3];
-    Lines l;
-    l.count = (rows * heads + 3) / 4 * 4;
-    int32_t end = 0;
-    for (int64_t line = 0; line < l.count; line++) {
-        const int64_t from = row + line / heads;
-        const int32_t position = from < row + rows ? positions[from] : 0;
-        const float *query = q + (from * HOLE_HEADS + head + line % heads) * HOLE_HEAD_DIM;
-        for (int64_t e = 0; e < HOLE_HEAD_DIM; e++) {
-            l.q[line * HOLE_HEAD_DIM + e] =
-                from < row + rows ? query[e] * float_bits(HOLE_SCALE) : 0.0f;
-            l.sum[line * HOLE_HEAD_DIM + e] = 0;
-        }
-        l.position[line] = position;
-        l.largest[line] = -3e38f;
-        l.total[line] = vf_zero();
-        end = position + 1 > end ? position + 1 : end;
-    }
-    const int64_t kv_head = head / (HOLE_HEADS / HOLE_KV_HEADS);
-    for (int32_t first = 0; first < end; first += BLOCK) {
-        block_load(&l, kv, slots[row], kv_head, first, end);
-        block_attend(&l, first);
-    }
-    for (int64_t line = 0; line < rows * heads; line++) {
-        float *to = out + ((row + line / heads) * HOLE_HEADS + head + line % heads) * HOLE_HEAD_DIM;
-        const float inverse = 1.0f / vf_sum(l.total[line]);
+// Rows [row, row + rows) of one slot, `heads` query heads from `head` on, keys from position
+// `first` on and before `end`.
+typedef struct Part {
+    int64_t row, rows, head, heads;
+    int32_t first, end;
+} Part;
+
+static void lines_start(Lines *l, const Batch *b, const Part *p) {
+    l->count = (p->rows * p->heads + 3) / 4 * 4;
+    for (int64_t line = 0; line < l->count; line++) {
+        const int64_t row = p->row + line / p->heads, head = p->head + line % p->heads;
+        const int real = line < p->rows * p->heads;
+        const float *query = b->q + (row * HOLE_HEADS + head) * HOLE_HEAD_DIM;
         for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
-            to[e] = l.sum[line * HOLE_HEAD_DIM + e] * inverse;
+            l->q[line * HOLE_HEAD_DIM + e] = real ? query[e] * float_bits(HOLE_SCALE) : 0.0f;
+        memset(l->sum + line * padded_dim(), 0, (size_t)padded_dim() * sizeof *l->sum);
+        l->position[line] = real ? b->positions[row] : 0;
+        l->largest[line] = -3e38f;
+        l->total[line] = vf_zero();
     }
 }
+
+static void part_attend(Lines *l, const Batch *b, const Part *p) {
+    lines_start(l, b, p);
+    const int64_t kv_head = p->head / (HOLE_HEADS / HOLE_KV_HEADS);
+    for (int32_t first = p->first / BLOCK * BLOCK; first < p->end; first += BLOCK) {
+        block_load(l, &b->kv, b->slots[p->row], kv_head, first, p->end);
+        block_attend(l, first);
+    }
+}
+
+// ---- results ------------------------------------------------------------------------------------
+
+// Where an element of a row goes.
+INLINE float *place(const Batch *b, int64_t row, int64_t at) {
+    return b->out + row * HOLE_HEADS * HOLE_HEAD_DIM + (HOLE_PLACES ? b->places[at] : at);
+}
+
+static void part_store(const Lines *l, const Batch *b, const Part *p) {
+    for (int64_t line = 0; line < p->rows * p->heads; line++) {
+        const float inverse = 1.0f / vf_sum(l->total[line]);
+        const int64_t at = (p->head + line % p->heads) * HOLE_HEAD_DIM;
+        for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
+            *place(b, p->row + line / p->heads, at + e) = l->sum[line * padded_dim() + e] * inverse;
+    }
+}
+
+// Rows that stand for no sequence.
+static void part_clear(const Batch *b, const Part *p) {
+    for (int64_t row = p->row; row < p->row + p->rows; row++)
+        for (int64_t at = 0; at < p->heads * HOLE_HEAD_DIM; at++)
+            *place(b, row, p->head * HOLE_HEAD_DIM + at) = 0;
+}
+
+// ---- one part for each row ----------------------------------------------------------------------
+
+INLINE int32_t window_start(int32_t position) {
+    return HOLE_WINDOW && position >= HOLE_WINDOW ? position - (int32_t)HOLE_WINDOW + 1 : 0;
+}
+
+// The query heads that share keys: `count` chunks of at most `heads` for each key/value head.
+typedef struct Chunks {
+    int64_t group, heads, count, all;
+} Chunks;
+
+INLINE Chunks chunks_of(void) {
+    const int64_t group = HOLE_HEADS / HOLE_KV_HEADS, heads = group < LINES ? group : LINES;
+    const int64_t count = (group + heads - 1) / heads;
+    return (Chunks){group, heads, count, count * HOLE_KV_HEADS};
+}
+
+INLINE Part chunk_part(const Chunks *c, int64_t chunk) {
+    const int64_t first = chunk % c->count * c->heads, left = c->group - first;
+    return (Part){.head = chunk / c->count * c->group + first,
+                  .heads = left < c->heads ? left : c->heads};
+}
+
+static void rows_attend(const Batch *b, Part part, int64_t last) {
+    Lines l;
+    while (part.row < last) {
+        int64_t end = part.row + 1;
+        while (end < last && b->slots[end] == b->slots[part.row])
+            end++;
+        part.rows = end - part.row;
+        part.first = INT32_MAX;
+        part.end = 0;
+        for (int64_t row = part.row; row < end; row++) {
+            const int32_t position = b->positions[row], start = window_start(position);
+            part.first = start < part.first ? start : part.first;
+            part.end = position + 1 > part.end ? position + 1 : part.end;
+        }
+        if (b->slots[part.row] < 0) {
+            part_clear(b, &part);
+        } else {
+            part_attend(&l, b, &part);
+            part_store(&l, b, &part);
+        }
+        part.row = end;
+    }
+}
+
+// ---- several parts for each row -----------------------------------------------------------------
+
+// The parts of a row with the last key at `position`: multiples first, first + 1, ... of SPLIT.
+typedef struct Cuts {
+    int32_t first, count;
+} Cuts;
+
+INLINE Cuts cuts_of(int32_t position) {
+    const int32_t first = window_start(position) / (int32_t)HOLE_SPLIT;
+    return (Cuts){first, position / (int32_t)HOLE_SPLIT - first + 1};
+}
+
+// largest, total, sum[HEAD_DIM]
+INLINE int64_t part_place(int64_t row, int64_t part, int64_t head) {
+    return ((row * HOLE_PARTS + part) * HOLE_HEADS + head) * (HOLE_HEAD_DIM + 2);
+}
+
+static void row_attend(const Batch *b, Part p, int32_t at) {
+    const int32_t position = b->positions[p.row], start = window_start(position);
+    const Cuts cuts = cuts_of(position);
+    const int32_t from = (cuts.first + at) * (int32_t)HOLE_SPLIT, to = from + (int32_t)HOLE_SPLIT;
+    p.rows = 1;
+    p.first = from < start ? start : from;
+    p.end = to < position + 1 ? to : position + 1;
+    Lines l;
+    part_attend(&l, b, &p);
+    if (cuts.count == 1) {
+        part_store(&l, b, &p);
+        return;
+    }
+    for (int64_t line = 0; line < p.heads; line++) {
+        float *sums = b->parts + part_place(p.row, at, p.head + line);
+        sums[0] = l.largest[line];
+        sums[1] = vf_sum(l.total[line]);
+        memcpy(sums + 2, l.sum + line * padded_dim(), (size_t)HOLE_HEAD_DIM * sizeof *sums);
+    }
+}
+
+// Every row's parts, dealt out as one sequence.
+static void cut_rows_attend(const StepRun *run, int32_t thread, const Batch *b) {
+    const Chunks chunks = chunks_of();
+    int64_t next = thread; // of the items from this row on
+    for (int64_t row = 0; row < run->tokens; row++) {
+        const int idle = b->slots[row] < 0;
+        const int64_t items = chunks.all * (idle ? 1 : cuts_of(b->positions[row]).count);
+        for (; next < items; next += run->threads) {
+            Part part = chunk_part(&chunks, next % chunks.all);
+            part.row = row;
+            part.rows = 1;
+            if (idle)
+                part_clear(b, &part);
+            else
+                row_attend(b, part, (int32_t)(next / chunks.all));
+        }
+        next -= items;
+    }
+}
+
+static void head_merge(const Batch *b, int64_t row, int64_t head, int32_t parts) {
+    float sum[MAX_HEAD_DIM] = {0}, largest = -3e38f, total = 0;
+    for (int32_t at = 0; at < parts; at++) {
+        const float of_part = b->parts[part_place(row, at, head)];
+        largest = of_part > largest ? of_part : largest;
+    }
+    for (int32_t at = 0; at < parts; at++) {
+        const float *from = b->parts + part_place(row, at, head);
+        const float weight = f8_exp(from[0] - largest - (f8){0})[0];
+        total += from[1] * weight;
+        for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
+            sum[e] += from[2 + e] * weight;
+    }
+    const float inverse = 1.0f / total;
+    for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
+        *place(b, row, head * HOLE_HEAD_DIM + e) = sum[e] * inverse;
+}
+
+// ---- the steps ----------------------------------------------------------------------------------
 
 void attention(const StepRun *run, int32_t thread, const float *q, uint8_t *kv,
                const int32_t *slots, const int32_t *positions, const int32_t *page_table,
-               float *out) {
-    const KvCache cache = {kv, page_table};
-    const int64_t group = HOLE_HEADS / HOLE_KV_HEADS;
-    const int64_t heads = group < LINES ? group : LINES, rows = LINES / heads;
-    const int64_t chunks = (group + heads - 1) / heads; // of the query heads of one kv head
-    const int64_t per_block = HOLE_KV_HEADS * chunks;
-    const int64_t items = (run->tokens + rows - 1) / rows * per_block;
+               const int32_t *places, float *parts, float *out) {
+    const Batch batch = {{kv, page_table}, q, slots, positions, places, parts, out};
+    if (HOLE_SPLIT) {
+        cut_rows_attend(run, thread, &batch);
+        return;
+    }
+    const Chunks chunks = chunks_of();
+    const int64_t rows = LINES / chunks.heads;
+    const int64_t items = (run->tokens + rows - 1) / rows * chunks.all;
     for (int64_t item = thread; item < items; item += run->threads) {
-        const int64_t first = item / per_block * rows, at = item % per_block;
-        const int64_t last = first + rows < run->tokens ? first + rows : run->tokens;
-        const int64_t head = at / chunks * group + at % chunks * heads;
-        const int64_t left = group - at % chunks * heads, count = left < heads ? left : heads;
-        for (int64_t row = first; row < last;) {
-            int64_t end = row + 1;
-            while (end < last && slots[end] == slots[row])
-                end++;
-            if (slots[row] < 0)
-                for (int64_t r = row; r < end; r++)
-                    memset(out + (r * HOLE_HEADS + head) * HOLE_HEAD_DIM, 0,
-                           (size_t)(count * HOLE_HEAD_DIM) * sizeof *out);
-            else
-                run_attend(&cache, q, slots, positions, out,
-                           (const int64_t[4]){row, end - row, head, count});
-            row = end;
-        }
+        Part part = chunk_part(&chunks, item % chunks.all);
+        part.row = item / chunks.all * rows;
+        rows_attend(&batch, part, part.row + rows < run->tokens ? part.row + rows : run->tokens);
+    }
+}
+
+void attention_merge(const StepRun *run, int32_t thread, float *parts, const int32_t *slots,
+                     const int32_t *positions, const int32_t *places, float *out) {
+    const Batch batch = {.slots = slots,
+                         .positions = positions,
+                         .places = places,
+                         .parts = parts,
+                         .out = out};
+    for (int64_t item = thread; item < run->tokens * HOLE_HEADS; item += run->threads) {
+        const int64_t row = item / HOLE_HEADS;
+        const int32_t count = slots[row] < 0 ? 1 : cuts_of(positions[row]).count;
+        if (count > 1)
+            head_merge(&batch, row, item % HOLE_HEADS, count);
     }
 }

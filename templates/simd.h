@@ -130,6 +130,7 @@ INLINE vi vi_zero(void) {
 // vf_half_pairs(v, low, high)  the halves in the low and high 16 bits of each lane as floats
 // vi_round(v)          to the nearest integer, ties to even
 // f8_half_store(p, v)  8 floats as halves, rounded to nearest even, at p
+// vf_bf16(p), vf_bf16_pairs(v, low, high), f8_bf16_store(p, v)  the same with bf16
 // vf_split(v, even, odd)  16 floats in LANES-wide pieces: those at even and at odd places
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
@@ -424,6 +425,27 @@ INLINE void f8_half_store(void *p, f8 v) {
 }
 #endif
 
+// A bf16 is the upper half of a float.
+INLINE vf vf_bf16(const void *p) {
+    typedef uint16_t lanes __attribute__((vector_size(LANES * 2)));
+    lanes x;
+    memcpy(&x, p, sizeof x);
+    return (vf)(__builtin_convertvector(x, vu) << 16);
+}
+INLINE void vf_bf16_pairs(vi v, vf *low, vf *high) {
+    *low = (vf)((vu)v << 16);
+    *high = (vf)((vu)v & 0xffff0000u);
+}
+INLINE void f8_bf16_store(void *p, f8 v) {
+    typedef uint32_t u8 __attribute__((vector_size(32)));
+    typedef uint16_t w8 __attribute__((vector_size(16)));
+    const u8 bits = (u8)v, nan = (u8)(v != v);
+    const u8 rounded = bits + 0x7fff + (bits >> 16 & 1); // a NaN might become 0
+    const u8 kept = (rounded & ~nan) | ((bits | 0x400000) & nan);
+    const w8 out = __builtin_convertvector(kept >> 16, w8);
+    memcpy(p, &out, sizeof out);
+}
+
 // e^x for x <= 88, 0 below -87; relative error under 2e-7 (degree 6 minimax of Cephes' expf).
 // Written once for two vector types.
 #define EXP_FUNCTION(name, F, I)                                                              \
@@ -444,5 +466,22 @@ INLINE void f8_half_store(void *p, f8 v) {
     }
 EXP_FUNCTION(vf_exp, vf, vi)
 EXP_FUNCTION(f8_exp, f8, i8)
+
+// tanh with a relative error under 3e-7: the polynomial of Cephes' tanhf below 0.625, else
+// (1 - e^-2x) / (1 + e^-2x).
+#define TANH_FUNCTION(name, F, I, exp)                                                        \
+    INLINE F name(F x) {                                                                      \
+        const I sign = (I)x & INT32_MIN;                                                      \
+        const F a = (F)((I)x ^ sign), z = x * x;                                              \
+        F p = z * -5.70498872745e-3f + 2.06390887954e-2f;                                     \
+        p = p * z - 5.37397155531e-2f;                                                        \
+        p = p * z + 1.33314422036e-1f;                                                        \
+        p = p * z - 3.33332819422e-1f;                                                        \
+        const F small = p * z * a + a, e = exp(a * -2.0f), large = (1.0f - e) / (1.0f + e);   \
+        const I is_small = a < 0.625f;                                                        \
+        return (F)((((I)small & is_small) | ((I)large & ~is_small)) | sign);                  \
+    }
+TANH_FUNCTION(vf_tanh, vf, vi, vf_exp)
+TANH_FUNCTION(f8_tanh, f8, i8, f8_exp)
 
 #endif

@@ -2,12 +2,15 @@
 # The tests that need a GPU. Builds nothing: `pack` collects here what was built, the other words run
 # on the machine with the GPU, from the repository's root with build/gpu.tar.xz beside the sources.
 #
-#   tests/gpu.sh pack [TEXT]   collects into build/gpu.tar.xz (TEXT: a file for the perplexity)
+#   tests/gpu.sh pack [TEXT] [MODEL...]   collects into build/gpu.tar.xz: TEXT is a file for the
+#                              perplexity, MODELs are checkpoints with a reference.json for `formats`
 #   tests/gpu.sh kernels       every kernel against the oracle at ragged shapes
 #   tests/gpu.sh model         the sample against samples/storyteller/reference.json
+#   tests/gpu.sh formats [NAME...]   the fixtures (those named) and packed models, compiled and checked
 #   tests/gpu.sh sanitize      compute-sanitizer: memcheck and racecheck on kernels and model
-#   tests/gpu.sh large [SHAPE] writes a checkpoint of that shape (llama-3.1-8b), compiles it, times it
-#   tests/gpu.sh all           the four above
+#   tests/gpu.sh large [SHAPE [OPTIONS]]  writes a checkpoint of that shape (llama-3.1-8b) with these
+#                              options of make-checkpoint, compiles it, times it
+#   tests/gpu.sh all           all of them
 set -eu
 cd "$(dirname "$0")/.."
 folder=build/gpu
@@ -24,7 +27,12 @@ pack() {
         *) strip -o "$folder/$(basename "$program")" "$program" ;;
         esac
     done
-    [ -z "${1:-}" ] || cp "$1" "$folder/text.txt"
+    if [ $# -gt 0 ]; then
+        cp "$1" "$folder/text.txt"
+        shift
+    fi
+    mkdir "$folder/models"
+    [ $# -eq 0 ] || cp -rL "$@" "$folder/models/"
     tar -C build -cf - gpu | xz -T0 -3 >build/gpu.tar.xz
     ls -l build/gpu.tar.xz
 }
@@ -52,6 +60,26 @@ model() {
     "$folder/storyteller" bench -p 512 -n 128 -b 1,8,16 --device cuda:0
 }
 
+formats() {
+    local model name tolerance out=/tmp/gptq-compile-formats words
+    mkdir -p "$out"
+    for model in tests/vectors/fixtures/*/ "$folder"/models/*/; do
+        [ -f "$model/reference.json" ] || continue
+        name=$(basename "$model")
+        [ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
+        tolerance=4e-3
+        [[ $name != *bf16* ]] || tolerance=2e-2
+        if ! "$folder/gptq-compile" "$model" -o "$out/$name" --target sm_90a --progress none; then
+            echo "not ok $name: compile failed"
+            continue
+        fi
+        words=()
+        [[ $model != "$folder"* ]] || words=(--text "$folder/text.txt")
+        python3 tests/check_reference.py "$out/$name" "$model/reference.json" --device cuda:0 \
+            --name "$name on cuda:0" --tolerance "$tolerance" "${words[@]}" || true
+    done
+}
+
 sanitize() {
     local tool
     for tool in memcheck racecheck; do
@@ -63,8 +91,9 @@ sanitize() {
 
 large() {
     local shape=${1:-llama-3.1-8b} dir=/tmp/gptq-compile-large
+    [ $# -eq 0 ] || shift
     mkdir -p "$dir"
-    time "$folder/make-checkpoint" "$shape" "$dir/$shape"
+    time "$folder/make-checkpoint" "$shape" "$dir/$shape" "$@"
     time "$folder/gptq-compile" "$dir/$shape" -o "$dir/$shape.out" --target sm_90a --max-seq-len 8192 \
         --progress plain
     "$dir/$shape.out" run -p "abc def" -n 8 --ignore-eos --stats --device cuda:0 --temp 0
@@ -76,7 +105,7 @@ word=${1:-all}
 [ $# -eq 0 ] || shift
 case $word in
 pack) pack "$@" ;;
-kernels | model | sanitize | large)
+kernels | model | formats | sanitize | large)
     unpack
     "$word" "$@"
     ;;
@@ -84,11 +113,12 @@ all)
     unpack
     kernels
     model
+    formats
     sanitize
     large
     ;;
 *)
-    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -28,7 +28,7 @@ static bool run(const char *dir, const char *ids_text, const char *path, Arena *
     TRY(checkpoint_open(&checkpoint, dir, a, err));
     TRY(config_read(&config, dir, a, err));
     Graph graph = graph_new(a);
-    TRY(arch_find(config.architecture)->build(&graph, &config, &checkpoint, MAX_IDS, a, err));
+    TRY(arch_build(arch_find(config.architecture), &graph, &config, &checkpoint, MAX_IDS, a, err));
     size_t elems = (size_t)count * (size_t)config.vocab_size;
     double *logits = ARENA_NEW(a, double, elems);
     TRY(interp_run(interp_new(&graph, &config, MAX_IDS, a), ids, count, logits, err));

@@ -69,7 +69,26 @@ static inline Weight *random_weight(Arena *a, Random *r, int bits, int64_t group
     }
     w->qweight = codes;
     w->scales = scales;
+    w->scales_half = true;
     return w;
+}
+
+// Gives the inputs of a quantized module another order of groups, from `seed`; equal seeds and shapes
+// give equal orders.
+static inline void random_act_order(Weight *w, Arena *a, uint64_t seed) {
+    Random r = {.state = seed};
+    Tensor *t = random_tensor(a, "random.g_idx", TENSOR_I32, w->in_features, 1, 4);
+    int32_t *index = (int32_t *)(uintptr_t)t->data;
+    for (int64_t k = 0; k < w->in_features; k++)
+        index[k] = (int32_t)(k / w->group_size);
+    for (int64_t k = w->in_features - 1; k > 0; k--) {
+        int64_t other = random_u32(&r) % (k + 1);
+        int32_t kept = index[k];
+        index[k] = index[other];
+        index[other] = kept;
+    }
+    w->g_idx = t;
+    w->act_order = true;
 }
 
 #endif

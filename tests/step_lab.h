@@ -97,8 +97,10 @@ static inline pid_t lab_build_start(const StepLab *lab, const char *text, int in
         return -1;
     pid_t child = fork();
     if (child == 0) {
+        // the emulator stands in front of the text and knows the dtype from here
+        const char *dtype = strstr(text, "#define ACT_BF16 1\n") ? "-DACT_BF16=1" : "-DACT_BF16=0";
         execlp("clang++-19", "clang++-19", "-std=c++17", "-O1", "-march=native", "-shared", "-fPIC",
-               "-w", "-ffp-contract=off", "-Ikernels", "-include", "tests/simt/simt.h", "-o",
+               "-w", "-ffp-contract=off", dtype, "-Ikernels", "-include", "tests/simt/simt.h", "-o",
                library, source, (char *)NULL);
         _exit(127);
     }

@@ -184,6 +184,13 @@ static inline u32 __reduce_min_sync(u32, u32 x) {
         least = value < least ? value : least;
     return least;
 }
+static inline u32 __reduce_max_sync(u32, u32 x) {
+    u32 all[WARP_LANES], most = 0;
+    simt_exchange(x, all);
+    for (u32 value : all)
+        most = value > most ? value : most;
+    return most;
+}
 static inline int __popc(u32 x) { return __builtin_popcount(x); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline u32 __umulhi(u32 a, u32 b) { return (u32)((u64)a * b >> 32); }
@@ -225,11 +232,27 @@ static inline u32 cvt_rn_f16x2_f32(float low, float high) {
 }
 static inline float f16x2_low(u32 x) { return cvt_f32_f16((u16)x); }
 static inline float f16x2_high(u32 x) { return cvt_f32_f16((u16)(x >> 16)); }
-static inline float act_to_f32(act_t x) { return cvt_f32_f16(x); }
-static inline act_t act_from_f32(float x) { return cvt_rn_f16_f32(x); }
-static inline u32 act2_from_f32(float low, float high) { return cvt_rn_f16x2_f32(low, high); }
-static inline float act2_low(u32 x) { return f16x2_low(x); }
-static inline float act2_high(u32 x) { return f16x2_high(x); }
+static inline float bf16x2_low(u32 x) { return __uint_as_float(x << 16); }
+static inline float bf16x2_high(u32 x) { return __uint_as_float(x & 0xffff0000u); }
+static inline u16 cvt_rn_bf16_f32(float x) { // to nearest, ties to even
+    u32 bits = __float_as_uint(x);
+    return x != x ? 0x7fff : (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+static inline u32 cvt_rn_bf16x2_f32(float low, float high) {
+    return cvt_rn_bf16_f32(low) | (u32)cvt_rn_bf16_f32(high) << 16;
+}
+#ifndef ACT_BF16
+#define ACT_BF16 0
+#endif
+static inline float act_to_f32(act_t x) { return ACT_BF16 ? bf16x2_low(x) : cvt_f32_f16(x); }
+static inline act_t act_from_f32(float x) {
+    return ACT_BF16 ? cvt_rn_bf16_f32(x) : cvt_rn_f16_f32(x);
+}
+static inline u32 act2_from_f32(float low, float high) {
+    return act_from_f32(low) | (u32)act_from_f32(high) << 16;
+}
+static inline float act2_low(u32 x) { return act_to_f32((u16)x); }
+static inline float act2_high(u32 x) { return act_to_f32((u16)(x >> 16)); }
 static inline u32 fma_f16x2(u32 a, u32 b, u32 c) {
     return cvt_rn_f16x2_f32(fmaf(f16x2_low(a), f16x2_low(b), f16x2_low(c)),
                             fmaf(f16x2_high(a), f16x2_high(b), f16x2_high(c)));
@@ -286,9 +309,12 @@ static inline uint4 ld_nc_v4(const void *p) { return simt_load<uint4>(p); }
 static inline uint4 ld_global_v4(const void *p) { return simt_load<uint4>(p); }
 static inline uint2 ld_global_v2(const void *p) { return simt_load<uint2>(p); }
 static inline u32 ld_global_u32(const void *p) { return simt_load<u32>(p); }
+static inline u16 ld_global_u16(const void *p) { return simt_load<u16>(p); }
 static inline float4 ld_global_v4_f32(const void *p) { return simt_load<float4>(p); }
 static inline float ld_global_f32(const void *p) { return simt_load<float>(p); }
 static inline void st_global_v4(void *p, uint4 v) { simt_store(p, v); }
+static inline void st_global_v4_f32(void *p, float4 v) { simt_store(p, v); }
+static inline void st_global_v2(void *p, uint2 v) { simt_store(p, v); }
 static inline void st_global_u32(void *p, u32 v) { simt_store(p, v); }
 static inline void st_global_u16(void *p, u16 v) { simt_store(p, v); }
 static inline void st_global_f32(void *p, float v) { simt_store(p, v); }
@@ -341,9 +367,10 @@ struct SimtMma {
     u32 a[4], b[2];
 };
 
-static inline void mma_m16n8k16_f16(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+template <float (*TO_F32)(u32)>
+static inline void simt_mma(float d[4], const SimtMma &mine) {
     SimtMma all[WARP_LANES];
-    simt_exchange(SimtMma{{a0, a1, a2, a3}, {b0, b1}}, all);
+    simt_exchange(mine, all);
     int r = simt_lane() / 4, c = simt_lane() % 4;
     for (int out = 0; out < 4; out++) {
         int column = 2 * c + out % 2;
@@ -352,15 +379,34 @@ static inline void mma_m16n8k16_f16(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, 
             // A[row][k]: lane 4 r + k % 8 / 2, register row half + 2 * (k half)
             u32 a = all[r * 4 + k % 8 / 2].a[out / 2 + k / 8 * 2];
             u32 b = all[column * 4 + k % 8 / 2].b[k / 8];
-            sum += cvt_f32_f16((u16)(a >> k % 2 * 16)) * cvt_f32_f16((u16)(b >> k % 2 * 16));
+            sum += TO_F32(a >> k % 2 * 16) * TO_F32(b >> k % 2 * 16);
         }
         d[out] += sum;
     }
+}
+static inline void mma_m16n8k16_f16(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    simt_mma<f16x2_low>(d, {{a0, a1, a2, a3}, {b0, b1}});
+}
+static inline void mma_m16n8k16_bf16(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    simt_mma<bf16x2_low>(d, {{a0, a1, a2, a3}, {b0, b1}});
+}
+static inline void mma_m16n8k16_act(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    simt_mma < ACT_BF16 ? bf16x2_low : f16x2_low > (d, {{a0, a1, a2, a3}, {b0, b1}});
 }
 static inline void mma_m16n8k16_f16_zero(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0,
                                          u32 b1) {
     d[0] = d[1] = d[2] = d[3] = 0.0f;
     mma_m16n8k16_f16(d, a0, a1, a2, a3, b0, b1);
+}
+static inline void mma_m16n8k16_bf16_zero(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0,
+                                          u32 b1) {
+    d[0] = d[1] = d[2] = d[3] = 0.0f;
+    mma_m16n8k16_bf16(d, a0, a1, a2, a3, b0, b1);
+}
+static inline void mma_m16n8k16_act_zero(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0,
+                                         u32 b1) {
+    d[0] = d[1] = d[2] = d[3] = 0.0f;
+    mma_m16n8k16_act(d, a0, a1, a2, a3, b0, b1);
 }
 // Lane 8 m + r hands in the address of row r of matrix m.
 template <int COUNT, bool TRANS> static inline void simt_ldmatrix(u32 *d, u32 address) {

@@ -48,6 +48,7 @@ static inline float normal(uint32_t a, uint32_t b, uint32_t c) {
 typedef struct Lab {
     Arena arena;
     Graph graph;
+    ModelDType kv_dtype;
     Plan plans[LEVELS];
     int case_count;
     int ops[MAX_CASES]; // by case
@@ -104,7 +105,7 @@ static inline double weight_at(const Lab *lab, const PackedTensor *t, int64_t ro
     memcpy(&word, from + code_place(t, row, k, &bit), sizeof word);
     if (t->bits == 16) {
         const uint16_t half = (uint16_t)(word >> bit);
-        return (double)half_at(&half);
+        return (double)(t->bf16 ? bfloat_to_float(half) : half_at(&half));
     }
     const int code = (int)(word >> bit & ((1u << t->bits) - 1));
     return (code - (1 << (t->bits - 1))) * (double)half_at(from + scale_place(t, row, k));
@@ -121,7 +122,8 @@ static inline void packed_fill(Lab *lab, const PackedTensor *t, uint32_t seed) {
             const int64_t at = code_place(t, row, k, &bit);
             uint32_t word, value = mix(seed, (uint32_t)row, (uint32_t)k);
             if (t->bits == 16) {
-                value = half_from_float(normal(seed, (uint32_t)row, (uint32_t)k) * 0.05f);
+                const float x = normal(seed, (uint32_t)row, (uint32_t)k) * 0.05f;
+                value = t->bf16 ? bfloat_from_float(x) : half_from_float(x);
                 value = real ? value : 0;
             } else {
                 const uint32_t mask = (1u << t->bits) - 1;
@@ -158,6 +160,7 @@ static inline int packed_add(Lab *lab, const char *name, int bits, int group, in
     const int64_t record_k = bits == 16 ? 64 : bits == 4 && group == 32 ? 64 : group;
     g->packed[packed] = (PackedTensor){.kind = PACKED_LINEAR,
                                        .name = name,
+                                       .experts = 1,
                                        .bits = bits,
                                        .group = group,
                                        .in_features = k,
@@ -207,7 +210,8 @@ static inline void plan_build(Lab *lab, int level) {
                           .max_head_rows = MAX_TOKENS,
                           .page_tokens = PAGE,
                           .kv_layer_stride = KV_LAYER_STRIDE,
-                          .kv_page_bytes = KV_LAYER_STRIDE};
+                          .kv_page_bytes = KV_LAYER_STRIDE,
+                          .kv_dtype = (int32_t)lab->kv_dtype};
     p->batch = batch_layout(&p->info);
     assert_int_equal(p->batch.pages_per_seq, PAGES_PER_SEQ);
     p->phases = ARENA_NEW(&lab->arena, PhasePlan, lab->case_count);
@@ -237,7 +241,9 @@ static inline void weights_build(Lab *lab) {
         if (t->kind == PACKED_LINEAR)
             packed_fill(lab, t, (uint32_t)at);
         else
-            memcpy(lab->weights + t->offset, t->values, (size_t)t->bytes);
+            memcpy(lab->weights + t->offset,
+                   t->kind == PACKED_INDEX ? (const void *)t->indices : t->values,
+                   (size_t)t->bytes);
     }
 }
 

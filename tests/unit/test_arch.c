@@ -17,6 +17,9 @@ enum { HIDDEN = 32, INTER = 64, HEADS = 2, DIM = 16, VOCAB = 48, MAX_TENSORS = 6
     "\"vocab_size\":48,\"max_position_embeddings\":64,\"quantization_config\":{\"bits\":4,"  \
     "\"group_size\":32}"
 
+// Another family: of a key that is there twice the last one counts.
+#define FAMILY(name) ",\"architectures\":[\"" name "ForCausalLM\"]"
+
 typedef struct Model {
     const char *config; // behind CONFIG, without the last brace
     const char *removed;
@@ -103,7 +106,7 @@ static bool box_build(Box *b, const Model *m) {
         !config_read(&b->config, b->dir, &b->arena, &b->err))
         fail_msg("%s", b->err.message);
     const Arch *arch = arch_find(b->config.architecture);
-    return arch->build(&b->g, &b->config, &b->checkpoint, 64, &b->arena, &b->err) &&
+    return arch_build(arch, &b->g, &b->config, &b->checkpoint, 64, &b->arena, &b->err) &&
            graph_verify(&b->g, &b->err);
 }
 
@@ -207,7 +210,7 @@ static void test_refusals(void **state) {
     } cases[] = {
         {311, ERR_CORRUPT, {.config = ",\"attention_bias\":true"}},
         {311, ERR_CORRUPT, {.config = ",\"mlp_bias\":true"}},
-        {322, ERR_CORRUPT, {.removed = "model.embed_tokens.weight"}},
+        {359, ERR_CORRUPT, {.removed = "model.embed_tokens.weight"}},
         {322, ERR_CORRUPT, {.config = ",\"tie_word_embeddings\":false"}},
         {322, ERR_CORRUPT, {.removed = "model.layers.0.mlp.up_proj.qweight"}},
         {301, ERR_CORRUPT, {.config = ",\"hidden_size\":64"}},
@@ -215,7 +218,12 @@ static void test_refusals(void **state) {
         {351, ERR_CORRUPT, {.added = {{"model.norm.weight", "I16", 1, {HIDDEN}, ones, 64}}}},
         {352, ERR_CORRUPT, {.added = {{"model.norm.weight", "F16", 2, {1, HIDDEN}, ones, 64}}}},
         {353, ERR_CORRUPT, {.added = {{"model.norm.weight", "F16", 1, {HIDDEN}, nan_norm, 64}}}},
-        {354, ERR_UNSUPPORTED, {.config = ",\"partial_rotary_factor\":0.5"}},
+        {354, ERR_CORRUPT, {.config = FAMILY("Granite") ",\"residual_multiplier\":1e300"}},
+        {357, ERR_UNSUPPORTED, {.config = FAMILY("Mistral") ",\"layer_types\":[\"linear\"]"}},
+        {358, ERR_CORRUPT, {.config = FAMILY("Mistral") ",\"sliding_window\":-1"}},
+        {360, ERR_CORRUPT, {.config = FAMILY("Mixtral") ",\"num_local_experts\":0"}},
+        {364, ERR_CORRUPT, {.config = FAMILY("Gemma2") ",\"query_pre_attn_scalar\":0"}},
+        {365, ERR_CORRUPT, {.config = FAMILY("Granite") ",\"logits_scaling\":0"}},
         {355, ERR_UNSUPPORTED, {.config = ",\"hidden_act\":\"relu\\u0007\""}},
         {356,
          ERR_UNSUPPORTED,

@@ -90,7 +90,6 @@ static const Refusal REFUSALS[] = {
     {223, ERR_CORRUPT, ROPE("{\"type\":\"llama3\",\"low_freq_factor\":4,\"high_freq_factor\":4}")},
     {223, ERR_CORRUPT, CONFIG(",\"rope_theta\":1")},
     {224, ERR_UNSUPPORTED, CONFIG(",\"partial_rotary_factor\":0.02")},
-    {225, ERR_UNSUPPORTED, CONFIG(",\"rope_parameters\":{\"full_attention\":{}}")},
     // quantization
     {230, ERR_UNSUPPORTED, QUANT("{\"quant_method\":\"awq\"}")},
     {230, ERR_UNSUPPORTED, QUANT("{\"quant_method\":\"compressed-tensors\"}")},
@@ -504,7 +503,7 @@ static void test_rope(void **state) {
                          (long long)r->head_dim, (long long)r->max_position, r->settings);
         Config c = read_good(&(Files){.config = text}, &a);
         float inv_freq[64], factor;
-        assert_int_equal(rope_frequencies(&c, r->max_seq_len, inv_freq, &factor), r->head_dim);
+        assert_int_equal(rope_frequencies(&c, &c.rope, r->max_seq_len, inv_freq, &factor), r->head_dim);
         if (fabs((double)factor - r->factor) > 1e-6)
             print_message("%s: factor %.9g, expected %.9g\n", r->what, (double)factor, r->factor);
         assert_true(fabs((double)factor - r->factor) <= 1e-6);

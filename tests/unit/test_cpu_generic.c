@@ -1,7 +1,7 @@
 // The CPU templates as plain C: the branch of simd.h for machines without a vector unit that we
 // know, compiled right into this test. Its holes are variables here, so that one program runs all
-// layouts; test_cpu_linear.c and test_cpu_rows.c test the specialized levels more widely.
-#include "templates/cpu_attention.c"
+// layouts; test_cpu_linear.c tests the specialized levels more widely. Rows and attention:
+// test_cpu_rows_generic.c.
 #include "templates/cpu_linear.c"
 #include "templates/cpu_quantize.c"
 
@@ -33,7 +33,7 @@ HOLE(PAGE_TOKENS);
 HOLE(PAGES_PER_SEQ);
 HOLE(KV_PAGE_BYTES);
 HOLE(KV_LAYER_STRIDE);
-HOLE(SCALE);
+HOLE(KV_BF16);
 
 enum { TOKENS = 131, K = 200, N = 41, PADDED = 256, PADDED_ROWS = 48 };
 
@@ -134,53 +134,9 @@ static void test_linear(void **state) {
     free(m);
 }
 
-// One sequence in order of its pages, one head.
-static void test_attention(void **state) {
-    enum { DIM = 32, LENGTH = 77 };
-    static const float scale = 0.4f;
-    (void)state;
-    hole_HEADS = hole_KV_HEADS = 1;
-    hole_HEAD_DIM = DIM;
-    hole_PAGE_TOKENS = 128;
-    hole_PAGES_PER_SEQ = 1;
-    hole_KV_LAYER_STRIDE = hole_KV_PAGE_BYTES = 2 * 128 * DIM * 2;
-    hole_SCALE = 0x3ecccccd; // 0.4f
-    uint16_t *kv = calloc(2 * 128 * DIM, sizeof *kv);
-    float q[LENGTH * DIM], out[LENGTH * DIM];
-    int32_t slots[LENGTH] = {0}, positions[LENGTH], page_table[1] = {0};
-    for (int32_t at = 0; at < LENGTH; at++) {
-        positions[at] = at;
-        for (int e = 0; e < DIM; e++) {
-            const uint32_t place = (uint32_t)(at * DIM + e);
-            q[place] = random_float(3, place);
-            kv[place] = half_from_float(random_float(4, place));
-            kv[128 * DIM + place] = half_from_float(random_float(5, place));
-        }
-    }
-    const StepRun run = {.tokens = LENGTH, .threads = 1};
-    attention(&run, 0, q, (uint8_t *)kv, slots, positions, page_table, out);
-    for (int32_t row = 0; row < LENGTH; row++) {
-        double weight[LENGTH], total = 0;
-        for (int32_t p = 0; p <= row; p++) {
-            double score = 0;
-            for (int e = 0; e < DIM; e++)
-                score += (double)q[row * DIM + e] * (double)half_to_float(kv[p * DIM + e]);
-            total += weight[p] = exp(score * (double)scale);
-        }
-        for (int e = 0; e < DIM; e++) {
-            double y = 0;
-            for (int32_t p = 0; p <= row; p++)
-                y += weight[p] / total * (double)half_to_float(kv[(128 + p) * DIM + e]);
-            assert_true(fabs(y - (double)out[row * DIM + e]) < 2e-6);
-        }
-    }
-    free(kv);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_attention),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

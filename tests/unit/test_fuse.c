@@ -67,6 +67,25 @@ static void spec_parallel_early(TinySpec *s) {
     s->mlp = MLP_PARALLEL_EARLY;
 }
 
+static void spec_act_order(TinySpec *s) {
+    for (int at = 0; at < TINY_DOWN; at++)
+        s->act_order[at] = true;
+    s->group[TINY_K] = s->group[TINY_Q] = s->group[TINY_V] = 64;
+    s->bits[TINY_DOWN] = 4;
+    s->group[TINY_DOWN] = 16;
+    s->act_order[TINY_DOWN] = true;
+}
+
+static void spec_order_of_v(TinySpec *s) {
+    s->act_order[TINY_V] = true;
+}
+
+static void spec_order_of_down(TinySpec *s) {
+    s->bits[TINY_DOWN] = 4;
+    s->group[TINY_DOWN] = 32;
+    s->act_order[TINY_DOWN] = true;
+}
+
 // How many of 2 layers keep what is separate in the unfused graph.
 typedef struct Expect {
     const char *name;
@@ -80,15 +99,18 @@ static const Expect expects[] = {
     {"everything fuses",  spec_same,             0,  0,       0,   0,    4 * 2 + 1},
     {"no quantization",   spec_plain_weights,    0,  0,       0,   0,    4 * 2 + 1},
     {"bits of q",         spec_q_bits,           4,  0,       0,   2,    6 * 2 + 1},
-    {"group of v",        spec_v_group,          4,  0,       0,   2,    6 * 2 + 1},
+    {"group of v",        spec_v_group,          0,  0,       0,   0,    4 * 2 + 1},
     {"bits of up",        spec_up_bits,          0,  2,       0,   2,    5 * 2 + 1},
-    {"group of gate",     spec_gate_group,       0,  2,       0,   2,    5 * 2 + 1},
+    {"group of gate",     spec_gate_group,       0,  0,       0,   0,    4 * 2 + 1},
     {"equal when stored", spec_equal_stored,     0,  0,       0,   0,    4 * 2 + 1},
     {"heads of 24",       spec_odd_heads,        4,  0,       0,   2,    6 * 2 + 1},
     {"half of a head",    spec_partial_rotary,   4,  0,       0,   2,    6 * 2 + 1},
     {"odd intermediate",  spec_odd_intermediate, 0,  2,       0,   2,    5 * 2 + 1},
     // the residual is read after the first addition, which so cannot happen in place
     {"parallel, late",    spec_parallel_late,    0,  0,       2,   0,    4 * 2 + 1},
+    {"act-order",         spec_act_order,        0,  0,       0,   0,    4 * 2 + 1},
+    {"order of v",        spec_order_of_v,       4,  0,       0,   2,    6 * 2 + 1},
+    {"order of down",     spec_order_of_down,    0,  0,       0,   0,    4 * 2 + 1},
     // it can here, but then the norm must stay where it is
     {"parallel, early",   spec_parallel_early,   0,  0,       0,   2,    4 * 2 + 1},
 };
@@ -157,6 +179,7 @@ static void test_same_function(void **state) {
         assert_int_equal(ops_count(&fused, OP_NORM), e->norms);
         assert_int_equal(ops_count(&fused, OP_LINEAR), e->linears);
         assert_int_equal(ops_count(&fused, OP_KV_APPEND), e->ropes / 2);
+        assert_int_equal(ops_count(&fused, OP_PERMUTE), e->change == spec_odd_intermediate ? 2 : 0);
         assert_int_equal(weights_count(&fused), weights_count(&unfused));
         logits_compare(&unfused, &fused, &spec);
         arena_free(&arena);

@@ -47,7 +47,7 @@ static void output_extra(Graph *g)    { nth(g, OP_KV_APPEND, 0)->output = 0; }
 static void output_missing(Graph *g)  { nth(g, OP_NORM, 0)->output = -1; }
 static void output_twice(Graph *g)    { nth(g, OP_ADD, 1)->output = nth(g, OP_ADD, 0)->output; }
 static void output_empty(Graph *g)    { g->values[nth(g, OP_NORM, 0)->output].width = 0; }
-static void output_type(Graph *g)     { g->values[nth(g, OP_NORM, 0)->output].type = VALUE_F32; }
+static void output_type(Graph *g)     { g->values[nth(g, OP_ROPE, 0)->output].type = VALUE_F32; }
 static void weight_vector(Graph *g)   { nth(g, OP_LINEAR, 0)->linear.weight = nth(g, OP_NORM, 0)->norm.weight; }
 static void weight_outside(Graph *g)  { nth(g, OP_LINEAR, 0)->linear.weight = -1; }
 static void norm_matrix(Graph *g)     { nth(g, OP_NORM, 0)->norm.weight = nth(g, OP_LINEAR, 0)->linear.weight; }
@@ -56,6 +56,10 @@ static void bias_short(Graph *g)      { g->packed[nth(g, OP_LINEAR, 0)->linear.b
 static void width_wrong(Graph *g)     { g->values[nth(g, OP_NORM, 1)->output].width--; }
 static void gather_width(Graph *g)    { g->values[nth(g, OP_GATHER, 0)->output].width--; }
 static void table_bits(Graph *g)      { g->packed[nth(g, OP_EMBED, 0)->embed.table].bits = 8; }
+static void norm_rows(Graph *g)       { nth(g, OP_NORM, 0)->norm.width = 100; }
+static void norm_order(Graph *g)      { nth(g, OP_NORM, 0)->norm.order = nth(g, OP_NORM, 0)->norm.weight; }
+static void permute_nothing(Graph *g) { nth(g, OP_ROPE, 0)->kind = OP_PERMUTE; nth(g, OP_PERMUTE, 0)->permute.order = -1; }
+static void experts_linear(Graph *g)  { weight_of(g, nth(g, OP_LINEAR, 0))->experts = 2; }
 static void eps_zero(Graph *g)        { nth(g, OP_NORM, 0)->norm.eps = 0; }
 static void heads_none(Graph *g)      { nth(g, OP_ROPE, 0)->rope.heads = 0; }
 static void frequencies_many(Graph *g) { g->packed[nth(g, OP_ROPE, 0)->rope.inv_freq].count = 17; }
@@ -65,7 +69,7 @@ static void cache_missing(Graph *g)   { nth(g, OP_ATTENTION, 0)->layer = 1; }
 static void order_plain(Graph *g)     { weight_of(g, nth(g, OP_LINEAR, 0))->order = ROWS_GATE_UP; }
 static void parts_none(Graph *g)      { weight_of(g, nth(g, OP_LINEAR, 0))->part_count = 0; }
 static void parts_many(Graph *g)      { weight_of(g, nth(g, OP_LINEAR, 0))->part_count = LINEAR_MAX_PARTS + 1; }
-static void parts_differ(Graph *g)    { weight_of(g, nth(g, OP_LINEAR, 0))->group = 64; }
+static void parts_differ(Graph *g)    { weight_of(g, nth(g, OP_LINEAR, 0))->bits = 16; }
 static void rows_ragged(Graph *g)     { weight_of(g, nth(g, OP_LINEAR, 4))->k_padded--; }
 static void hidden_missing(Graph *g)  { g->hidden = -1; }
 static void hidden_type(Graph *g)     { g->hidden = nth(g, OP_NORM, 0)->output; }
@@ -88,6 +92,19 @@ static void residual_own(Graph *g) {
     weight_of(g, op)->in_features = g->values[op->inputs[0]].width;
 }
 
+static const int32_t short_index[3] = {0, 1, 2};
+
+static void index_short(Graph *g) {
+    nth(g, OP_ATTENTION, 0)->attention.places = graph_index(g, "places", short_index, 3);
+}
+
+static void index_outside(Graph *g) {
+    int64_t width = g->values[nth(g, OP_ATTENTION, 0)->output].width;
+    int32_t *indices = ARENA_NEW(g->arena, int32_t, width);
+    indices[5] = (int32_t)width;
+    nth(g, OP_ATTENTION, 0)->attention.places = graph_index(g, "places", indices, width);
+}
+
 static void packed_unused(Graph *g) {
     graph_vector(g, "spare", NULL, 4);
 }
@@ -96,7 +113,7 @@ static void no_layout(Graph *g) {
     PackedTensor *t = weight_of(g, nth(g, OP_LINEAR, 0));
     Weight *w = ARENA_NEW(g->arena, Weight, 1);
     *w = *t->parts[0];
-    w->bits = t->bits = 3;
+    t->bits = 3;
     t->parts[0] = w;
 }
 
@@ -112,14 +129,15 @@ static const Rule rules[] = {
     {406, false, output_extra},     {407, false, output_missing}, {408, false, output_twice},
     {409, false, output_empty},     {410, false, output_type},    {411, false, weight_vector},
     {411, false, weight_outside},   {412, false, norm_matrix},    {413, false, norm_short},
-    {413, false, bias_short},       {414, false, width_wrong},    {414, false, gather_width},
+    {413, false, bias_short},       {438, false, norm_order},       {441, false, norm_rows},      {443, false, permute_nothing},
+    {448, false, experts_linear},   {414, false, width_wrong},    {414, false, gather_width},
     {415, false, table_bits},       {416, false, eps_zero},       {417, false, heads_none},
     {418, false, frequencies_many}, {419, false, append_nowhere}, {420, false, heads_uneven},
     {421, false, cache_missing},    {422, true, residual_own},    {423, true, residual_used},
     {424, true, rope_order},        {425, true, rope_rows},       {426, true, gate_up_order},
     {427, false, order_plain},      {428, false, parts_none},     {428, false, parts_many},
     {429, false, parts_differ},     {430, false, no_layout},      {431, false, rows_ragged},
-    {432, false, packed_unused},    {433, false, hidden_missing}, {433, false, hidden_type},
+    {439, false, index_short},      {440, false, index_outside},  {432, false, packed_unused},    {433, false, hidden_missing}, {433, false, hidden_type},
     {434, false, logits_missing},   {435, false, head_elsewhere}, {436, false, head_reads_layers},
     {437, true, residual_result},
 };
@@ -148,7 +166,7 @@ static void test_rules(void **state) {
 
 static void test_all_rules(void **state) {
     (void)state;
-    for (int id = 401; id <= 437; id++) {
+    for (int id = 401; id <= 437; id++) { // 438 to 448: below and test_experts
         bool tried = false;
         for (size_t at = 0; at < sizeof rules / sizeof *rules; at++)
             tried = tried || rules[at].id == id;

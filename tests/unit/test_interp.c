@@ -9,11 +9,47 @@
 
 #include <cjson/cJSON.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "../../compiler/compile.h"
 
 enum { MAX_SEQ = 512, MAX_IDS = 256 };
+
+static const struct {
+    const char *name;
+    int steps; // of greedy decoding that are compared
+    // Relative L2 of all logits, 0: 1e-4. Gemma's factor on embeddings is rounded to bf16 here, as
+    // in training, and was not in the reference's float32.
+    double bound;
+} fixtures[] = {
+    {"gemma2-4b-g128-bf16", 240, 3e-3},
+    {"llama-linear-rope-4b-g64", 32, 0},
+    {"llama2-4b-g128-bf16-lmhead", 58, 0},
+    {"llama32-2b-g32-asym", 202, 0},
+    {"llama32-3b-g128", 106, 0},
+    {"llama32-4b-g128", 114, 0},
+    {"llama32-4b-g32-actorder-asym", 166, 0},
+    {"llama32-4b-v2-asym", 213, 0},
+    {"llama32-8b-g-1", 149, 0},
+    {"llama32-8b-g32-asym", 127, 0},
+    {"llama32-dynamic", 123, 0},
+    {"mistral-4b-g128", 57, 0},
+    {"mixtral-4b-g128", 67, 0},
+    {"phi3-4b-g128", 94, 0},
+    {"qwen2-4b-g128", 30, 0},
+    {"qwen2-8b-g128", 108, 0},
+    {"qwen3-4b-g128", 193, 0},
+    {"qwen3moe-4b-g128", 33, 0},
+};
+
+enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
+
+static const char *fixture_dir(size_t at) {
+    static char dir[200];
+    snprintf(dir, sizeof dir, "tests/vectors/fixtures/%s", fixtures[at].name);
+    return dir;
+}
 
 typedef struct Model {
     Arena arena;
@@ -30,8 +66,11 @@ static void model_open(Model *m, const char *dir) {
     assert_true(checkpoint_open(&m->checkpoint, dir, &m->arena, &err));
     assert_true(config_read(&m->config, dir, &m->arena, &err));
     m->unfused = graph_new(&m->arena);
-    assert_true(arch_find(m->config.architecture)
-                    ->build(&m->unfused, &m->config, &m->checkpoint, MAX_SEQ, &m->arena, &err));
+    bool done = arch_build(arch_find(m->config.architecture), &m->unfused, &m->config,
+                           &m->checkpoint, MAX_SEQ, &m->arena, &err);
+    if (!done)
+        print_message("%s: %s\n", dir, err.message);
+    assert_true(done);
     assert_true(graph_verify(&m->unfused, &err));
     assert_true(graph_fuse(&m->fused, &m->unfused, &m->arena, &err));
     const char *path = arena_printf(&m->arena, "%s/reference.json", dir);
@@ -154,9 +193,10 @@ static int check_all_greedy(const char *dir) {
 static void test_greedy(void **state) {
     (void)state;
     assert_int_equal(check_all_greedy("samples/storyteller"), 187);
-    assert_int_equal(check_all_greedy("tests/vectors/fixtures/llama32-4b-g128"), 114);
-    assert_int_equal(check_all_greedy("tests/vectors/fixtures/llama32-8b-g-1"), 149);
-    assert_int_equal(check_all_greedy("tests/vectors/interp/llama-linear-rope-4b-g64"), 32);
+    for (size_t at = 0; at < FIXTURES; at++) {
+        print_message("%s\n", fixtures[at].name);
+        assert_int_equal(check_all_greedy(fixture_dir(at)), fixtures[at].steps);
+    }
 }
 
 // Mean of -log p(next token) over the prompt.
@@ -173,7 +213,7 @@ static double mean_nll(const double *logits, const int32_t *ids, int count, int6
 }
 
 // All logits of the last position, relative L2, and the loss of the prompt.
-static void check_fixture(const char *dir) {
+static void check_fixture(const char *dir, double bound) {
     Model m;
     int32_t ids[MAX_IDS];
     model_open(&m, dir);
@@ -189,9 +229,10 @@ static void check_fixture(const char *dir) {
             norm += e->valuedouble * e->valuedouble;
         }
         assert_int_equal(id, m.config.vocab_size);
-        assert_true(sqrt(distance / norm) < 1e-4);
+        assert_true(sqrt(distance / norm) < bound);
         double nll = mean_nll(logits, ids, count, m.config.vocab_size);
-        assert_true(fabs(nll - cJSON_GetObjectItem(prompt, "mean_nll")->valuedouble) < 1e-3);
+        const double expected_nll = cJSON_GetObjectItem(prompt, "mean_nll")->valuedouble;
+        assert_true(count < 2 || fabs(nll - expected_nll) < 10 * bound);
         free(logits);
     }
     model_close(&m);
@@ -199,17 +240,17 @@ static void check_fixture(const char *dir) {
 
 static void test_fixtures(void **state) {
     (void)state;
-    check_fixture("tests/vectors/fixtures/llama32-4b-g128");
-    check_fixture("tests/vectors/fixtures/llama32-8b-g-1");
-    check_fixture("tests/vectors/interp/llama-linear-rope-4b-g64");
+    for (size_t at = 0; at < FIXTURES; at++) {
+        print_message("%s\n", fixtures[at].name);
+        check_fixture(fixture_dir(at), fixtures[at].bound > 0 ? fixtures[at].bound : 1e-4);
+    }
 }
 
 // Fusion changes nothing but the order of a few additions.
-static void test_fused(void **state) {
-    (void)state;
+static void check_fused(const char *dir) {
     Model m;
     int32_t ids[MAX_IDS];
-    model_open(&m, "tests/vectors/fixtures/llama32-4b-g128");
+    model_open(&m, dir);
     const cJSON *prompts = cJSON_GetObjectItem(m.reference, "prompts");
     int count = ids_of(prompts->child, ids);
     double *one = logits_of(&m, &m.unfused, ids, count);
@@ -219,6 +260,12 @@ static void test_fused(void **state) {
     free(one);
     free(other);
     model_close(&m);
+}
+
+static void test_fused(void **state) {
+    (void)state;
+    for (size_t at = 0; at < FIXTURES; at++)
+        check_fused(fixture_dir(at));
 }
 
 // A llama layer is five ops, in this order; no weight is stored twice.

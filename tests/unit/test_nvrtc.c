@@ -117,7 +117,7 @@ static void kernels_of_the_sample_compile(void **state) {
     assert_true(checkpoint_open(&checkpoint, model, &a, &err) &&
                 config_read(&config, model, &a, &err));
     assert_true(
-        arch_find(config.architecture)->build(&unfused, &config, &checkpoint, 2048, &a, &err));
+        arch_build(arch_find(config.architecture), &unfused, &config, &checkpoint, 2048, &a, &err));
     assert_true(graph_fuse(&graph, &unfused, &a, &err) && weights_layout(&graph, &bytes, &err));
     for (int target = 0; target < TARGETS; target++) {
         const Target *targets[4];

@@ -36,8 +36,7 @@ static void model_open(Model *m, const char *dir, int64_t batch) {
     assert_true(checkpoint_open(&m->checkpoint, dir, &m->arena, &err));
     assert_true(config_read(&m->config, dir, &m->arena, &err));
     Graph unfused = graph_new(&m->arena);
-    assert_true(arch_find(m->config.architecture)
-                    ->build(&unfused, &m->config, &m->checkpoint, 512, &m->arena, &err));
+    assert_true(arch_build(arch_find(m->config.architecture), &unfused, &m->config, &m->checkpoint, 512, &m->arena, &err));
     assert_true(graph_fuse(&m->graph, &unfused, &m->arena, &err));
     assert_true(weights_layout(&m->graph, &bytes, &err));
     assert_true(targets_parse(m->targets, &m->count, MAX_TARGETS, "all", &err));

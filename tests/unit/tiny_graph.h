@@ -30,6 +30,7 @@ typedef struct TinySpec {
     int64_t group[TINY_LINEARS]; // -1: one group
     bool bias;
     TinyMlp mlp;
+    bool act_order[TINY_LINEARS];
 } TinySpec;
 
 static const TinySpec tiny_plain = {
@@ -53,6 +54,8 @@ typedef struct Tiny {
     Random random;
     int layer;
     int inv_freq;
+    int permuted_from, permuted; // values
+    const int32_t *order;
 } Tiny;
 
 static inline int tiny_vector(Tiny *t, const char *name, int64_t count, int64_t stored) {
@@ -73,10 +76,28 @@ static inline int tiny_op(Tiny *t, OpKind kind, ValueType type, int64_t width, i
     return output;
 }
 
+// x in the order of the tensor's inputs; the last order is remembered.
+static inline int tiny_permuted(Tiny *t, int packed, int x) {
+    const PackedTensor *p = &t->g->packed[packed];
+    if (!p->input_order)
+        return x;
+    const size_t bytes = (size_t)p->in_features * sizeof *p->input_order;
+    if (x == t->permuted_from && memcmp(p->input_order, t->order, bytes) == 0)
+        return t->permuted;
+    Op *op;
+    t->order = p->input_order;
+    t->permuted_from = x;
+    int index = graph_index(t->g, "order", t->order, p->in_features);
+    t->permuted = tiny_op(t, OP_PERMUTE, VALUE_ACT, t->g->packed[packed].in_features, x, -1, &op);
+    op->permute.order = index;
+    return t->permuted;
+}
+
 static inline int tiny_norm(Tiny *t, int x) {
     Op *op;
     int y = tiny_op(t, OP_NORM, VALUE_ACT, t->spec->hidden, x, -1, &op);
     op->norm.weight = tiny_vector(t, "norm", t->spec->hidden, t->spec->hidden);
+    op->norm.width = t->spec->hidden;
     op->norm.eps = 1e-5f;
     return y;
 }
@@ -87,9 +108,12 @@ static inline int tiny_linear(Tiny *t, TinyLinear linear, int64_t in, int64_t ou
     Weight *w = random_weight(t->a, &t->random, t->spec->bits[linear], t->spec->group[linear], in,
                               out, 0.001f, 0.02f);
     w->module = arena_printf(t->a, "layers.%d.%s", t->layer, names[linear]);
+    if (t->spec->act_order[linear]) // q, k, v see the same inputs, gate and up too
+        random_act_order(w, t->a, linear <= TINY_V ? 1 : linear == TINY_UP ? TINY_GATE : linear);
     const Weight *part = w;
     Op *op;
     int packed = graph_linear_weight(t->g, w->module, &part, 1);
+    x = tiny_permuted(t, packed, x);
     int y = tiny_op(t, OP_LINEAR, VALUE_ACT, out, x, -1, &op);
     op->linear.weight = packed;
     if (t->spec->bias && linear != TINY_O && linear != TINY_K)
@@ -152,7 +176,7 @@ static inline int tiny_layer(Tiny *t, int x) {
 
 static inline Graph tiny_graph(const TinySpec *spec, Arena *a) {
     Graph g = graph_new(a);
-    Tiny t = {.spec = spec, .g = &g, .a = a, .random = {.state = 4711}, .layer = -1};
+    Tiny t = {.spec = spec, .g = &g, .a = a, .random = {.state = 4711}, .layer = -1, .permuted_from = -1};
     float *frequencies = ARENA_NEW(a, float, spec->rotary / 2);
     for (int64_t at = 0; at < spec->rotary / 2; at++)
         frequencies[at] = 1 / (1 + (float)at);

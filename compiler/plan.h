@@ -1,0 +1,199 @@
+// The back of the middle: targets, plans and kernel families. Part of the map, compile.h, which
+// includes it.
+#ifndef PLAN_H
+#define PLAN_H
+
+// ================================================================================================
+// target.c: facts about machines
+// ================================================================================================
+
+typedef struct Target {
+    const char *name;    // "sm_90a", "cpu"
+    const char *aliases; // product names, separated by spaces: "h100 h200"
+    TargetDevice device;
+    int compute_major, compute_minor;
+    bool exact;            // only this compute capability
+    int sms;               // streaming multiprocessors of the reference chip
+    int shared_bytes;      // shared memory of one block at most
+    double bandwidth_gbs;  // measured read bandwidth of the reference chip, GB/s
+    double tensor_tflops;  // dense fp16
+    double launch_us;      // kernel to kernel in a CUDA graph
+    const char *cpu_level; // cpu: "x86-64-v3", ...; one "cpu" target expands to all levels
+} Target;
+
+// Parses "cpu,sm_90a,h200,native,all" into at most max entries. Unknown: ERR_UNSUPPORTED with the
+// list of what is known.
+bool targets_parse(const Target **out, int *count, int max, const char *list, Error *err);
+void targets_print(FILE *out);
+// The target of the first GPU of this machine, by its driver; *found = false: there is none.
+bool target_native(const Target **out, bool *found, Error *err);
+extern const Target target_table[];
+extern const int target_count;
+
+// ================================================================================================
+// plan.c, memory.c: which kernel runs each op, with which parameters, where everything lies
+// ================================================================================================
+
+// A named compile-time parameter: `#define NAME value` for NVRTC, a hole of the same name for LLVM.
+typedef struct Param {
+    const char *name;
+    int64_t value;
+} Param;
+
+enum { PARAMS_MAX = 40, STEP_MAX_OPERANDS = 16, KERNEL_MAX_CANDIDATES = 16 };
+
+typedef struct Params {
+    Param items[PARAMS_MAX];
+    int count;
+} Params;
+
+void params_set(Params *p, const char *name, int64_t value); // replaces or appends
+int64_t params_get(const Params *p, const char *name);       // must exist
+bool params_equal(const Params *a, const Params *b);
+
+typedef struct Cost {
+    double bytes; // moved through memory
+    double flops;
+    double us;    // predicted time
+} Cost;
+
+typedef enum OperandKind { // ORDER OPERANDS (llvm.c)
+    OPERAND_ADDRESS, // region + offset
+    OPERAND_BUFFER,  // REGION_ARENA + the buffer's offset, known after memory_plan
+    OPERAND_TOKENS,  // run->tokens
+    OPERAND_INT,     // a constant
+} OperandKind;
+
+typedef struct Operand {
+    OperandKind kind;
+    int region;     // StepRegion of step.h: 0 weights, 1 arena, 2 KV, 3 batch
+    int64_t offset; // bytes; OPERAND_INT: the value; OPERAND_BUFFER: added to the buffer's offset
+    int buffer;     // OPERAND_BUFFER
+} Operand;
+
+// One call of a kernel.
+typedef struct Step {
+    const Op *op;       // NULL: sampling and the like
+    const char *source; // CUDA: "kernels/linear_decode.cu"; CPU: template "cpu_linear"
+    const char *entry;  // function in it
+    Params params;
+    Operand operands[STEP_MAX_OPERANDS]; // in the order of the function's parameters
+    int operand_count;
+    // CUDA only
+    int grid[3];
+    int tokens_per_block; // > 0: grid[1] = ceil(tokens / tokens_per_block)
+    int block;            // threads
+    int shared_bytes;     // dynamic
+    Cost cost;            // at the phase's max_tokens
+    int kernel_index;     // among the distinct kernels of the plan, set by plan_make
+} Step;
+
+// An area of REGION_ARENA.
+typedef struct Buffer {
+    const char *name;
+    int64_t bytes;
+    int first_step, last_step; // of the phase; set while operands are added
+    bool persistent;           // lives across phases (hidden, logits)
+    int64_t offset;            // set by memory_plan
+} Buffer;
+
+// Steps of one (phase, max_tokens) of one target.
+typedef struct PhasePlan {
+    int phase;         // StepPhase of step.h
+    int64_t max_tokens;
+    Step *steps;
+    int step_count, step_capacity;
+    Buffer *buffers; // persistent ones first, the same in every phase
+    int buffer_count, buffer_capacity;
+    int *value_buffer; // [graph.value_count]: buffer of a value, -1: none yet
+    // why a kernel was refused or not chosen, one line each, for --explain
+    char **notes;
+    int note_count, note_capacity;
+} PhasePlan;
+
+typedef struct Sizes { // what the command line and the model fix
+    int64_t max_seq_len, max_batch_size, max_num_tokens, max_head_rows, page_tokens;
+} Sizes;
+
+typedef struct Plan {
+    const Target *target;
+    const Graph *graph; // fused
+    ModelInfo info;     // dimensions; arena_bytes set by memory_plan
+    BatchLayout batch;
+    PhasePlan *phases;
+    int phase_count;
+    Step **kernels; // one step per distinct (source, entry, params): what must be compiled
+    int kernel_count;
+    Arena *arena;
+} Plan;
+
+// What a kernel family is asked about.
+typedef struct Problem {
+    const Plan *plan;
+    const Op *op;
+    int phase;          // StepPhase
+    int64_t max_tokens; // of this phase
+} Problem;
+
+enum { REASON_BYTES = 160 };
+
+// A kernel family: one file kernel_*.c. plan.c asks all families of the op and device, keeps the
+// cheapest candidate, and writes refusals with their reason into the notes.
+typedef struct Kernel {
+    const char *name;
+    TargetDevice device;
+    OpKind op;
+    bool (*accepts)(const Problem *p, char reason[REASON_BYTES]);
+    int (*candidates)(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]);
+    Cost (*cost)(const Problem *p, const Params *params);
+    // Appends the step or steps of the op to the phase.
+    void (*lower)(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
+                  PhasePlan *phase);
+} Kernel;
+
+extern const Kernel *const kernel_table[]; // kernel.c: ORDER KERNELS
+extern const int kernel_table_count;
+
+// For lower(): append a step and its operands. A buffer's live range grows as operands name it.
+Step *plan_step(Plan *p, PhasePlan *phase, const Op *op, const char *source, const char *entry,
+                const Params *params);
+int plan_buffer(Plan *p, PhasePlan *phase, const char *name, int64_t bytes); // scratch of this phase
+int plan_value(Plan *p, PhasePlan *phase, int value); // buffer of a graph value, made when missing
+void step_address(Step *s, int region, int64_t offset);
+void step_weights(Step *s, const Plan *p, int packed);           // REGION_WEIGHTS + its offset
+void step_buffer(PhasePlan *phase, Step *s, int buffer, int64_t offset);
+void step_value(Plan *p, PhasePlan *phase, Step *s, int value);  // = step_buffer(plan_value())
+void step_kv(Step *s, const Plan *p, int layer);                 // REGION_KV + layer * stride
+void step_tokens(Step *s);
+void step_int(Step *s, int64_t value);
+// Bytes of one element of a value on this target (ACT: 2 on CUDA, 4 on the CPU).
+int64_t plan_value_elem(const Plan *p, int value);
+
+// What an op is, without its layer: "gate+up 2048x384 4-bit g128, norm, act_mul".
+const char *op_label(char *out, size_t size, const Graph *g, const Op *op);
+bool plan_make(Plan *out, const Graph *g, const Config *c, const Target *t, const Sizes *sizes,
+               Arena *a, Error *err);
+// Gives every buffer an offset (first fit by live range); sets info.arena_bytes.
+void memory_plan(Plan *p);
+// explain.c: the table of --explain, and its JSON form
+void plan_explain(const Plan *const *plans, int count, FILE *out);
+void plan_explain_json(const Plan *const *plans, int count, FILE *out);
+// `--emit plan`: every step with operands and buffers
+void plan_print(const Plan *p, FILE *out);
+// The oracle of a plan's fused ops is interp.c on the same graph.
+
+// ================================================================================================
+// kernel_*.c: the families
+// ================================================================================================
+
+extern const Kernel kernel_linear_decode, kernel_linear_gemm;          // CUDA, mma.sync
+extern const Kernel kernel_embed, kernel_norm, kernel_gather;          // CUDA
+extern const Kernel kernel_attention_decode, kernel_attention_prefill; // CUDA
+extern const Kernel kernel_cpu_rope, kernel_cpu_kv_append, kernel_cpu_act_mul, kernel_cpu_add,
+    kernel_cpu_permute, kernel_cpu_route;
+extern const Kernel kernel_cpu_embed, kernel_cpu_linear, kernel_cpu_attention, kernel_cpu_norm,
+    kernel_cpu_gather;
+// PHASE_SAMPLE has no graph op: appends the sampling step of a CUDA plan (kernel_sample.c).
+void kernel_sample_lower(Plan *plan, PhasePlan *phase);
+
+#endif
