@@ -9,6 +9,7 @@
 
 enum {
     THREADS = 128,
+    HEAD_DIM_UNIT = 8,
     MAX_HEAD_DIM = 256,
     PAGE_STEP = 16,   // a warp of the decode kernel reads 16 keys of one page
     DECODE_STEP = 64, // keys of a block in one go
@@ -17,6 +18,7 @@ enum {
     BLOCK_ROWS = 64,         // of the prefill kernel: tokens times heads of a group
     WIDE_HEAD_DIM = 128,     // above it, tiles of keys are smaller and queries in shared memory
     ROW_PADDING = 16,
+    MMA_K = 16, // rows are filled up to it
     TYPICAL_CONTEXT = 1024, // for predicted times
 };
 
@@ -26,9 +28,9 @@ static int64_t group_heads(const Problem *p) {
 
 static bool supported(const Problem *p, char reason[REASON_BYTES]) {
     int64_t head_dim = p->op->attention.head_dim, page = p->plan->info.page_tokens;
-    if (head_dim % 16 != 0 || head_dim > MAX_HEAD_DIM) {
-        snprintf(reason, REASON_BYTES, "head_dim %lld, takes multiples of 16 up to %d",
-                 (long long)head_dim, MAX_HEAD_DIM);
+    if (head_dim % HEAD_DIM_UNIT != 0 || head_dim > MAX_HEAD_DIM) {
+        snprintf(reason, REASON_BYTES, "head_dim %lld, takes multiples of %d up to %d",
+                 (long long)head_dim, HEAD_DIM_UNIT, MAX_HEAD_DIM);
         return false;
     }
     if (page % PAGE_STEP != 0) {
@@ -39,11 +41,27 @@ static bool supported(const Problem *p, char reason[REASON_BYTES]) {
     return true;
 }
 
+static int64_t float_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// A window that holds every sequence is none.
+static int64_t window_of(const Problem *p) {
+    int64_t window = p->op->attention.window;
+    return window > 0 && window < p->plan->info.max_seq_len ? window : 0;
+}
+
+// Keys that a token sees, of so many up to its own.
+static int64_t visible(const Problem *p, int64_t keys) {
+    int64_t window = window_of(p);
+    return window > 0 && window < keys ? window : keys;
+}
+
 static void attention_params(Params *out, const Problem *p) {
     const Op *op = p->op;
     const ModelInfo *info = &p->plan->info;
-    uint32_t scale_bits;
-    memcpy(&scale_bits, &op->attention.scale, sizeof scale_bits);
     *out = (Params){0};
     params_set(out, "HEADS", op->attention.heads);
     params_set(out, "KV_HEADS", op->attention.kv_heads);
@@ -52,7 +70,11 @@ static void attention_params(Params *out, const Problem *p) {
     params_set(out, "PAGES_PER_SEQ", p->plan->batch.pages_per_seq);
     params_set(out, "KV_PAGE_BYTES", info->kv_page_bytes);
     params_set(out, "KV_VALUES_AT", info->kv_layer_stride / 2);
-    params_set(out, "SCALE_BITS", scale_bits);
+    params_set(out, "SCALE_BITS", float_bits(op->attention.scale));
+    params_set(out, "WINDOW", window_of(p));
+    params_set(out, "SOFTCAP_BITS",
+               op->attention.softcap > 0 ? float_bits(op->attention.softcap) : 0);
+    params_set(out, "HAS_PLACES", op->attention.places >= 0);
 }
 
 static int64_t kv_bytes(const Problem *p, int64_t keys) {
@@ -67,6 +89,13 @@ static int64_t row_bytes(const Problem *p) { // q and out of a token
     return p->op->attention.heads * p->op->attention.head_dim * 4;
 }
 
+static void step_places(Step *s, const Plan *plan, const Op *op) {
+    if (op->attention.places >= 0)
+        step_weights(s, plan, op->attention.places);
+    else
+        step_int(s, 0);
+}
+
 // ---- decode -------------------------------------------------------------------------------------
 
 // Blocks that share a KV head.
@@ -76,7 +105,8 @@ static int64_t decode_blocks(const Problem *p) {
 }
 
 static bool decode_accepts(const Problem *p, char reason[REASON_BYTES]) {
-    if (p->phase == PHASE_PREFILL && p->max_tokens > DECODE_MAX_PREFILL) {
+    bool other_takes = group_heads(p) <= BLOCK_ROWS;
+    if (p->phase == PHASE_PREFILL && p->max_tokens > DECODE_MAX_PREFILL && other_takes) {
         snprintf(reason, REASON_BYTES, "%lld tokens of one sequence, reads the keys once for each",
                  (long long)p->max_tokens);
         return false;
@@ -87,7 +117,8 @@ static bool decode_accepts(const Problem *p, char reason[REASON_BYTES]) {
 // One token of one sequence shall fill the chip once.
 static int decode_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     int64_t splits = p->plan->target->sms / (p->op->attention.kv_heads * decode_blocks(p));
-    int64_t useful = ceil_div(p->plan->info.max_seq_len, DECODE_STEP);
+    int64_t longest = visible(p, p->plan->info.max_seq_len);
+    int64_t useful = ceil_div(longest + (window_of(p) ? PAGE_STEP - 1 : 0), DECODE_STEP);
     splits = splits < useful ? splits : useful;
     splits = splits < DECODE_MAX_SPLITS ? splits : DECODE_MAX_SPLITS;
     attention_params(&out[0], p);
@@ -98,9 +129,10 @@ static int decode_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]
 static Cost decode_cost(const Problem *p, const Params *params) {
     (void)params;
     const Target *t = p->plan->target;
+    int64_t keys = visible(p, TYPICAL_CONTEXT);
     Cost cost = {
-        .bytes = (double)(p->max_tokens * (kv_bytes(p, TYPICAL_CONTEXT) + row_bytes(p))),
-        .flops = (double)(p->max_tokens * TYPICAL_CONTEXT) * pair_flops(p),
+        .bytes = (double)(p->max_tokens * (kv_bytes(p, keys) + row_bytes(p))),
+        .flops = (double)(p->max_tokens * keys) * pair_flops(p),
     };
     cost.us = 4 * t->launch_us + cost.bytes / (t->bandwidth_gbs * 1e3);
     return cost;
@@ -140,6 +172,7 @@ static void decode_lower(const Problem *p, const Params *params, const Cost *cos
     step_buffer(phase, s, partial, 0);
     step_address(s, REGION_BATCH, plan->batch.positions);
     step_address(s, REGION_BATCH, plan->batch.slots);
+    step_places(s, plan, op);
     step_value(plan, phase, s, op->output);
     step_tokens(s);
 }
@@ -157,7 +190,8 @@ const Kernel kernel_attention_decode = {
 // ---- prefill ------------------------------------------------------------------------------------
 
 static int64_t prefill_shared_bytes(const Problem *p) {
-    int64_t head_dim = p->op->attention.head_dim, stride = head_dim * 2 + ROW_PADDING;
+    int64_t head_dim = p->op->attention.head_dim;
+    int64_t stride = (int64_t)round_up((uint64_t)head_dim, MMA_K) * 2 + ROW_PADDING;
     return head_dim > WIDE_HEAD_DIM ? (2 * 32 + BLOCK_ROWS) * stride : 2 * 64 * stride;
 }
 
@@ -190,10 +224,11 @@ static int prefill_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES
 static Cost prefill_cost(const Problem *p, const Params *params) {
     (void)params;
     const Target *t = p->plan->target;
-    double tokens = (double)p->max_tokens;
+    double tokens = (double)p->max_tokens, window = (double)visible(p, p->max_tokens);
+    double pairs = tokens * window - window * (window - 1) / 2;
     Cost cost = {
         .bytes = (double)(kv_bytes(p, p->max_tokens) + p->max_tokens * row_bytes(p)),
-        .flops = tokens * (tokens + 1) / 2 * pair_flops(p),
+        .flops = pairs * pair_flops(p),
     };
     cost.us = 6 * t->launch_us + cost.flops / (0.25e6 * t->tensor_tflops) +
               cost.bytes / (t->bandwidth_gbs * 1e3);
@@ -215,6 +250,7 @@ static void prefill_lower(const Problem *p, const Params *params, const Cost *co
     step_address(s, REGION_BATCH, plan->batch.positions);
     step_address(s, REGION_BATCH, plan->batch.slots);
     step_address(s, REGION_BATCH, plan->batch.page_table);
+    step_places(s, plan, op);
     step_value(plan, phase, s, op->output);
     step_tokens(s);
 }

@@ -80,14 +80,9 @@ static void permute_params(const Problem *p, Params *params) {
 
 // Besides WIDTH, elements of a row of the output. NULL: none.
 static void (*const params_of[OP_COUNT])(const Problem *p, Params *params) = {
-    [OP_EMBED] = embed_params,
-    [OP_NORM] = norm_params,
-    [OP_ROPE] = rope_params,
-    [OP_KV_APPEND] = kv_append_params,
-    [OP_ACT_MUL] = act_mul_params,
-    [OP_ADD] = add_params,
-    [OP_PERMUTE] = permute_params,
-    [OP_ROUTE] = route_params,
+    [OP_EMBED] = embed_params,         [OP_NORM] = norm_params,       [OP_ROPE] = rope_params,
+    [OP_KV_APPEND] = kv_append_params, [OP_ACT_MUL] = act_mul_params, [OP_ADD] = add_params,
+    [OP_PERMUTE] = permute_params,     [OP_ROUTE] = route_params,
 };
 
 static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {

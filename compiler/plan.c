@@ -391,8 +391,8 @@ static void model_info(ModelInfo *info, const Graph *g, const Config *c, const S
         .max_head_rows = sizes->max_head_rows > sizes->max_batch_size ? sizes->max_head_rows
                                                                       : sizes->max_batch_size,
         .page_tokens      = sizes->page_tokens,
-        .kv_dtype         = g->dtype,
-        .activation_dtype = g->dtype,
+        .kv_dtype         = (int32_t)g->dtype,
+        .activation_dtype = (int32_t)g->dtype,
     };
     // Not the folder: the same checkpoint gives the same bytes wherever it lies.
     snprintf(info->name, sizeof info->name, "%s", c->model_type ? c->model_type : "");

@@ -1,24 +1,27 @@
-// (1) out[t][h] = sum over j of softmax_j(q[t][h] . k[j] * scale) v[j], j = 0 .. positions[0] + t,
-//     for `tokens` consecutive tokens t of one sequence; k and v of KV head h / (HEADS / KV_HEADS).
+// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for `tokens` consecutive
+//     tokens t of one sequence; k and v of KV head h / (HEADS / KV_HEADS); j = 0 .. positions[0] + t,
+//     of them the last WINDOW (if any).
 //
 // (2) operand     dtype  shape                      notes
-//     q           fp16   [tokens, HEADS, HEAD_DIM]  rotated
-//     kv          fp16   pages, see attention.cuh   of this layer, with k and v of all the tokens
+//     q           act    [tokens, HEADS, HEAD_DIM]  rotated
+//     kv          act    pages, see attention.cuh   of this layer, with k and v of all the tokens
 //     positions   int32  [tokens]                   only the first is read: the tokens follow it
 //     slots       int32  [tokens]                   only the first is read; -1: out is left alone
 //     page_table  int32  [slots, PAGES_PER_SEQ]
-//     out         fp16   [tokens, HEADS, HEAD_DIM]
+//     places      int32  [HEADS * HEAD_DIM]         null without HAS_PLACES
+//     out         act    [tokens, HEADS, HEAD_DIM]
 //     tokens      int64
 //
 // (3) A block's rows are (token, head of the group): row r is token r / GROUP_HEADS of the block
 //     and head r % GROUP_HEADS, so that few tokens fill the rows too. In shared memory, rows of
-//     keys, values (and queries where HEAD_DIM > 128) are HEAD_DIM halves and 8 more:
+//     keys, values (and queries where HEAD_DIM > 128) are HEAD_DIM elements, 8 zeros where that is
+//     no multiple of 16, and 8 more:
 //
-//       row 0   |e0 ............ e(HEAD_DIM-1)| 16 bytes of padding |
+//       row 0   |e0 ............ e(HEAD_DIM-1)| (8 zeros) | 16 bytes of padding |
 //       row 1   ...              the stride is an odd number of 16 bytes: ldmatrix has no conflicts
 //
 //     Fragments are those of mma m16n8k16 (ptx.cuh): queries A, keys B by ldmatrix, values B by
-//     ldmatrix.trans; the accumulators of scores are, packed to halves, the A of the second
+//     ldmatrix.trans; the accumulators of scores are, packed to 16 bits, the A of the second
 //     product.
 //
 // (4) Flops: 4 * HEADS * HEAD_DIM * (pairs of query and key). 2048 tokens, 32 heads of 128: 34
@@ -29,7 +32,8 @@
 //
 // (6) Grid {KV_HEADS, ceil(tokens / BLOCK_TOKENS), 1}, 128 threads, warp w has rows 16 w .. + 15.
 //     The last tokens come first: they have the most keys. Per tile of keys, values arrive while
-//     scores are made, and the next keys while scores become weights and meet the values.
+//     scores are made, and the next keys while scores become weights and meet the values. With a
+//     window, the tiles before that of the block's first token are skipped.
 //
 // (7) Read: load_tile; load_query; scores, mask, softmax, add_values; store_rows; attend_block is
 //     the loop.
@@ -42,12 +46,13 @@ constexpr int BLOCK_ROWS     = WARPS * 16;
 constexpr int BLOCK_TOKENS   = BLOCK_ROWS / GROUP_HEADS;
 constexpr int KEYS           = HEAD_DIM > 128 ? 32 : 64; // of a tile
 constexpr bool QUERY_SHARED  = HEAD_DIM > 128;           // else in registers
-constexpr int STRIDE         = ROW_BYTES + 16;
+constexpr int STEPS          = (HEAD_DIM + 15) / 16; // of k16, in q k^T
+constexpr bool PADDED        = HEAD_DIM % 16 != 0;   // the right half of the last step is zeros
+constexpr int STRIDE         = STEPS * 32 + 16;
 constexpr int TILE_BYTES     = KEYS * STRIDE;
 constexpr int VALUES_AT      = TILE_BYTES;
 constexpr int QUERY_AT       = 2 * TILE_BYTES;
-constexpr int STEPS          = HEAD_DIM / 16; // of k16, in q k^T
-constexpr int CHUNKS         = HEAD_DIM / 8;  // of 16 bytes, in a row
+constexpr int CHUNKS         = HEAD_DIM / 8; // of 16 bytes, in a row of the cache
 constexpr bool PAGE_PER_TILE = PAGE_TOKENS % KEYS == 0;
 static_assert(BLOCK_TOKENS >= 1, "at most 64 query heads per KV head");
 static_assert(SHARED_BYTES == 2 * TILE_BYTES + (QUERY_SHARED ? BLOCK_ROWS * STRIDE : 0), "launch");
@@ -56,10 +61,18 @@ struct Block {
     KvHead head;
     int first_token, tokens; // of this block
     int start;               // position of the block's first token
-    int end;                 // keys that its last token sees
+    int end;                 // keys that its last token sees, but for those before a window
 };
 
 // ---- loads --------------------------------------------------------------------------------------
+
+// The zeros behind every row, which no copy touches. Seen by all after the next barrier.
+__device__ __forceinline__ void clear_padding(u32 shared) {
+    constexpr int ROWS = SHARED_BYTES / STRIDE;
+    for (int row = (int)threadIdx.x; PADDED && row < ROWS; row += THREADS) {
+        st_shared_v4(shared + (u32)(row * STRIDE + ROW_BYTES), make_uint4(0, 0, 0, 0));
+    }
+}
 
 // A tile of keys or values; rows behind the end repeat the last key and are masked later.
 __device__ __forceinline__ void load_tile(u32 shared, const Block &b, s32 page, int first,
@@ -82,11 +95,15 @@ __device__ __forceinline__ s32 tile_page(const Block &b, int first) {
 }
 
 // The query of row r of the block; rows behind the last repeat it.
+__device__ __forceinline__ s64 token_at(const Block &b, int r) {
+    return (s64)(b.first_token + r / GROUP_HEADS) * (HEADS * HEAD_DIM);
+}
+__device__ __forceinline__ int head_at(int r, int kv_index) {
+    return (kv_index * GROUP_HEADS + r % GROUP_HEADS) * HEAD_DIM;
+}
 __device__ __forceinline__ s64 query_at(const Block &b, int r, int kv_index) {
     r = min(r, b.tokens * GROUP_HEADS - 1);
-    return ((s64)(b.first_token + r / GROUP_HEADS) * HEADS + kv_index * GROUP_HEADS +
-            r % GROUP_HEADS) *
-           HEAD_DIM;
+    return token_at(b, r) + head_at(r, kv_index);
 }
 
 __device__ __forceinline__ void load_query_registers(u32 query[STEPS][4], const act_t *q,
@@ -98,8 +115,9 @@ __device__ __forceinline__ void load_query_registers(u32 query[STEPS][4], const 
     for (int step = 0; step < STEPS; step++) {
         query[step][0] = ld_nc_u32(low + step * 16 + 2 * c);
         query[step][1] = ld_nc_u32(high + step * 16 + 2 * c);
-        query[step][2] = ld_nc_u32(low + step * 16 + 2 * c + 8);
-        query[step][3] = ld_nc_u32(high + step * 16 + 2 * c + 8);
+        bool half      = PADDED && step == STEPS - 1;
+        query[step][2] = half ? 0 : ld_nc_u32(low + step * 16 + 2 * c + 8);
+        query[step][3] = half ? 0 : ld_nc_u32(high + step * 16 + 2 * c + 8);
     }
 }
 
@@ -144,13 +162,21 @@ __device__ __forceinline__ void scores(float score[KEYS / 8][4], const u32 query
         for (int pair = 0; pair < KEYS / 16; pair++) {
             u32 b[4];
             ldmatrix_x4(b, matrix_address(keys, pair * 16, step * 32));
-            mma_m16n8k16_f16(score[2 * pair], a[0], a[1], a[2], a[3], b[0], b[2]);
-            mma_m16n8k16_f16(score[2 * pair + 1], a[0], a[1], a[2], a[3], b[1], b[3]);
+            mma_m16n8k16_act(score[2 * pair], a[0], a[1], a[2], a[3], b[0], b[2]);
+            mma_m16n8k16_act(score[2 * pair + 1], a[0], a[1], a[2], a[3], b[1], b[3]);
         }
+    }
+#pragma unroll // scores stay in registers
+    for (int at = 0; SOFTCAP_BITS && at < KEYS / 2; at++) {
+        score[at / 4][at % 4] = capped(score[at / 4][at % 4]);
     }
 }
 
-// Key j of the tile counts for a row only up to the row's own position.
+__device__ __forceinline__ bool counts(int key, int position) {
+    return key <= position && (!WINDOW || key > position - (int)WINDOW);
+}
+
+// A key of the tile counts for a row from the window's start to the row's own position.
 __device__ __forceinline__ void mask(float score[KEYS / 8][4], const Block &b, int first) {
     int lane = (int)threadIdx.x % WARP_LANES;
     int row  = (int)threadIdx.x / WARP_LANES * 16 + lane / 4;
@@ -158,11 +184,16 @@ __device__ __forceinline__ void mask(float score[KEYS / 8][4], const Block &b, i
 #pragma unroll // scores stay in registers
     for (int tile = 0; tile < KEYS / 8; tile++) {
         int key        = tile * 8 + lane % 4 * 2;
-        score[tile][0] = key <= low ? score[tile][0] : NO_SCORE;
-        score[tile][1] = key + 1 <= low ? score[tile][1] : NO_SCORE;
-        score[tile][2] = key <= high ? score[tile][2] : NO_SCORE;
-        score[tile][3] = key + 1 <= high ? score[tile][3] : NO_SCORE;
+        score[tile][0] = counts(key, low) ? score[tile][0] : NO_SCORE;
+        score[tile][1] = counts(key + 1, low) ? score[tile][1] : NO_SCORE;
+        score[tile][2] = counts(key, high) ? score[tile][2] : NO_SCORE;
+        score[tile][3] = counts(key + 1, high) ? score[tile][3] : NO_SCORE;
     }
+}
+
+// Do all keys of the tile count for all rows of the block?
+__device__ __forceinline__ bool all_count(const Block &b, int first) {
+    return first + KEYS <= b.start + 1 && (!WINDOW || first >= first_key(b.end - 1));
 }
 
 // Scores become weights, 2^(score * scale - max); out and sum are brought to the new maximum.
@@ -198,23 +229,24 @@ __device__ __forceinline__ void softmax(State &s, float score[KEYS / 8][4]) {
 __device__ __forceinline__ void add_values(State &s, const float score[KEYS / 8][4], u32 values) {
 #pragma unroll // fragments stay in registers
     for (int step = 0; step < KEYS / 16; step++) {
-        u32 a0 = cvt_rn_f16x2_f32(score[2 * step][0], score[2 * step][1]);
-        u32 a1 = cvt_rn_f16x2_f32(score[2 * step][2], score[2 * step][3]);
-        u32 a2 = cvt_rn_f16x2_f32(score[2 * step + 1][0], score[2 * step + 1][1]);
-        u32 a3 = cvt_rn_f16x2_f32(score[2 * step + 1][2], score[2 * step + 1][3]);
+        u32 a0 = act2_from_f32(score[2 * step][0], score[2 * step][1]);
+        u32 a1 = act2_from_f32(score[2 * step][2], score[2 * step][3]);
+        u32 a2 = act2_from_f32(score[2 * step + 1][0], score[2 * step + 1][1]);
+        u32 a3 = act2_from_f32(score[2 * step + 1][2], score[2 * step + 1][3]);
 #pragma unroll // fragments stay in registers
         for (int pair = 0; pair < STEPS; pair++) {
             u32 b[4];
             ldmatrix_x4_trans(b, matrix_address(values, step * 16, pair * 32));
-            mma_m16n8k16_f16(s.out[2 * pair], a0, a1, a2, a3, b[0], b[1]);
-            mma_m16n8k16_f16(s.out[2 * pair + 1], a0, a1, a2, a3, b[2], b[3]);
+            mma_m16n8k16_act(s.out[2 * pair], a0, a1, a2, a3, b[0], b[1]);
+            mma_m16n8k16_act(s.out[2 * pair + 1], a0, a1, a2, a3, b[2], b[3]);
         }
     }
 }
 
 // ---- a block ------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void store_rows(State &s, act_t *out, const Block &b, int kv_index) {
+__device__ __forceinline__ void store_rows(State &s, const s32 *places, act_t *out, const Block &b,
+                                           int kv_index) {
     int lane = (int)threadIdx.x % WARP_LANES;
 #pragma unroll // the state stays in registers
     for (int half = 0; half < 2; half++) {
@@ -224,18 +256,19 @@ __device__ __forceinline__ void store_rows(State &s, act_t *out, const Block &b,
         sum += shfl_xor_f32(sum, 2);
         if (row < b.tokens * GROUP_HEADS) {
             float scale = 1.0f / sum;
-            act_t *p    = out + query_at(b, row, kv_index) + lane % 4 * 2;
+            int head    = head_at(row, kv_index) + lane % 4 * 2;
+            act_t *p    = out + token_at(b, row);
 #pragma unroll // the state stays in registers
-            for (int tile = 0; tile < STEPS * 2; tile++) {
-                st_global_u32(p + tile * 8, act2_from_f32(s.out[tile][2 * half] * scale,
-                                                          s.out[tile][2 * half + 1] * scale));
+            for (int tile = 0; tile < CHUNKS; tile++) {
+                store_pair(p, places, head + tile * 8, s.out[tile][2 * half] * scale,
+                           s.out[tile][2 * half + 1] * scale);
             }
         }
     }
 }
 
-__device__ __forceinline__ void attend_block(const Block &b, const act_t *q, act_t *out,
-                                             int kv_index, u32 shared) {
+__device__ __forceinline__ void attend_block(const Block &b, const act_t *q, const s32 *places,
+                                             act_t *out, int kv_index, u32 shared) {
     u32 query[STEPS][4];
     State state;
 #pragma unroll // the state stays in registers
@@ -244,21 +277,23 @@ __device__ __forceinline__ void attend_block(const Block &b, const act_t *q, act
     }
     state.max[0] = state.max[1] = NO_SCORE;
     state.sum[0] = state.sum[1] = 0.0f;
-    s32 page = tile_page(b, 0);
-    load_tile(shared, b, page, 0, 0);
+    int first = first_key(b.start) / KEYS * KEYS;
+    s32 page  = tile_page(b, first);
+    clear_padding(shared);
+    load_tile(shared, b, page, first, 0);
     if (QUERY_SHARED) {
         load_query_shared(shared + QUERY_AT, q, b, kv_index);
     } else {
         load_query_registers(query, q, b, kv_index);
     }
-    for (int first = 0; first < b.end; first += KEYS) {
+    for (; first < b.end; first += KEYS) {
         s32 next_page = tile_page(b, first + KEYS);
         cp_async_wait<0>();
         __syncthreads(); // keys are there, and nobody reads the last values
         load_tile(shared + VALUES_AT, b, page, first, KV_VALUES_AT);
         float score[KEYS / 8][4];
         scores(score, query, shared + QUERY_AT, shared);
-        if (first + KEYS > b.start + 1) {
+        if (!all_count(b, first)) {
             mask(score, b, first);
         }
         cp_async_wait<0>();
@@ -270,12 +305,12 @@ __device__ __forceinline__ void attend_block(const Block &b, const act_t *q, act
         softmax(state, score);
         add_values(state, score, shared + VALUES_AT);
     }
-    store_rows(state, out, b, kv_index);
+    store_rows(state, places, out, b, kv_index);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, HEAD_DIM <= 64 ? 3 : 2)
     attention_prefill(const act_t *q, const u8 *kv, const s32 *positions, const s32 *slots,
-                      const s32 *page_table, act_t *out, s64 tokens) {
+                      const s32 *page_table, const s32 *places, act_t *out, s64 tokens) {
     extern __shared__ __align__(16) u8 shared[];
     griddepcontrol_launch_dependents();
     griddepcontrol_wait(); // q and the new keys are the work of the kernel before
@@ -289,5 +324,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, HEAD_DIM <= 64 ? 3 : 2)
         return;
     }
     b.head = kv_head(kv, page_table, slot, kv_index);
-    attend_block(b, q, out, kv_index, shared_address(shared));
+    attend_block(b, q, places, out, kv_index, shared_address(shared));
 }

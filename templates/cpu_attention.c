@@ -424,11 +424,8 @@ void attention(const StepRun *run, int32_t thread, const float *q, uint8_t *kv,
 
 void attention_merge(const StepRun *run, int32_t thread, float *parts, const int32_t *slots,
                      const int32_t *positions, const int32_t *places, float *out) {
-    const Batch batch = {.slots = slots,
-                         .positions = positions,
-                         .places = places,
-                         .parts = parts,
-                         .out = out};
+    const Batch batch = {
+        .slots = slots, .positions = positions, .places = places, .parts = parts, .out = out};
     for (int64_t item = thread; item < run->tokens * HOLE_HEADS; item += run->threads) {
         const int64_t row = item / HOLE_HEADS;
         const int32_t count = slots[row] < 0 ? 1 : cuts_of(positions[row]).count;

@@ -93,8 +93,7 @@ void norm(const StepRun *run, int32_t thread, const float *in, const float *weig
         const int64_t row = at / pieces.per_row, first = at % pieces.per_row * PIECE;
         const float *from = in + row * HOLE_IN;
         if (row != known)
-            factor =
-                1.0f / __builtin_sqrtf(mean_square(from, HOLE_IN) + float_bits(HOLE_EPS));
+            factor = 1.0f / __builtin_sqrtf(mean_square(from, HOLE_IN) + float_bits(HOLE_EPS));
         known = row;
         for (int64_t i = first; i < first + piece_elems(first); i++) {
             const int64_t k = HOLE_HAS_ORDER ? order[i] : i;
@@ -157,8 +156,8 @@ void gather(const StepRun *run, int32_t thread, const float *in, const int32_t *
 INLINE int64_t next_expert(const float *logits, int64_t before) {
     int64_t best = -1;
     for (int64_t e = 0; e < HOLE_IN; e++) {
-        const int behind = before < 0 || logits[e] < logits[before] ||
-                           (logits[e] == logits[before] && e > before);
+        const int behind =
+            before < 0 || logits[e] < logits[before] || (logits[e] == logits[before] && e > before);
         if (behind && (best < 0 || logits[e] > logits[best]))
             best = e;
     }

@@ -122,6 +122,8 @@ INLINE vi vi_zero(void) {
 // vi_dot16(acc, a, b)  acc + a.lo * b.lo + a.hi * b.hi, the halves as int16
 // vi_rows(acc)         lane i = sum of the lanes of acc[i]
 // vi_rows2(acc)        lane 2 i + h = sum of the lanes of acc[i] whose number is h modulo 2
+// vi_steps4(acc, out)  lane i of out[j] = sum of the lanes of acc[i] whose number is j modulo 4
+// vi_steps2(acc, out)  lane 2 i + h of out[j] = sum of those of acc[i] that are 2 j + h modulo 4
 // vf_rows2(acc)        lane 2 i + h = sum of the lanes 4 n + 2 h and 4 n + 2 h + 1 of acc[i]
 // vi_double(p)         LANES / 2 dwords at p, each in two neighbouring lanes
 // vf_double2(p)        LANES / 2 floats at p, each pair in two neighbouring pairs of lanes
@@ -169,6 +171,32 @@ INLINE vi vi_rows2(const vi acc[LANES / 2]) {
         four[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
     }
     return (vi)quarters(quarters(four[0], four[1]), quarters(four[2], four[3]));
+}
+
+INLINE void vi_steps4(const vi acc[LANES], vi out[4]) {
+    __m512i four[4]; // four[i]: rows i, 4 + i, 8 + i, 12 + i
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        four[i] = quarters(quarters((__m512i)acc[i], (__m512i)acc[4 + i]),
+                           quarters((__m512i)acc[8 + i], (__m512i)acc[12 + i]));
+    const __m512i a = _mm512_unpacklo_epi32(four[0], four[1]);
+    const __m512i b = _mm512_unpacklo_epi32(four[2], four[3]);
+    const __m512i c = _mm512_unpackhi_epi32(four[0], four[1]);
+    const __m512i d = _mm512_unpackhi_epi32(four[2], four[3]);
+    out[0] = (vi)_mm512_unpacklo_epi64(a, b);
+    out[1] = (vi)_mm512_unpackhi_epi64(a, b);
+    out[2] = (vi)_mm512_unpacklo_epi64(c, d);
+    out[3] = (vi)_mm512_unpackhi_epi64(c, d);
+}
+
+INLINE void vi_steps2(const vi acc[LANES / 2], vi out[2]) {
+    __m512i four[2]; // four[i]: rows i, 2 + i, 4 + i, 6 + i
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        four[i] = quarters(quarters((__m512i)acc[i], (__m512i)acc[2 + i]),
+                           quarters((__m512i)acc[4 + i], (__m512i)acc[6 + i]));
+    out[0] = (vi)_mm512_unpacklo_epi64(four[0], four[1]);
+    out[1] = (vi)_mm512_unpackhi_epi64(four[0], four[1]);
 }
 
 INLINE __m512 quarters_f(__m512 a, __m512 b) {
@@ -242,6 +270,29 @@ INLINE vi vi_rows2(const vi acc[LANES / 2]) {
     return (vi)_mm256_add_epi32(_mm256_permute2x128_si256(two[0], two[1], 0x20),
                                 _mm256_permute2x128_si256(two[0], two[1], 0x31));
 }
+INLINE __m256i halves(vi a, vi b) {
+    return _mm256_add_epi32(_mm256_permute2x128_si256((__m256i)a, (__m256i)b, 0x20),
+                            _mm256_permute2x128_si256((__m256i)a, (__m256i)b, 0x31));
+}
+INLINE void vi_steps4(const vi acc[LANES], vi out[4]) {
+    __m256i two[4]; // two[i]: rows i, 4 + i
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        two[i] = halves(acc[i], acc[4 + i]);
+    const __m256i a = _mm256_unpacklo_epi32(two[0], two[1]);
+    const __m256i b = _mm256_unpacklo_epi32(two[2], two[3]);
+    const __m256i c = _mm256_unpackhi_epi32(two[0], two[1]);
+    const __m256i d = _mm256_unpackhi_epi32(two[2], two[3]);
+    out[0] = (vi)_mm256_unpacklo_epi64(a, b);
+    out[1] = (vi)_mm256_unpackhi_epi64(a, b);
+    out[2] = (vi)_mm256_unpacklo_epi64(c, d);
+    out[3] = (vi)_mm256_unpackhi_epi64(c, d);
+}
+INLINE void vi_steps2(const vi acc[LANES / 2], vi out[2]) {
+    const __m256i a = halves(acc[0], acc[2]), b = halves(acc[1], acc[3]);
+    out[0] = (vi)_mm256_unpacklo_epi64(a, b);
+    out[1] = (vi)_mm256_unpackhi_epi64(a, b);
+}
 INLINE vf vf_rows2(const vf acc[LANES / 2]) {
     __m256 two[2];
     UNROLL
@@ -301,6 +352,16 @@ INLINE vi vi_rows2(const vi acc[LANES / 2]) {
     for (int i = 0; i < LANES; i++)
         sums[i] = acc[i / 2][i % 2] + acc[i / 2][i % 2 + 2];
     return sums;
+}
+INLINE void vi_steps4(const vi acc[LANES], vi out[4]) {
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < 4; j++)
+            out[j][i] = acc[i][j];
+}
+INLINE void vi_steps2(const vi acc[LANES / 2], vi out[2]) {
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < 2; j++)
+            out[j][i] = acc[i / 2][2 * j + i % 2];
 }
 INLINE vf vf_rows2(const vf acc[LANES / 2]) {
     vf sums;
@@ -469,17 +530,17 @@ EXP_FUNCTION(f8_exp, f8, i8)
 
 // tanh with a relative error under 3e-7: the polynomial of Cephes' tanhf below 0.625, else
 // (1 - e^-2x) / (1 + e^-2x).
-#define TANH_FUNCTION(name, F, I, exp)                                                        \
-    INLINE F name(F x) {                                                                      \
-        const I sign = (I)x & INT32_MIN;                                                      \
-        const F a = (F)((I)x ^ sign), z = x * x;                                              \
-        F p = z * -5.70498872745e-3f + 2.06390887954e-2f;                                     \
-        p = p * z - 5.37397155531e-2f;                                                        \
-        p = p * z + 1.33314422036e-1f;                                                        \
-        p = p * z - 3.33332819422e-1f;                                                        \
-        const F small = p * z * a + a, e = exp(a * -2.0f), large = (1.0f - e) / (1.0f + e);   \
-        const I is_small = a < 0.625f;                                                        \
-        return (F)((((I)small & is_small) | ((I)large & ~is_small)) | sign);                  \
+#define TANH_FUNCTION(name, F, I, exp)                                                      \
+    INLINE F name(F x) {                                                                    \
+        const I sign = (I)x & INT32_MIN;                                                    \
+        const F a = (F)((I)x ^ sign), z = x * x;                                            \
+        F p = z * -5.70498872745e-3f + 2.06390887954e-2f;                                   \
+        p = p * z - 5.37397155531e-2f;                                                      \
+        p = p * z + 1.33314422036e-1f;                                                      \
+        p = p * z - 3.33332819422e-1f;                                                      \
+        const F small = p * z * a + a, e = exp(a * -2.0f), large = (1.0f - e) / (1.0f + e); \
+        const I is_small = a < 0.625f;                                                      \
+        return (F)((((I)small & is_small) | ((I)large & ~is_small)) | sign);                \
     }
 TANH_FUNCTION(vf_tanh, vf, vi, vf_exp)
 TANH_FUNCTION(f8_tanh, f8, i8, f8_exp)

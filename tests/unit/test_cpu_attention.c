@@ -13,16 +13,17 @@ typedef struct AttentionCase {
 // Phase number = case number, so case PHASE_DECODE is planned as in decode, where rows are cut.
 // clang-format off
 static const AttentionCase attention_cases[] = {
-    {.name = "6 of 2, head 64", .heads = 6, .kv_heads = 2, .head_dim = 64},
-    {.name = "4 of 4, head 32, places", .heads = 4, .kv_heads = 4, .head_dim = 32, .places = true},
-    {.name = "6 of 2, head 80, window 300", .heads = 6, .kv_heads = 2, .head_dim = 80, .window = 300, .places = true},
-    {.name = "7 of 1, head 128", .heads = 7, .kv_heads = 1, .head_dim = 128},
-    {.name = "40 of 1, head 96", .heads = 40, .kv_heads = 1, .head_dim = 96},
-    {.name = "4 of 2, head 112, window 20, cap 5", .heads = 4, .kv_heads = 2, .head_dim = 112, .window = 20, .softcap = 5},
-    {.name = "3 of 1, head 256", .heads = 3, .kv_heads = 1, .head_dim = 256},
-    {.name = "2 of 2, head 40, cap 30, places", .heads = 2, .kv_heads = 2, .head_dim = 40, .softcap = 30, .places = true},
-    {.name = "5 of 1, head 8, window 33", .heads = 5, .kv_heads = 1, .head_dim = 8, .window = 33},
-    {.name = "8 of 4, head 72, window 1", .heads = 8, .kv_heads = 4, .head_dim = 72, .window = 1},
+    // name                              heads kv dim window cap places
+    {"6 of 2, head 64",                      6, 2, 64,   0,  0, false},
+    {"4 of 4, head 32, places",              4, 4, 32,   0,  0, true},
+    {"6 of 2, head 80, window 300, places",  6, 2, 80,  300, 0, true},
+    {"7 of 1, head 128",                     7, 1, 128,  0,  0, false},
+    {"40 of 1, head 96",                    40, 1, 96,   0,  0, false},
+    {"4 of 2, head 112, window 20, cap 5",   4, 2, 112, 20,  5, false},
+    {"3 of 1, head 256",                     3, 1, 256,  0,  0, false},
+    {"2 of 2, head 40, cap 30, places",      2, 2, 40,   0, 30, true},
+    {"5 of 1, head 8, window 33",            5, 1, 8,   33,  0, false},
+    {"8 of 4, head 72, window 1",            8, 4, 72,   1,  0, false},
 };
 // clang-format on
 
@@ -205,7 +206,7 @@ static void batch_run(Lab *lab, int level, int index, const AttentionBatch *b, W
 
 static void attention_case_check(Lab *lab, int level, int index) {
     static const AttentionBatch batches[] = {
-        {1, 0, false},   {3, 0, false},   {17, 0, false}, {64, 30, false}, {129, 3, false},
+        {1, 0, false},    {3, 0, false}, {17, 0, false}, {64, 30, false}, {129, 3, false},
         {300, 80, false}, {1, 31, true}, {2, 32, true},  {8, 340, true},
     };
     Worst worst = {0};

@@ -6,11 +6,11 @@
 typedef struct RowsCase {
     const char *name;
     OpKind kind;
-    int64_t width;           // of the input; of a head
-    int64_t rows;            // of the table; rows of a token that are normed; heads; chosen experts
-    int64_t out;             // norm and permute: width of an ordered output; rope: pairs
-    float scale;             // embed, add; rope: factor
-    bool bf16, normalize;    // embed; route
+    int64_t width;        // of the input; of a head
+    int64_t rows;         // of the table; rows of a token that are normed; heads; chosen experts
+    int64_t out;          // norm and permute: width of an ordered output; rope: pairs
+    float scale;          // embed, add; rope: factor
+    bool bf16, normalize; // embed; route
     Activation act;
 } RowsCase;
 
@@ -18,7 +18,8 @@ typedef struct RowsCase {
 static const RowsCase rows_cases[] = {
     {.name = "embed", .kind = OP_EMBED, .width = 384, .rows = 100, .scale = 1},
     {.name = "embed, ragged", .kind = OP_EMBED, .width = 200, .rows = 37, .scale = 1},
-    {.name = "embed, scaled, bf16", .kind = OP_EMBED, .width = 203, .rows = 37, .scale = 14.25f, .bf16 = true},
+    {.name = "embed, scaled, bf16", .kind = OP_EMBED, .width = 203, .rows = 37, .scale = 14.25f,
+     .bf16 = true},
     {.name = "norm", .kind = OP_NORM, .width = 384, .rows = 1},
     {.name = "norm, ragged", .kind = OP_NORM, .width = 203, .rows = 1},
     {.name = "norm of 4 heads of 64", .kind = OP_NORM, .width = 64, .rows = 4},

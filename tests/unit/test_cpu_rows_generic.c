@@ -64,11 +64,11 @@ static void random_fill(float *to, int64_t count, uint32_t seed, float size) {
         to[at] = size * random_float(seed, (uint32_t)at);
 }
 
-#define ASSERT_NEAR(found, expected, bound)                                                        \
-    do {                                                                                           \
-        const double found_ = (double)(found), expected_ = (expected);                             \
-        if (!(fabs(found_ - expected_) <= (bound)))                                                \
-            fail_msg("%.9g, expected %.9g", found_, expected_);                                    \
+#define ASSERT_NEAR(found, expected, bound)                            \
+    do {                                                               \
+        const double found_ = (double)(found), expected_ = (expected); \
+        if (!(fabs(found_ - expected_) <= (bound)))                    \
+            fail_msg("%.9g, expected %.9g", found_, expected_);        \
     } while (0)
 
 // ---- rows ---------------------------------------------------------------------------------------
@@ -132,8 +132,8 @@ static void rows_check(const float *x, const float *y, const StepRun *run) {
     for (int32_t thread = 0; thread < run->threads; thread++)
         act_mul(run, thread, x, y, out);
     for (int at = 0; at < TOKENS * WIDTH; at++)
-        ASSERT_NEAR(out[at],
-                    0.5 * (double)x[at] * erfc(-(double)x[at] / sqrt(2)) * (double)y[at], 4e-6);
+        ASSERT_NEAR(out[at], 0.5 * (double)x[at] * erfc(-(double)x[at] / sqrt(2)) * (double)y[at],
+                    4e-6);
     hole_WIDTH = hole_IN = WIDTH / 7;
     hole_GROUPS = 7;
     hole_EPS = float_hole(1e-5f);
@@ -190,8 +190,8 @@ typedef struct HeadsCase {
 } HeadsCase;
 
 static const HeadsCase heads_cases[] = {
-    {1, 1, 32, 0, 0, 0, 0, 0},   {4, 2, 40, 0, 32, 1, 2, 1}, {6, 2, 8, 50, 32, 0, 0, 1},
-    {3, 1, 80, 33, 64, 1, 0, 0}, {5, 5, 24, 1, 32, 0, 5, 0}, {2, 1, 112, 64, 0, 0, 1, 1},
+    {1, 1, 32, 0, 0, 0, 0, 0},   {4, 2, 40, 0, 32, 1, 2, 1},   {6, 2, 8, 50, 32, 0, 0, 1},
+    {3, 1, 80, 33, 64, 1, 0, 0}, {5, 5, 24, 1, 32, 0, 5, 0},   {2, 1, 112, 64, 0, 0, 1, 1},
     {40, 1, 8, 0, 96, 0, 0, 0},  {2, 2, 256, 97, 32, 1, 0, 0},
 };
 
@@ -241,8 +241,8 @@ static void steps_run(Memory *m, int32_t first, int32_t tokens, int32_t threads)
     const int64_t at = first * hole_HEADS * hole_HEAD_DIM;
     const StepRun run = {.tokens = tokens, .threads = threads};
     for (int32_t thread = 0; thread < threads; thread++)
-        attention(&run, thread, m->q + at, (uint8_t *)m->kv, m->slots + first,
-                  m->positions + first, m->page_table, m->places, m->parts, m->out + at);
+        attention(&run, thread, m->q + at, (uint8_t *)m->kv, m->slots + first, m->positions + first,
+                  m->page_table, m->places, m->parts, m->out + at);
     for (int32_t thread = 0; hole_SPLIT && thread < threads; thread++)
         attention_merge(&run, thread, m->parts, m->slots + first, m->positions + first, m->places,
                         m->out + at);
@@ -257,8 +257,7 @@ static void head_check(const Memory *m, const HeadsCase *c, int32_t row, int64_t
     const int64_t kv_width = c->kv_heads * c->head_dim, at = head * c->head_dim;
     const int64_t kv_at = head / (c->heads / c->kv_heads) * c->head_dim;
     const int64_t width = c->heads * c->head_dim;
-    const int32_t first =
-        c->window && row >= c->window ? row - (int32_t)c->window + 1 : 0;
+    const int32_t first = c->window && row >= c->window ? row - (int32_t)c->window + 1 : 0;
     double weight[LENGTH], total = 0;
     for (int32_t p = first; p <= row; p++) {
         double score = 0;
@@ -330,8 +329,8 @@ static void test_rope(void **state) {
         }
         const double angle = (double)((float)positions[at / DIM / HEADS] * inv_freq[i]);
         const double side = e < PAIRS ? -1 : 1;
-        ASSERT_NEAR(out[at],
-                    (double)in[at] * cos(angle) + side * (double)in[other] * sin(angle), 6e-7);
+        ASSERT_NEAR(out[at], (double)in[at] * cos(angle) + side * (double)in[other] * sin(angle),
+                    6e-7);
     }
 }
 
