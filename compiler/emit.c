@@ -27,7 +27,7 @@ static const KernelInfo *kernel_same_image(const KernelTables *t, const Cubin *c
     return NULL;
 }
 
-static void kernel_add(KernelTables *t, const Step *step, const Cubin *cubin) {
+static void kernel_store(KernelTables *t, const Step *step, const Cubin *cubin) {
     KernelInfo *k = &t->kernels[t->kernel_count];
     *k = (KernelInfo){.shared_bytes = step->shared_bytes,
                       .block = step->block,
@@ -77,7 +77,7 @@ static KernelTables tables_make(const Contents *c, Arena *a) {
         else
             snprintf(info->name, sizeof info->name, "%s", p->target->name);
         for (int at = 0; c->cubins[plan] && at < p->kernel_count; at++)
-            kernel_add(&t, p->kernels[at], &c->cubins[plan][at]);
+            kernel_store(&t, p->kernels[at], &c->cubins[plan][at]);
         info->kernel_count = t.kernel_count - info->first_kernel;
     }
     return t;

@@ -1,11 +1,7 @@
 // Attention on a GPU: kernels/attention_decode.cu for rows of different sequences (and for a few
 // tokens of one), kernels/attention_prefill.cu for many tokens of one sequence. The constants here
 // are twins of those at the top of the two files.
-#include "compile.h"
-
-#include "../runtime/step.h"
-
-#include <string.h>
+#include "kernel_rows.h"
 
 enum {
     THREADS = 128,
@@ -39,12 +35,6 @@ static bool supported(const Problem *p, char reason[REASON_BYTES]) {
         return false;
     }
     return true;
-}
-
-static int64_t float_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
 }
 
 // A window that holds every sequence is none.
@@ -87,13 +77,6 @@ static double pair_flops(const Problem *p) {
 
 static int64_t row_bytes(const Problem *p) { // q and out of a token
     return p->op->attention.heads * p->op->attention.head_dim * 4;
-}
-
-static void step_places(Step *s, const Plan *plan, const Op *op) {
-    if (op->attention.places >= 0)
-        step_weights(s, plan, op->attention.places);
-    else
-        step_int(s, 0);
 }
 
 // ---- decode -------------------------------------------------------------------------------------
@@ -172,7 +155,7 @@ static void decode_lower(const Problem *p, const Params *params, const Cost *cos
     step_buffer(phase, s, partial, 0);
     step_address(s, REGION_BATCH, plan->batch.positions);
     step_address(s, REGION_BATCH, plan->batch.slots);
-    step_places(s, plan, op);
+    step_weights_or_0(s, plan, op->attention.places);
     step_value(plan, phase, s, op->output);
     step_tokens(s);
 }
@@ -250,7 +233,7 @@ static void prefill_lower(const Problem *p, const Params *params, const Cost *co
     step_address(s, REGION_BATCH, plan->batch.positions);
     step_address(s, REGION_BATCH, plan->batch.slots);
     step_address(s, REGION_BATCH, plan->batch.page_table);
-    step_places(s, plan, op);
+    step_weights_or_0(s, plan, op->attention.places);
     step_value(plan, phase, s, op->output);
     step_tokens(s);
 }

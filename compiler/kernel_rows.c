@@ -1,98 +1,190 @@
-// Embedding, norm and gather on a GPU: kernels/embed.cu, norm.cu, gather.cu. One block of 256 threads
-// per token.
-#include "compile.h"
+// Embedding, norm, gather and the routes of experts on a GPU: kernels/embed.cu, norm.cu, gather.cu,
+// route.cu. All are bound by launches and memory.
+#include "kernel_rows.h"
 
-#include "../runtime/step.h"
+enum {
+    NORM_WIDTH_LIMIT = 32768, // registers of a block
+    NORM_WARP_WIDTH = 512,    // rows up to it are a warp's
+    NORM_BLOCK_WARPS = 8,
+    EXPERTS_LIMIT = 1024, // registers of a warp
+    ROUTE_TOKENS = 4,     // of a block
+};
 
-#include <string.h>
-
-enum { ROW_THREADS = 256, NORM_WIDTH_LIMIT = 32768 };
-
-static int64_t width_of(const Problem *p) {
-    return p->plan->graph->values[p->op->output].width;
+bool rows_accepts(const Problem *p, char reason[REASON_BYTES]) {
+    (void)p;
+    (void)reason;
+    return true;
 }
 
-static bool rows_accepts(const Problem *p, char reason[REASON_BYTES]) {
-    int64_t width = width_of(p);
-    if (width % 8 == 0 && width <= NORM_WIDTH_LIMIT)
-        return true;
-    snprintf(reason, REASON_BYTES, "width %lld, takes multiples of 8 up to %d", (long long)width,
-             NORM_WIDTH_LIMIT);
-    return false;
-}
-
-static int64_t float_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static int rows_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
-    const Op *op = p->op;
-    out[0] = (Params){0};
-    params_set(&out[0], "WIDTH", width_of(p));
-    if (op->kind == OP_EMBED) {
-        const PackedTensor *table = &p->plan->graph->packed[op->embed.table];
-        params_set(&out[0], "K_PADDED", table->k_padded);
-        params_set(&out[0], "VOCAB", table->out_features);
-    } else if (op->kind == OP_NORM) {
-        params_set(&out[0], "EPS_BITS", float_bits(op->norm.eps));
-    } else {
-        params_set(&out[0], "ROWS", p->plan->info.max_num_tokens);
-    }
-    return 1;
-}
-
-static Cost rows_cost(const Problem *p, const Params *params) {
+Cost rows_cost(const Problem *p, const Params *params) {
     (void)params;
     const Target *t = p->plan->target;
-    double bytes = (double)(p->max_tokens * width_of(p) * 8);
+    const Op *op = p->op;
+    int64_t token_bytes = 0;
+    for (int at = -1; at < 3; at++) {
+        int value = at < 0 ? op->output : op->inputs[at];
+        if (value >= 0)
+            token_bytes += value_width(p, value) * plan_value_elem(p->plan, value);
+    }
+    double bytes = (double)(p->max_tokens * token_bytes);
     return (Cost){.bytes = bytes, .us = 2 * t->launch_us + bytes / (t->bandwidth_gbs * 1e3)};
 }
 
-static Step *rows_step(const Problem *p, const char *source, const char *entry,
-                       const Params *params, const Cost *cost, Plan *plan, PhasePlan *phase) {
-    Step *s = plan_step(plan, phase, p->op, source, entry, params);
-    s->grid[0] = s->grid[1] = s->grid[2] = 1;
+Step *rows_step(const Lowering *l, const char *source, const char *entry, int64_t items) {
+    Step *s = plan_step(l->plan, l->phase, l->p->op, source, entry, l->params);
+    s->grid[0] = (int)ceil_div(items, ROW_THREADS);
     s->tokens_per_block = 1;
     s->block = ROW_THREADS;
-    s->cost = *cost;
+    s->cost = *l->cost;
     return s;
+}
+
+void rows_value(const Lowering *l, Step *s, int value) {
+    step_value(l->plan, l->phase, s, value);
+}
+
+// ---- embed --------------------------------------------------------------------------------------
+
+static const PackedTensor *table_of(const Problem *p) {
+    return &p->plan->graph->packed[p->op->embed.table];
+}
+
+static bool embed_accepts(const Problem *p, char reason[REASON_BYTES]) {
+    if (table_of(p)->bits == 16 && table_of(p)->in_features % 2 == 0)
+        return true;
+    snprintf(reason, REASON_BYTES, "a table of %d bits and %lld columns, takes 16 bits and pairs",
+             table_of(p)->bits, (long long)table_of(p)->in_features);
+    return false;
+}
+
+static int embed_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    out[0] = (Params){0};
+    params_set(&out[0], "WIDTH", table_of(p)->in_features);
+    params_set(&out[0], "K_PADDED", table_of(p)->k_padded);
+    params_set(&out[0], "VOCAB", table_of(p)->out_features);
+    params_set(&out[0], "SCALE_BITS", float_bits(p->op->embed.scale));
+    return 1;
 }
 
 static void embed_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
                         PhasePlan *phase) {
-    Step *s = rows_step(p, "kernels/embed.cu", "embed", params, cost, plan, phase);
+    const Lowering l = {p, params, cost, plan, phase};
+    Step *s = rows_step(&l, "kernels/embed.cu", "embed", 1);
     step_weights(s, plan, p->op->embed.table);
     step_address(s, REGION_BATCH, plan->batch.token_ids);
-    step_value(plan, phase, s, p->op->output);
+    rows_value(&l, s, p->op->output);
     step_tokens(s);
+}
+
+// ---- norm ---------------------------------------------------------------------------------------
+
+static bool norm_accepts(const Problem *p, char reason[REASON_BYTES]) {
+    if (p->op->norm.width <= NORM_WIDTH_LIMIT)
+        return true;
+    snprintf(reason, REASON_BYTES, "rows of %lld elements, takes up to %d",
+             (long long)p->op->norm.width, NORM_WIDTH_LIMIT);
+    return false;
+}
+
+static int norm_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    const Op *op = p->op;
+    int64_t rows = value_width(p, op->inputs[0]) / op->norm.width;
+    bool by_warp = op->norm.width <= NORM_WARP_WIDTH;
+    out[0] = (Params){0};
+    params_set(&out[0], "WIDTH", op->norm.width);
+    params_set(&out[0], "OUT_WIDTH", value_width(p, op->output) / rows);
+    params_set(&out[0], "ROWS", rows);
+    params_set(&out[0], "IN_F32", value_is_f32(p, op->inputs[0]));
+    params_set(&out[0], "OUT_F32", value_is_f32(p, op->output));
+    params_set(&out[0], "HAS_ORDER", op->norm.order >= 0);
+    params_set(&out[0], "EPS_BITS", float_bits(op->norm.eps));
+    params_set(&out[0], "ROW_WARPS", by_warp ? 1 : NORM_BLOCK_WARPS);
+    params_set(&out[0], "BLOCK_ROWS",
+               !by_warp                  ? 1
+               : rows < NORM_BLOCK_WARPS ? rows
+                                         : NORM_BLOCK_WARPS);
+    return 1;
 }
 
 static void norm_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
                        PhasePlan *phase) {
-    Step *s = rows_step(p, "kernels/norm.cu", "rms_norm", params, cost, plan, phase);
-    step_value(plan, phase, s, p->op->inputs[0]);
+    const Lowering l = {p, params, cost, plan, phase};
+    int64_t block_rows = params_get(params, "BLOCK_ROWS");
+    Step *s = rows_step(&l, "kernels/norm.cu", "rms_norm", 1);
+    s->grid[0] = (int)ceil_div(params_get(params, "ROWS"), block_rows);
+    s->block = (int)(32 * block_rows * params_get(params, "ROW_WARPS"));
+    rows_value(&l, s, p->op->inputs[0]);
     step_weights(s, plan, p->op->norm.weight);
-    step_value(plan, phase, s, p->op->output);
+    step_weights_or_0(s, plan, p->op->norm.order);
+    rows_value(&l, s, p->op->output);
     step_tokens(s);
+}
+
+// ---- gather -------------------------------------------------------------------------------------
+
+static bool gather_accepts(const Problem *p, char reason[REASON_BYTES]) {
+    if (value_width(p, p->op->output) % 4 == 0)
+        return true;
+    snprintf(reason, REASON_BYTES, "rows of %lld elements, takes multiples of 4",
+             (long long)value_width(p, p->op->output));
+    return false;
+}
+
+static int gather_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    out[0] = (Params){0};
+    params_set(&out[0], "WIDTH", value_width(p, p->op->output));
+    params_set(&out[0], "ROWS", p->plan->info.max_num_tokens);
+    return 1;
 }
 
 static void gather_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
                          PhasePlan *phase) {
-    Step *s = rows_step(p, "kernels/gather.cu", "gather", params, cost, plan, phase);
-    step_value(plan, phase, s, p->op->inputs[0]);
+    const Lowering l = {p, params, cost, plan, phase};
+    Step *s = rows_step(&l, "kernels/gather.cu", "gather", 1);
+    rows_value(&l, s, p->op->inputs[0]);
     step_address(s, REGION_BATCH, plan->batch.head_rows);
-    step_value(plan, phase, s, p->op->output);
+    rows_value(&l, s, p->op->output);
     step_tokens(s);
 }
+
+// ---- route --------------------------------------------------------------------------------------
+
+static bool route_accepts(const Problem *p, char reason[REASON_BYTES]) {
+    if (p->op->route.experts <= EXPERTS_LIMIT)
+        return true;
+    snprintf(reason, REASON_BYTES, "%lld experts, takes up to %d", (long long)p->op->route.experts,
+             EXPERTS_LIMIT);
+    return false;
+}
+
+static int route_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    out[0] = (Params){0};
+    params_set(&out[0], "EXPERTS", p->op->route.experts);
+    params_set(&out[0], "TOP_K", p->op->route.top_k);
+    params_set(&out[0], "NORMALIZE", p->op->route.normalize);
+    params_set(&out[0], "BLOCK_TOKENS", ROUTE_TOKENS);
+    return 1;
+}
+
+static void route_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
+                        PhasePlan *phase) {
+    const Lowering l = {p, params, cost, plan, phase};
+    Step *s = rows_step(&l, "kernels/route.cu", "route", 1);
+    s->tokens_per_block = ROUTE_TOKENS;
+    s->block = 32 * ROUTE_TOKENS;
+    rows_value(&l, s, p->op->inputs[0]);
+    rows_value(&l, s, p->op->output);
+    step_tokens(s);
+}
+
+// ---- the families -------------------------------------------------------------------------------
 
 const Kernel kernel_embed = {
     .name = "embed",
     .device = DEVICE_CUDA,
     .op = OP_EMBED,
-    .accepts = rows_accepts,
-    .candidates = rows_candidates,
+    .accepts = embed_accepts,
+    .candidates = embed_candidates,
     .cost = rows_cost,
     .lower = embed_lower,
 };
@@ -101,8 +193,8 @@ const Kernel kernel_norm = {
     .name = "norm",
     .device = DEVICE_CUDA,
     .op = OP_NORM,
-    .accepts = rows_accepts,
-    .candidates = rows_candidates,
+    .accepts = norm_accepts,
+    .candidates = norm_candidates,
     .cost = rows_cost,
     .lower = norm_lower,
 };
@@ -111,8 +203,18 @@ const Kernel kernel_gather = {
     .name = "gather",
     .device = DEVICE_CUDA,
     .op = OP_GATHER,
-    .accepts = rows_accepts,
-    .candidates = rows_candidates,
+    .accepts = gather_accepts,
+    .candidates = gather_candidates,
     .cost = rows_cost,
     .lower = gather_lower,
+};
+
+const Kernel kernel_route = {
+    .name = "route",
+    .device = DEVICE_CUDA,
+    .op = OP_ROUTE,
+    .accepts = route_accepts,
+    .candidates = route_candidates,
+    .cost = rows_cost,
+    .lower = route_lower,
 };

@@ -162,7 +162,7 @@ static bool module_link(Host *h, LLVMModuleRef from) {
 }
 
 // Adds a kernel under `name`. Other functions of the template with external linkage go away.
-static bool kernel_add(Host *h, const Step *kernel, const char *level, const char *name) {
+static bool template_add(Host *h, const Step *kernel, const char *level, const char *name) {
     LLVMModuleRef module;
     char file[NAME_BYTES];
     snprintf(file, sizeof file, "bitcode/%s.%s.bc", kernel->source, level);
@@ -376,7 +376,7 @@ static bool plan_emit(Host *h, const Plan *p, int plan_index, LLVMValueRef *entr
     for (int at = 0; at < p->kernel_count && !cuda; at++) {
         char name[NAME_BYTES];
         kernel_name(name, plan_index, p, at);
-        TRY(kernel_add(h, p->kernels[at], p->target->cpu_level, name));
+        TRY(template_add(h, p->kernels[at], p->target->cpu_level, name));
     }
     LLVMValueRef target = string_constant(
         h, cuda ? p->target->name : arena_printf(h->arena, "cpu:%s", p->target->cpu_level));

@@ -165,9 +165,9 @@ static void group_finish(const PackedTensor *t, const BandRows *b, int row, int6
     }
 }
 
-// Can the codes be stored as they are, but for what lies behind K and N?
+// Can the codes be stored as they are? Then padding has the code of 0 already.
 static bool codes_final(const PackedTensor *t, const BandRows *b) {
-    return !b->inputs && !t->zeros && b->part[0]->bits == t->bits;
+    return !t->zeros && b->part[0]->bits == t->bits;
 }
 
 static void codes_read(const PackedTensor *t, const BandRows *b, int64_t k0, int64_t count,

@@ -189,6 +189,8 @@ void plan_print(const Plan *p, FILE *out);
 extern const Kernel kernel_linear_decode, kernel_linear_gemm;          // CUDA, mma.sync
 extern const Kernel kernel_embed, kernel_norm, kernel_gather;          // CUDA
 extern const Kernel kernel_attention_decode, kernel_attention_prefill; // CUDA
+extern const Kernel kernel_rope, kernel_kv_append, kernel_act_mul, kernel_add, kernel_permute,
+    kernel_route; // CUDA
 extern const Kernel kernel_cpu_rope, kernel_cpu_kv_append, kernel_cpu_act_mul, kernel_cpu_add,
     kernel_cpu_permute, kernel_cpu_route;
 extern const Kernel kernel_cpu_embed, kernel_cpu_linear, kernel_cpu_attention, kernel_cpu_norm,

@@ -21,9 +21,9 @@
 //     ACT         ACT_MUL: see activation.cuh
 //     B_F32, SCALE_BITS   ADD; the scale as the bits of a float
 //     IN_WIDTH    PERMUTE
+//     VECTOR      1, 2, 4 or 8; divides WIDTH
 //
-// (6) Grid {ceil(WIDTH / V / 256), tokens, 1}, 256 threads, each V elements: 8 where that divides
-//     WIDTH, else 4, 2 or 1.
+// (6) Grid {ceil(WIDTH / VECTOR / 256), tokens, 1}, 256 threads, each VECTOR elements.
 //
 // (7) Read: the operation, then the entry.
 #include "ptx.cuh"
@@ -34,10 +34,10 @@
 #define PERMUTE 2
 
 constexpr int THREADS = 256;
-constexpr int V       = vector_of(WIDTH, 8);
-static_assert(OPERATION >= ACT_MUL && OPERATION <= PERMUTE && WIDTH > 0, "parameters");
+constexpr int V       = VECTOR;
+static_assert(OPERATION >= ACT_MUL && OPERATION <= PERMUTE && WIDTH > 0 && WIDTH % V == 0, "parameters");
 
-// V elements of `out` of one token, first is a multiple of V.
+// Elements first .. first + V - 1 of a token.
 #if OPERATION == ACT_MUL
 #include "activation.cuh"
 __device__ __forceinline__ void item(const void *a, const void *b, void *out, s64 token,

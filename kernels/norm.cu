@@ -21,25 +21,24 @@
 //     ROWS       rows of a token: 1, or heads
 //     IN_F32, OUT_F32, HAS_ORDER   0 or 1
 //     EPS_BITS   eps as the bits of a float
+//     ROW_WARPS, BLOCK_ROWS   warps that share a row, rows of a block; one of them is 1
 //
-// (6) Rows of up to 512 elements: one warp a row, blocks of up to 8 warps. Longer ones: one block of
-//     256 threads a row. Grid {ceil(ROWS / rows of a block), tokens, 1}. The row stays in registers
-//     between the sum and the scaling; with an order it is read again, from L1.
+// (6) Grid {ceil(ROWS / BLOCK_ROWS), tokens, 1}, 32 * ROW_WARPS * BLOCK_ROWS threads: a warp a row
+//     where rows are short and many, else a block. The row stays in registers between the sum and
+//     the scaling; with an order it is read again, from L1.
 //
 // (7) Read: load_row, row_factor, store_row, store_ordered, then the entry.
 #include "ptx.cuh"
 #include "reduce.cuh"
 #include "rows.cuh"
 
-constexpr bool BY_WARP    = WIDTH <= 512;
-constexpr int WARPS       = BY_WARP ? (ROWS < 8 ? ROWS : 8) : 8;
-constexpr int THREADS     = WARPS * WARP_LANES;
-constexpr int ROW_THREADS = BY_WARP ? WARP_LANES : THREADS;
-constexpr int BLOCK_ROWS  = THREADS / ROW_THREADS;
+constexpr int ROW_THREADS = ROW_WARPS * WARP_LANES;
+constexpr int THREADS     = ROW_THREADS * BLOCK_ROWS;
 constexpr int V           = vector_of(WIDTH, 4);
 constexpr int SLICE       = ROW_THREADS * V; // elements that are read in one go
 constexpr int SLICES      = (WIDTH + SLICE - 1) / SLICE;
 static_assert(WIDTH > 0 && WIDTH <= 32768 && ROWS > 0, "the row must fit the registers");
+static_assert(ROW_WARPS == 1 || BLOCK_ROWS == 1, "a block has rows of a warp, or one row");
 static_assert(HAS_ORDER || OUT_WIDTH == WIDTH, "only an order changes the width");
 
 __device__ __forceinline__ int row_thread() {
@@ -61,7 +60,7 @@ __device__ __forceinline__ void load_row(float values[SLICES][V], const void *x,
     }
 }
 
-// 1 / sqrt(mean + eps), for every thread of the row. `scratch`: WARPS floats.
+// 1 / sqrt(mean + eps), for every thread of the row. `scratch`: ROW_WARPS floats.
 __device__ __forceinline__ float row_factor(const float values[SLICES][V], float *scratch) {
     float squares = 0.0f;
 #pragma unroll // values stay in registers
@@ -74,10 +73,10 @@ __device__ __forceinline__ float row_factor(const float values[SLICES][V], float
         squares += sum;
     }
     float sum;
-    if constexpr (BY_WARP) {
+    if constexpr (ROW_WARPS == 1) {
         sum = warp_sum(squares);
     } else {
-        sum = block_sum<WARPS>(squares, scratch);
+        sum = block_sum<ROW_WARPS>(squares, scratch);
     }
     return 1.0f / sqrtf(sum * (1.0f / WIDTH) + __uint_as_float(EPS_BITS));
 }
@@ -114,7 +113,7 @@ __device__ __forceinline__ void store_ordered(const void *x, float factor, const
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     rms_norm(const void *x, const float *w, const s32 *order, void *out, s64 tokens) {
-    __shared__ float scratch[WARPS];
+    __shared__ float scratch[ROW_WARPS];
     s64 token = blockIdx.y;
     int at    = (int)blockIdx.x * BLOCK_ROWS + (int)threadIdx.x / ROW_THREADS; // of the token
     griddepcontrol_launch_dependents();

@@ -19,21 +19,23 @@
 // (5) HEADS, HEAD_DIM
 //     PAIRS        of a head, 2 PAIRS <= HEAD_DIM
 //     FACTOR_BITS  the factor as the bits of a float
+//     VECTOR       1, 2, 4 or 8; divides PAIRS and what is left of HEAD_DIM
 //
-// (6) Grid {ceil(items of a token / 256), tokens, 1}, 256 threads. An item is V pairs, or V elements
-//     that do not rotate; V = 8 where that divides both, else 4, 2 or 1.
+// (6) Grid {ceil(items of a token / 256), tokens, 1}, 256 threads. An item is VECTOR pairs, or as
+//     many elements that do not rotate.
 //
 // (7) Read: rotate_item, copy_item, then the entry.
 #include "ptx.cuh"
 #include "rope.cuh"
 #include "rows.cuh"
 
-constexpr int THREADS     = 256;
-constexpr int REST        = HEAD_DIM - 2 * PAIRS; // elements of a head that do not rotate
-constexpr int V           = vector_of(REST, vector_of(PAIRS, 8)); // ORDER ROPE ITEMS
-constexpr int HEAD_TURNS  = PAIRS / V;                            // items of a head that rotate
-constexpr int HEAD_ITEMS  = HEAD_TURNS + REST / V;
+constexpr int THREADS    = 256;
+constexpr int V          = VECTOR;
+constexpr int REST       = HEAD_DIM - 2 * PAIRS; // elements of a head that do not rotate
+constexpr int HEAD_TURNS = PAIRS / V;            // items of a head that rotate
+constexpr int HEAD_ITEMS = HEAD_TURNS + REST / V;
 static_assert(HEADS > 0 && PAIRS > 0 && REST >= 0, "heads");
+static_assert(PAIRS % V == 0 && REST % V == 0, "VECTOR");
 
 // Pairs first .. first + V - 1 of the head at `head`.
 __device__ __forceinline__ void rotate_item(const act_t *x, const float *inv_freq, int position,

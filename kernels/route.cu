@@ -12,18 +12,18 @@
 // (4) Bytes: tokens * EXPERTS * 4; latency decides: TOP_K rounds of two warp reductions. Times:
 //     docs/performance.md.
 //
-// (5) EXPERTS    up to 1024
-//     TOP_K      up to EXPERTS
-//     NORMALIZE  0 or 1
+// (5) EXPERTS       up to 1024
+//     TOP_K         up to EXPERTS
+//     NORMALIZE     0 or 1
+//     BLOCK_TOKENS  tokens of a block
 //
-// (6) Grid {1, ceil(tokens / 4), 1}, 128 threads: a warp per token.
+// (6) Grid {1, ceil(tokens / BLOCK_TOKENS), 1}, a warp per token.
 //
 // (7) Read: order_of, choose, route_token, then the entry.
 #include "ptx.cuh"
 #include "reduce.cuh"
 
-constexpr int WARPS   = 4; // ORDER ROUTE WARPS (compiler/kernel_route.c)
-constexpr int THREADS = WARPS * WARP_LANES;
+constexpr int THREADS = BLOCK_TOKENS * WARP_LANES;
 constexpr int SHARE   = (EXPERTS + WARP_LANES - 1) / WARP_LANES; // experts of a lane
 constexpr u32 TAKEN   = 0;                                       // below every order
 static_assert(EXPERTS > 0 && EXPERTS <= 1024 && TOP_K > 0 && TOP_K <= EXPERTS, "experts");
@@ -98,7 +98,7 @@ __device__ __forceinline__ void route_token(const float *logits, float *out) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     route(const float *logits, float *out, s64 tokens) {
-    s64 token = (s64)blockIdx.y * WARPS + threadIdx.x / WARP_LANES;
+    s64 token = (s64)blockIdx.y * BLOCK_TOKENS + threadIdx.x / WARP_LANES;
     griddepcontrol_launch_dependents();
     griddepcontrol_wait();
     if (token < tokens) {

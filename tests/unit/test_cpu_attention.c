@@ -66,14 +66,10 @@ static void attention_add(Lab *lab, int index) {
 
 // ---- the cache ----------------------------------------------------------------------------------
 
-static double cache_at(const Lab *lab, const AttentionCase *c, int which, int32_t slot,
-                       int32_t position, int64_t at) {
+static float element(const Lab *lab, const unsigned char *at) {
     uint16_t bits;
-    memcpy(&bits,
-           lab->kv + 2 * (at % c->head_dim) +
-               kv_place(lab, which, slot, position, at / c->head_dim, c->head_dim),
-           sizeof bits);
-    return (double)(lab->kv_dtype == DTYPE_BF16 ? bfloat_to_float(bits) : half_to_float(bits));
+    memcpy(&bits, at, sizeof bits);
+    return lab->kv_dtype == DTYPE_BF16 ? bfloat_to_float(bits) : half_to_float(bits);
 }
 
 // Fills the caches of all slots with numbers, and with NaN where a position is not to be read.
@@ -100,12 +96,14 @@ static void kv_fill(Lab *lab, const AttentionCase *c, const int32_t *lengths) {
 static void weights_expect(const Lab *lab, const AttentionCase *c, int64_t token, int64_t head,
                            int32_t slot, int32_t first, int32_t position, double *weight) {
     const int64_t kv_head = head / (c->heads / c->kv_heads);
-    double largest = -1e300, total = 0;
+    double largest = -1e300, total = 0, q[256];
+    for (int64_t e = 0; e < c->head_dim; e++)
+        q[e] = (double)input_at(token, head * c->head_dim + e);
     for (int32_t p = first; p <= position; p++) {
+        const unsigned char *key = lab->kv + kv_place(lab, 0, slot, p, kv_head, c->head_dim);
         weight[p] = 0;
         for (int64_t e = 0; e < c->head_dim; e++)
-            weight[p] += (double)input_at(token, head * c->head_dim + e) *
-                         cache_at(lab, c, 0, slot, p, kv_head * c->head_dim + e) * 0.3;
+            weight[p] += q[e] * (double)element(lab, key + 2 * e) * 0.3;
         if (c->softcap > 0)
             weight[p] = (double)c->softcap * tanh(weight[p] / (double)c->softcap);
         largest = fmax(largest, weight[p]);
@@ -124,11 +122,12 @@ static void row_check(const Lab *lab, Worst *worst, const AttentionCase *c, int6
     for (int64_t head = 0; head < c->heads; head++) {
         weights_expect(lab, c, token, head, slot, first, position, weight);
         for (int64_t e = 0; e < c->head_dim; e++) {
-            const int64_t from = head / (c->heads / c->kv_heads) * c->head_dim + e;
             const int64_t to = place_of(c, head * c->head_dim + e);
             Bounded y = {0, 1e-6};
             for (int32_t p = first; p <= position; p++) {
-                const double v = cache_at(lab, c, 1, slot, p, from);
+                const int64_t kv_head = head / (c->heads / c->kv_heads);
+                const int64_t from = kv_place(lab, 1, slot, p, kv_head, c->head_dim) + 2 * e;
+                const double v = (double)element(lab, lab->kv + from);
                 y.value += weight[p] * v;
                 y.bound += 5e-5 * weight[p] * fabs(v);
             }

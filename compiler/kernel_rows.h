@@ -1,0 +1,60 @@
+// What the CUDA families of ops on rows share: steps whose grid is {blocks of a token, tokens, 1}
+// and which read and write each operand once.
+#ifndef KERNEL_ROWS_H
+#define KERNEL_ROWS_H
+
+#include "../runtime/step.h"
+#include "compile.h"
+
+#include <string.h>
+
+enum { ROW_THREADS = 256 }; // of a block, where each thread has one item
+
+// A float parameter travels as its bits.
+static inline int64_t float_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// Elements per token.
+static inline int64_t value_width(const Problem *p, int value) {
+    return p->plan->graph->values[value].width;
+}
+
+static inline bool value_is_f32(const Problem *p, int value) {
+    return p->plan->graph->values[value].type == VALUE_F32;
+}
+
+// The largest power of two up to 8 that divides both; 0 is divided by all.
+static inline int64_t vector_of(int64_t width, int64_t other) {
+    int64_t vector = 8;
+    while (width % vector != 0 || other % vector != 0)
+        vector /= 2;
+    return vector;
+}
+
+// An operand that is not there is 0.
+static inline void step_weights_or_0(Step *s, const Plan *plan, int packed) {
+    if (packed >= 0)
+        step_weights(s, plan, packed);
+    else
+        step_int(s, 0);
+}
+
+// kernel_rows.c
+bool rows_accepts(const Problem *p, char reason[REASON_BYTES]); // anything
+Cost rows_cost(const Problem *p, const Params *params);
+// What rows_step and the families' lower() are called with.
+typedef struct Lowering {
+    const Problem *p;
+    const Params *params;
+    const Cost *cost;
+    Plan *plan;
+    PhasePlan *phase;
+} Lowering;
+// Of ceil(items / ROW_THREADS) blocks per token.
+Step *rows_step(const Lowering *l, const char *source, const char *entry, int64_t items);
+void rows_value(const Lowering *l, Step *s, int value);
+
+#endif
