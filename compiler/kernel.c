@@ -28,6 +28,8 @@ const Kernel *const kernel_table[] = { // ORDER KERNELS
     &kernel_cpu_permute,
     &kernel_cpu_route,
     &kernel_cpu_linear,
+    &kernel_cpu_experts_up,
+    &kernel_cpu_experts_down,
     &kernel_cpu_attention,
 };
 

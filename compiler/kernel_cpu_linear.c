@@ -3,23 +3,13 @@
 #include "kernel_cpu.h"
 #include "tile16.h"
 
-enum { TOKENS_TOGETHER = 4, SCALE_BYTES = 8 /* BlockScale of templates/tile16.h */ };
-
 static const PackedTensor *weight_of(const Problem *p) {
     return &p->plan->graph->packed[p->op->linear.weight];
 }
 
 static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
-    const PackedTensor *t = weight_of(p);
-    const bool known_bits = t->bits == 4 || t->bits == 8 || t->bits == 16;
-    const bool known_group = t->bits == 16 || t->group == 32 || t->group == 64 || t->group == 128;
-    if (!known_bits || !known_group) {
-        snprintf(reason, REASON_BYTES,
-                 "%d bits in groups of %d; it takes 4, 8 and 16 bits in "
-                 "groups of 32, 64 and 128",
-                 t->bits, t->group);
+    if (!cpu_weight_accepts(weight_of(p), reason))
         return false;
-    }
     if (p->op->linear.epilogue == EPILOGUE_ROPE_KV && p->op->linear.head_dim % TILE_ROWS) {
         snprintf(reason, REASON_BYTES, "head_dim %lld is no multiple of %d",
                  (long long)p->op->linear.head_dim, TILE_ROWS);
@@ -28,22 +18,18 @@ static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
     return true;
 }
 
-static void weight_params(Params *params, const PackedTensor *t) {
-    params_set(params, "K", t->in_features);
-    params_set(params, "BITS", t->bits);
-    params_set(params, "GROUP", t->bits == 16 ? 0 : t->group);
-}
-
 static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     const Op *op = p->op;
     const bool rope = op->linear.epilogue == EPILOGUE_ROPE_KV;
     out[0] = (Params){.count = 0};
-    weight_params(&out[0], weight_of(p));
+    cpu_weight_params(&out[0], weight_of(p));
     params_set(&out[0], "N", weight_of(p)->out_features);
     params_set(&out[0], "EPILOGUE", op->linear.epilogue);
     params_set(&out[0], "ACT", op->linear.epilogue == EPILOGUE_ACT_MUL ? op->linear.act : 0);
     params_set(&out[0], "BIAS", op->linear.bias >= 0);
     params_set(&out[0], "ROPE_FACTOR", rope ? float_param(op->linear.rope_factor) : 0);
+    params_set(&out[0], "OUT_SCALE", float_param(op->linear.scale));
+    params_set(&out[0], "SOFTCAP", op->linear.softcap > 0 ? float_param(op->linear.softcap) : 0);
     if (rope)
         kv_params(&out[0], p->plan, op->linear.heads, op->linear.kv_heads, op->linear.head_dim);
     else
@@ -67,22 +53,22 @@ typedef struct Prepared {
 static Prepared quantize_lower(const Problem *p, Plan *plan, PhasePlan *phase) {
     const Op *op = p->op;
     const PackedTensor *t = weight_of(p);
-    const int64_t tokens = (int64_t)round_up((uint64_t)p->max_tokens, TOKENS_TOGETHER);
-    const int64_t groups = t->bits == 16 ? 1 : t->k_padded / t->group;
+    const int64_t tokens = (int64_t)round_up((uint64_t)p->max_tokens, CPU_TOKENS_TOGETHER);
     const Prepared out = {
-        plan_buffer(plan, phase, "input codes", tokens * t->k_padded * (t->bits == 16 ? 4 : 2)),
-        plan_buffer(plan, phase, "input scales", tokens * groups * SCALE_BYTES)};
+        plan_buffer(plan, phase, "input codes", tokens * cpu_code_bytes(t)),
+        plan_buffer(plan, phase, "input scales", tokens * cpu_scale_bytes(t))};
     const bool normed = op->linear.prologue == PROLOGUE_NORM;
+    const bool ordered = normed && op->linear.norm_order >= 0;
     Params params = {.count = 0};
-    weight_params(&params, t);
+    cpu_weight_params(&params, t);
+    params_set(&params, "IN", value_width(p, op->inputs[0]));
     params_set(&params, "NORM", normed);
+    params_set(&params, "HAS_ORDER", ordered);
     params_set(&params, "EPS", normed ? float_param(op->linear.eps) : 0);
     Step *s = plan_step(plan, phase, op, "cpu_quantize", "quantize", &params);
     step_value(plan, phase, s, op->inputs[0]);
-    if (normed)
-        step_weights(s, plan, op->linear.norm_weight);
-    else
-        step_int(s, 0);
+    step_packed(s, plan, normed ? op->linear.norm_weight : -1);
+    step_packed(s, plan, ordered ? op->linear.norm_order : -1);
     step_buffer(phase, s, out.codes, 0);
     step_buffer(phase, s, out.scales, 0);
     s->cost = cpu_cost(p, (double)(tokens * t->in_features * 6), 0);
@@ -97,10 +83,7 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
     Step *s = plan_step(plan, phase, op, "cpu_linear", "linear", params);
     s->cost = *predicted;
     step_weights(s, plan, op->linear.weight);
-    if (op->linear.bias >= 0)
-        step_weights(s, plan, op->linear.bias);
-    else
-        step_int(s, 0);
+    step_packed(s, plan, op->linear.bias);
     step_buffer(phase, s, x.codes, 0);
     step_buffer(phase, s, x.scales, 0);
     step_value(plan, phase, s, op->output);

@@ -193,6 +193,7 @@ extern const Kernel kernel_rope, kernel_kv_append, kernel_act_mul, kernel_add, k
     kernel_route; // CUDA
 extern const Kernel kernel_cpu_rope, kernel_cpu_kv_append, kernel_cpu_act_mul, kernel_cpu_add,
     kernel_cpu_permute, kernel_cpu_route;
+extern const Kernel kernel_cpu_experts_up, kernel_cpu_experts_down;
 extern const Kernel kernel_cpu_embed, kernel_cpu_linear, kernel_cpu_attention, kernel_cpu_norm,
     kernel_cpu_gather;
 // PHASE_SAMPLE has no graph op: appends the sampling step of a CUDA plan (kernel_sample.c).
