@@ -125,8 +125,8 @@ INLINE void record_sums(vi sums[GROUPS_MAX], const uint8_t *tiles, const uint8_t
         sums[1] = sums[2] + sums[3];
     }
     UNROLL
-    for (int group = 0; HOLE_BITS == 4 && group < GROUPS_MAX; group++)
-        if (group < record_groups())
+    for (int group = 0; group < GROUPS_MAX; group++)
+        if (HOLE_BITS == 4 && group < record_groups())
             sums[group] = vi_sra_pair(sums[group], 0, 4);
 }
 

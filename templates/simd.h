@@ -99,14 +99,6 @@ INLINE vi vi_sra_pair(vi v, int32_t even, int32_t odd) {
         count[lane] = lane & 1 ? odd : even;
     return v >> count;
 }
-// Of each four lanes keeps the first two, or the last two.
-INLINE vi vi_quads(vi v, int first) {
-    vi keep;
-    UNROLL
-    for (int lane = 0; lane < LANES; lane++)
-        keep[lane] = (lane % 4 < 2) == first ? -1 : 0;
-    return v & keep;
-}
 INLINE vi vi_add16(vi a, vi b) {
     return (vi)((vw)a + (vw)b);
 }

@@ -67,15 +67,34 @@ static inline float half_at(const void *p) {
     return half_to_float(half);
 }
 
-// Where the layout puts (row, k), from the drawing in docs/kernels.md: byte offset of the word and
-// bit offset in it.
+// The record that holds (row, k), and how it is divided, from the drawing in docs/kernels.md.
+typedef struct Place {
+    int64_t record;           // bytes from the tensor's start
+    int64_t k, group;         // in the record
+    int64_t scales, zeros;    // bytes of one group's
+    int64_t groups, tile_k;
+} Place;
+
+static inline Place place_of_weight(const PackedTensor *t, int64_t row, int64_t k) {
+    Place p = {.tile_k = 256 / t->bits};
+    const int64_t record_k = t->bits == 16        ? 64
+                             : t->group > p.tile_k ? t->group
+                                                   : p.tile_k;
+    p.groups = t->bits == 16 ? 0 : record_k / t->group;
+    p.scales = t->scale_f32 ? 64 : 32;
+    p.zeros = t->zeros ? 32 : 0;
+    const int64_t bytes = p.groups * (p.scales + p.zeros) + record_k / p.tile_k * 512;
+    p.record = (row / 16 * (t->k_padded / record_k) + k / record_k) * bytes;
+    p.k = k % record_k;
+    p.group = t->bits == 16 ? 0 : p.k / t->group;
+    return p;
+}
+
+// Byte offset of the word and bit offset in it.
 static inline int64_t code_place(const PackedTensor *t, int64_t row, int64_t k, int *bit) {
-    const int64_t record_k = t->bits == 16 ? 64 : t->bits == 4 && t->group == 32 ? 64 : t->group;
-    const int64_t groups = t->bits == 16 ? 0 : record_k / t->group;
-    const int64_t tile_k = 256 / t->bits, record_bytes = groups * 32 + record_k / tile_k * 512;
-    int64_t at = (row / 16 * (t->k_padded / record_k) + k / record_k) * record_bytes;
-    at += groups * 32 + k % record_k / tile_k * 512;
-    const int64_t r = row % 8, h = row % 16 / 8, step = k % tile_k / 16, q = k % 16;
+    const Place p = place_of_weight(t, row, k);
+    int64_t at = p.record + p.groups * (p.scales + p.zeros) + p.k / p.tile_k * 512;
+    const int64_t r = row % 8, h = row % 16 / 8, step = p.k % p.tile_k / 16, q = k % 16;
     const int64_t c = q % 8 / 2, high = q / 8, odd = q % 2;
     at += (4 * r + c) * 16;
     if (t->bits == 4) {
@@ -91,58 +110,96 @@ static inline int64_t code_place(const PackedTensor *t, int64_t row, int64_t k, 
 }
 
 static inline int64_t scale_place(const PackedTensor *t, int64_t row, int64_t k) {
-    const int64_t record_k = t->bits == 4 && t->group == 32 ? 64 : t->group;
-    const int64_t groups = record_k / t->group, tile_k = 256 / t->bits;
-    const int64_t record_bytes = groups * 32 + record_k / tile_k * 512;
-    return (row / 16 * (t->k_padded / record_k) + k / record_k) * record_bytes +
-           k % record_k / t->group * 32 + 2 * (row % 8 * 2 + row % 16 / 8);
+    const Place p = place_of_weight(t, row, k);
+    return p.record + p.group * p.scales + p.scales / 16 * (row % 8 * 2 + row % 16 / 8);
 }
 
-static inline double weight_at(const Lab *lab, const PackedTensor *t, int64_t row, int64_t k) {
+static inline int64_t zero_place(const PackedTensor *t, int64_t row, int64_t k) {
+    const Place p = place_of_weight(t, row, k);
+    return p.record + p.groups * p.scales + p.group * 32 + 2 * (row % 8 * 2 + row % 16 / 8);
+}
+
+static inline double scale_of(const PackedTensor *t, const unsigned char *at) {
+    float scale;
+    memcpy(&scale, at, sizeof scale);
+    return (double)(t->scale_f32 ? scale : half_at(at));
+}
+
+// The weight of a linear, or of an expert of several.
+static inline double weight_of_expert(const Lab *lab, const PackedTensor *t, int64_t expert,
+                                      int64_t row, int64_t k) {
     int bit;
-    const unsigned char *from = lab->weights + t->offset;
+    const unsigned char *from = lab->weights + t->offset + expert * t->expert_bytes;
     uint32_t word;
     memcpy(&word, from + code_place(t, row, k, &bit), sizeof word);
     if (t->bits == 16) {
         const uint16_t half = (uint16_t)(word >> bit);
         return (double)(t->bf16 ? bfloat_to_float(half) : half_at(&half));
     }
-    const int code = (int)(word >> bit & ((1u << t->bits) - 1));
-    return (code - (1 << (t->bits - 1))) * (double)half_at(from + scale_place(t, row, k));
+    const double code = (double)(word >> bit & ((1u << t->bits) - 1));
+    const double zero = t->zeros ? (double)half_at(from + zero_place(t, row, k))
+                                 : (double)(1 << (t->bits - 1));
+    return (code - zero) * scale_of(t, from + scale_place(t, row, k));
 }
 
-// Random codes with all extremes, scales that include 0, denormals and large ones; zero weights in
-// the padding.
-static inline void packed_fill(Lab *lab, const PackedTensor *t, uint32_t seed) {
-    unsigned char *to = lab->weights + t->offset;
-    for (int64_t row = 0; row < t->rows; row++) {
-        for (int64_t k = 0; k < t->k_padded; k++) {
-            const bool real = row < t->out_features && k < t->in_features;
-            int bit;
-            const int64_t at = code_place(t, row, k, &bit);
-            uint32_t word, value = mix(seed, (uint32_t)row, (uint32_t)k);
-            if (t->bits == 16) {
-                const float x = normal(seed, (uint32_t)row, (uint32_t)k) * 0.05f;
-                value = t->bf16 ? bfloat_from_float(x) : half_from_float(x);
-                value = real ? value : 0;
-            } else {
-                const uint32_t mask = (1u << t->bits) - 1;
-                value = real ? (value >> 8 & 15) == 0 ? (value >> 16 & 1) * mask : value & mask
-                             : 1u << (t->bits - 1);
-            }
-            memcpy(&word, to + at, sizeof word);
-            word |= value << bit;
-            memcpy(to + at, &word, sizeof word);
-            if (t->bits == 16)
-                continue;
-            const uint32_t kind = mix(seed + 1, (uint32_t)row, (uint32_t)(k / t->group)) % 16;
-            const float large = t->order == ROWS_ROPE ? 1.0f : 100.0f; // keys are fp16
-            float scale = 0.01f + 0.001f * (float)kind;
-            scale = kind == 0 ? 0.0f : kind == 1 ? 3e-6f : kind == 2 ? large : scale;
-            const uint16_t half = half_from_float(row < t->out_features ? scale : 0.0f);
-            memcpy(to + scale_place(t, row, k), &half, sizeof half);
-        }
+static inline double weight_at(const Lab *lab, const PackedTensor *t, int64_t row, int64_t k) {
+    return weight_of_expert(lab, t, 0, row, k);
+}
+
+// A weight code, a zero point and a scale, with all extremes: scales that include 0, denormals and
+// large ones.
+static inline uint32_t random_code(const PackedTensor *t, uint32_t seed, int64_t row, int64_t k) {
+    const uint32_t mask = (1u << t->bits) - 1, value = mix(seed, (uint32_t)row, (uint32_t)k);
+    return (value >> 8 & 15) == 0 ? (value >> 16 & 1) * mask : value & mask;
+}
+
+static inline float random_scale(const PackedTensor *t, uint32_t seed, int64_t row, int64_t k) {
+    const uint32_t kind = mix(seed + 1, (uint32_t)row, (uint32_t)(k / t->group)) % 16;
+    const float large = t->order == ROWS_ROPE ? 1.0f : 100.0f; // keys are fp16
+    const float scale = 0.01f + 0.001f * (float)kind + (t->scale_f32 ? 1e-6f : 0);
+    return kind == 0 ? 0.0f : kind == 1 ? 3e-6f : kind == 2 ? large : scale;
+}
+
+static inline void scale_put(const PackedTensor *t, unsigned char *to, float scale) {
+    const uint16_t half = half_from_float(scale);
+    memcpy(to, t->scale_f32 ? (const void *)&scale : &half, t->scale_f32 ? 4 : 2);
+}
+
+// Weights of the padding are zero.
+static inline void weight_put(const PackedTensor *t, unsigned char *to, uint32_t seed, int64_t row,
+                              int64_t k) {
+    const bool real = row < t->out_features && k < t->in_features;
+    const uint32_t zero = t->zeros ? mix(seed + 2, (uint32_t)row, (uint32_t)(k / t->group)) %
+                                         ((1u << t->bits) + 1)
+                                   : 1u << (t->bits - 1);
+    int bit;
+    const int64_t at = code_place(t, row, k, &bit);
+    uint32_t word, value;
+    if (t->bits == 16) {
+        const float x = normal(seed, (uint32_t)row, (uint32_t)k) * 0.05f;
+        value = t->bf16 ? bfloat_from_float(x) : half_from_float(x);
+        value = real ? value : 0;
+    } else {
+        value = real ? random_code(t, seed, row, k) : zero & ((1u << t->bits) - 1);
+        // a zero point of 2^bits is no code: the padding's scale is 0 then
+        scale_put(t, to + scale_place(t, row, k),
+                  row < t->out_features ? random_scale(t, seed, row, k) : 0.0f);
     }
+    if (t->zeros) {
+        const uint16_t half = half_from_float((float)zero);
+        memcpy(to + zero_place(t, row, k), &half, sizeof half);
+    }
+    memcpy(&word, to + at, sizeof word);
+    word |= value << bit;
+    memcpy(to + at, &word, sizeof word);
+}
+
+static inline void packed_fill(Lab *lab, const PackedTensor *t, uint32_t seed) {
+    for (int expert = 0; expert < t->experts; expert++)
+        for (int64_t row = 0; row < t->rows; row++)
+            for (int64_t k = 0; k < t->k_padded; k++)
+                weight_put(t, lab->weights + t->offset + expert * t->expert_bytes,
+                           seed + 1000 * (uint32_t)expert, row, k);
 }
 
 static inline int vector_add(Lab *lab, const char *name, int64_t count, float around,
@@ -157,7 +214,8 @@ static inline int packed_add(Lab *lab, const char *name, int bits, int group, in
                              int64_t k) {
     Graph *g = &lab->graph;
     const int packed = graph_vector(g, name, NULL, 0);
-    const int64_t record_k = bits == 16 ? 64 : bits == 4 && group == 32 ? 64 : group;
+    const int64_t tile_k = 256 / bits;
+    const int64_t record_k = bits == 16 ? 64 : group > tile_k ? group : tile_k;
     g->packed[packed] = (PackedTensor){.kind = PACKED_LINEAR,
                                        .name = name,
                                        .experts = 1,
@@ -310,9 +368,9 @@ static inline float input_at(int64_t token, int64_t k) {
     return normal(3, (uint32_t)token, (uint32_t)k) * spike;
 }
 
-// Runs `tokens` rows, which are the tokens first, first + 1, ... of the case's endless input.
-static inline void case_run(Lab *lab, int level, int index, int32_t tokens, int32_t threads,
-                            int64_t first) {
+// Fills the inputs with `tokens` rows, which are the tokens first, first + 1, ... of the case's
+// endless input, and everything else with the guard.
+static inline void inputs_fill(Lab *lab, int level, int index, int32_t tokens, int64_t first) {
     const Op *op = &lab->graph.ops[lab->ops[index]];
     memset(lab->memory, GUARD, (size_t)lab->plans[level].info.arena_bytes);
     for (int i = 0; i < 2; i++) {
@@ -324,6 +382,9 @@ static inline void case_run(Lab *lab, int level, int index, int32_t tokens, int3
             for (int64_t k = 0; k < width; k++)
                 to[token * width + k] = input_at(first + token + 1000 * i, k);
     }
+}
+
+static inline void case_step(Lab *lab, int level, int index, int32_t tokens, int32_t threads) {
     StepRun run = {.base = {lab->weights, lab->memory, lab->kv, lab->batch},
                    .tokens = tokens,
                    .threads = threads};
@@ -332,6 +393,12 @@ static inline void case_run(Lab *lab, int level, int index, int32_t tokens, int3
     const StepEntry *entry = host_module_find(&lab->module, target, index);
     assert_non_null(entry);
     host_run(entry, &run);
+}
+
+static inline void case_run(Lab *lab, int level, int index, int32_t tokens, int32_t threads,
+                            int64_t first) {
+    inputs_fill(lab, level, index, tokens, first);
+    case_step(lab, level, index, tokens, threads);
 }
 
 // Rows behind the last must be as they were.

@@ -13,6 +13,10 @@ typedef struct LinearCase {
     Activation act;
     bool bias, norm;
     int64_t heads, kv_heads, head_dim;
+    bool zeros, scale_f32, bf16;
+    int64_t norm_width; // > 0: the norm is over so many inputs, which an order makes to k
+    float scale;        // 0: 1
+    float softcap;
 } LinearCase;
 
 static const LinearCase linear_cases[] = {
@@ -77,6 +81,72 @@ static const LinearCase linear_cases[] = {
      .heads = 3,
      .kv_heads = 1,
      .head_dim = 128},
+    {.name = "4 bits, groups of 16, zero points",
+     .bits = 4,
+     .group = 16,
+     .k = 216,
+     .n = 50,
+     .zeros = true},
+    {.name = "4 bits, groups of 16, fp32 scales, ordered norm",
+     .bits = 4,
+     .group = 16,
+     .k = 240,
+     .n = 24,
+     .norm = true,
+     .scale_f32 = true,
+     .norm_width = 200},
+    {.name = "4 bits, groups of 32, zero points, fp32 scales",
+     .bits = 4,
+     .group = 32,
+     .k = 200,
+     .n = 37,
+     .zeros = true,
+     .scale_f32 = true},
+    {.name = "4 bits, groups of 128, zero points, silu gate",
+     .bits = 4,
+     .group = 128,
+     .k = 264,
+     .n = 2 * 24,
+     .epilogue = EPILOGUE_ACT_MUL,
+     .norm = true,
+     .zeros = true},
+    {.name = "4 bits, groups of 64, zero points, softcap",
+     .bits = 4,
+     .group = 64,
+     .k = 264,
+     .n = 65,
+     .zeros = true,
+     .scale = 0.25f,
+     .softcap = 300},
+    {.name = "8 bits, groups of 16, zero points",
+     .bits = 8,
+     .group = 16,
+     .k = 120,
+     .n = 33,
+     .zeros = true,
+     .bias = true},
+    {.name = "8 bits, groups of 32, fp32 scales, scaled residual",
+     .bits = 8,
+     .group = 32,
+     .k = 120,
+     .n = 31,
+     .epilogue = EPILOGUE_ADD,
+     .scale_f32 = true,
+     .bias = true,
+     .scale = 0.22f},
+    {.name = "8 bits, groups of 128, zero points",
+     .bits = 8,
+     .group = 128,
+     .k = 200,
+     .n = 48,
+     .zeros = true},
+    {.name = "bf16, erf gelu gate",
+     .bits = 16,
+     .k = 136,
+     .n = 2 * 21,
+     .epilogue = EPILOGUE_ACT_MUL,
+     .act = ACT_GELU,
+     .bf16 = true},
     {.name = "rope, 16 bits",
      .bits = 16,
      .k = 128,
@@ -87,17 +157,35 @@ static const LinearCase linear_cases[] = {
      .head_dim = 32},
 };
 
+// Every input once, then zeros, shuffled.
+static int order_add(Lab *lab, int64_t width, int64_t k) {
+    int32_t *order = ARENA_NEW(&lab->arena, int32_t, k);
+    for (int64_t at = 0; at < k; at++)
+        order[at] = at < width ? (int32_t)at : -1;
+    for (int64_t at = k - 1; at > 0; at--) {
+        const int64_t other = mix(5, (uint32_t)k, (uint32_t)at) % (uint32_t)(at + 1);
+        const int32_t kept = order[at];
+        order[at] = order[other];
+        order[other] = kept;
+    }
+    return graph_index(&lab->graph, "order", order, k);
+}
+
 static void linear_add(Lab *lab, int index) {
     const LinearCase *c = &linear_cases[index];
     const int64_t width = c->epilogue == EPILOGUE_ACT_MUL   ? c->n / 2
                           : c->epilogue == EPILOGUE_ROPE_KV ? c->heads * c->head_dim
                                                             : c->n;
-    const int x = input_add(lab, "x", c->k);
+    const int x = input_add(lab, "x", c->norm_width ? c->norm_width : c->k);
     const int residual = c->epilogue == EPILOGUE_ADD ? input_add(lab, "residual", c->n) : -1;
     const int weight = packed_add(lab, c->name, c->bits, c->group, c->n, c->k);
+    lab->graph.packed[weight].zeros = c->zeros;
+    lab->graph.packed[weight].scale_f32 = c->scale_f32;
+    lab->graph.packed[weight].bf16 = c->bf16;
     const int64_t rows = lab->graph.packed[weight].rows;
     const int bias = c->bias ? vector_add(lab, "bias", rows, 0, 1) : -1;
     const int norm = c->norm ? vector_add(lab, "norm", c->k, 1, 0.2f) : -1;
+    const int order = c->norm_width ? order_add(lab, c->norm_width, c->k) : -1;
     int inv_freq = -1;
     if (c->epilogue == EPILOGUE_ROPE_KV) {
         lab->graph.packed[weight].order = ROWS_ROPE;
@@ -115,6 +203,9 @@ static void linear_add(Lab *lab, int index) {
     op->linear.bias = bias;
     op->linear.prologue = c->norm ? PROLOGUE_NORM : PROLOGUE_NONE;
     op->linear.norm_weight = norm;
+    op->linear.norm_order = order;
+    op->linear.scale = c->scale > 0 ? c->scale : 1;
+    op->linear.softcap = c->softcap;
     op->linear.eps = 1e-5f;
     op->linear.epilogue = c->epilogue;
     op->linear.act = c->act;
@@ -130,14 +221,19 @@ static void linear_add(Lab *lab, int index) {
 // Inputs of one token as the kernel sees them.
 static void input_row(const Lab *lab, const Op *op, int64_t token, double *x, double *slack) {
     const PackedTensor *t = &lab->graph.packed[op->linear.weight];
+    const int64_t width = lab->graph.values[op->inputs[0]].width;
+    const int32_t *order =
+        op->linear.norm_order >= 0 ? lab->graph.packed[op->linear.norm_order].indices : NULL;
     double square = 0;
+    for (int64_t k = 0; k < width; k++)
+        square += (double)input_at(token, k) * (double)input_at(token, k);
     for (int64_t k = 0; k < t->in_features; k++) {
-        x[k] = (double)input_at(token, k);
-        square += x[k] * x[k];
+        const int64_t from = order ? order[k] : k;
+        x[k] = from < 0 ? 0 : (double)input_at(token, from);
     }
     if (op->linear.prologue == PROLOGUE_NORM) {
         const float *norm = lab->graph.packed[op->linear.norm_weight].values;
-        const double factor = 1 / sqrt(square / (double)t->in_features + (double)op->linear.eps);
+        const double factor = 1 / sqrt(square / (double)width + (double)op->linear.eps);
         for (int64_t k = 0; k < t->in_features; k++)
             x[k] *= factor * (double)norm[k];
     }
@@ -165,18 +261,28 @@ static Bounded row_dot(const Lab *lab, const Op *op, int64_t row, const double *
     if (op->linear.bias >= 0)
         y.value += (double)lab->graph.packed[op->linear.bias].values[row];
     y.bound += 1e-6 * size + 1e-7 * fabs(y.value);
+    y.value *= (double)op->linear.scale;
+    y.bound *= (double)op->linear.scale;
+    if (op->linear.softcap > 0) { // its slope is at most 1
+        const double cap = (double)op->linear.softcap;
+        y.value = cap * tanh(y.value / cap);
+        y.bound += 1e-6 * fabs(y.value);
+    }
     return y;
+}
+
+static double activation(Activation act, double x) {
+    if (act == ACT_GELU)
+        return 0.5 * x * (1 + erf(x / sqrt(2)));
+    const double u = 2 * sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
+    return x / (1 + exp(act == ACT_SILU ? -x : -u));
 }
 
 static void act_check(Worst *worst, const LinearCase *c, int64_t token, const Bounded *y,
                       const float *out) {
     for (int64_t f = 0; f < c->n / 2; f++) {
         const Bounded gate = y[f / 8 * 16 + f % 8], up = y[f / 8 * 16 + f % 8 + 8];
-        const double g = gate.value;
-        const double u = c->act == ACT_SILU
-                             ? g
-                             : 2 * sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g);
-        const double act = g / (1 + exp(-u)), value = act * up.value;
+        const double act = activation(c->act, gate.value), value = act * up.value;
         const double bound = 1.2 * gate.bound * fabs(up.value) + fabs(act) * up.bound +
                              1.2 * gate.bound * up.bound + 2e-6 * fabs(value) +
                              1e-6 * fabs(up.value) + 1e-30;
@@ -260,7 +366,8 @@ static void linear_case_check(Lab *lab, int level, int index) {
         // of the tokens that share a place in the cache, the last one wrote
         if (c->epilogue != EPILOGUE_ROPE_KV || token % 29 != 28)
             linear_check_token(lab, &worst, c, op, token, all + token * width);
-    if (c->epilogue == EPILOGUE_STORE || c->epilogue == EPILOGUE_ADD)
+    const bool linear = c->epilogue == EPILOGUE_STORE || c->epilogue == EPILOGUE_ADD;
+    if (linear && c->softcap <= 0)
         assert_true(sqrt(worst.error_square / worst.value_square) < 1e-4);
     for (size_t at = 0; at < sizeof token_counts / sizeof *token_counts; at++) {
         const int32_t tokens = token_counts[at], threads = 1 + (int32_t)(at % 3);
