@@ -101,10 +101,10 @@ copy_sample path_traversal &&
         >"$work/path_traversal/model.safetensors.index.json"
 refused path_traversal 4 'secret'
 
-# Act-order, asymmetric and 2 to 3 bit models of the fixtures are refused by name until they are taken.
-copy_sample act_order
-tensors act_order "
+# A group that does not exist.
+copy_sample group_index
+tensors group_index "
 b, e = h['$q.g_idx']['data_offsets']
 n = (e - b) // 4
-data[b:e] = struct.pack('<%di' % n, *[(i * 7) % 3 for i in range(n)])"
-refused act_order 3 "$q.g_idx"
+data[b:e] = struct.pack('<%di' % n, *[(i * 7) % 4 for i in range(n)])"
+refused group_index 4 "$q.g_idx"
