@@ -15,12 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORD_BITS = 32, PLAIN_BITS = 16, MAX_PERIOD = 3 };
+enum { WORD_BITS = 32, PLAIN_BITS = 16, MAX_PERIOD = 7 };
 
 // ---- zero points --------------------------------------------------------------------------------
 
 // What a whole row of qzeros looks like when every zero point is 2^(bits - 1): the stored value is
-// z - 1 in version 1 of the format and z in version 2. 3-bit codes repeat every three words.
+// z - 1 in version 1 of the format and z in version 2. 3-bit codes repeat every three words, codes in
+// planes every `bits` words; of 3 bits both exist.
 typedef struct ZeroWords {
     int bits;
     const char *label;
@@ -38,7 +39,11 @@ static const ZeroWords ZERO_WORDS[] = {
     {4, "v2", 1, {0x88888888}},
     {8, "v1", 1, {0x7f7f7f7f}},
     {8, "v2", 1, {0x80808080}},
+    {5, "v2", 5, {0, 0, 0, 0, 0xffffffff}},
+    {6, "v2", 6, {0, 0, 0, 0, 0xaaaaaaaa, 0xaaaaaaaa}},
+    {7, "v2", 7, {0, 0, 0, 0, 0, 0, 0xffffffff}},
 };
+static const ZeroWords PLANAR_3_BIT = {3, "v2", 3, {0, 0, 0xffffffff}};
 
 static uint32_t word_at(const unsigned char *data, int64_t index) {
     uint32_t word; // little-endian in the file, as on every machine that we run on
@@ -64,6 +69,8 @@ static bool zeros_match(const Weight *w, const ZeroWords *pattern) {
 
 // Names what qzeros holds.
 static const char *zeros_label(const Weight *w) {
+    if (w->bits == 3 && w->format == QUANT_GPTQ_P)
+        return zeros_match(w, &PLANAR_3_BIT) ? PLANAR_3_BIT.label : "asymmetric";
     for (size_t at = 0; at < sizeof ZERO_WORDS / sizeof ZERO_WORDS[0]; at++)
         if (ZERO_WORDS[at].bits == w->bits && zeros_match(w, &ZERO_WORDS[at]))
             return ZERO_WORDS[at].label;

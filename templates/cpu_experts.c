@@ -153,10 +153,9 @@ INLINE void experts_product(const StepRun *run, int32_t thread, const uint8_t *w
     const int64_t tiles = (HOLE_N + ROWS - 1) / ROWS;
     for (int64_t place = 0; place < HOLE_EXPERTS; place++) {
         const int64_t first = p->stored[place];
-        const Product product_of = {weights + place * HOLE_EXPERT_BYTES,
-                                    x + first * k_padded() * (HOLE_BITS == 16 ? 4 : 2),
-                                    scales + first * groups(),
-                                    p->first[place + 1] - p->first[place]};
+        const Product product_of = {
+            weights + place * HOLE_EXPERT_BYTES, x + first * k_padded() * (HOLE_BITS == 16 ? 4 : 2),
+            scales + first * groups(), p->first[place + 1] - p->first[place]};
         const Finish f = {p->rows + p->first[place], out};
         if (product_of.tokens > 0)
             product(&product_of, &f, tiles * thread / run->threads,

@@ -152,10 +152,9 @@ static void product_few(const Product *p, const Finish *f, int64_t first_tile, i
                             continue;
                         const BlockScale *scale = scales + group * p->tokens;
                         const vi zero = zero_codes(record, group, piece) * scale->sum;
-                        y[token][piece] =
-                            vf_fma(vf_from_vi(sums[group] - zero),
-                                   weight_scales(record, group, piece) * scale->scale,
-                                   y[token][piece]);
+                        y[token][piece] = vf_fma(vf_from_vi(sums[group] - zero),
+                                                 weight_scales(record, group, piece) * scale->scale,
+                                                 y[token][piece]);
                     }
                 }
             }
@@ -397,7 +396,8 @@ INLINE void float_tile(const Product *p, const Finish *f, int64_t tile, int64_t 
         finish(f, tile, token0 + token, y[token]);
 }
 
-static void product_float(const Product *p, const Finish *f, int64_t first_tile, int64_t last_tile) {
+static void product_float(const Product *p, const Finish *f, int64_t first_tile,
+                          int64_t last_tile) {
     for (int64_t tile = first_tile; tile < last_tile; tile++) {
         int64_t token = 0;
         for (; token + FLOAT_TOKENS <= p->tokens; token += FLOAT_TOKENS)

@@ -76,8 +76,9 @@ static inline int64_t block_stored(int64_t tokens) {
 }
 // All blocks of `tokens` tokens. Tokens that are multiplied as floats are stored one by one.
 static inline int64_t tokens_stored(int64_t tokens) {
-    return HOLE_BITS == 16 ? tokens
-                           : tokens / TOKEN_BLOCK * TOKEN_BLOCK + block_stored(tokens % TOKEN_BLOCK);
+    return HOLE_BITS == 16
+               ? tokens
+               : tokens / TOKEN_BLOCK * TOKEN_BLOCK + block_stored(tokens % TOKEN_BLOCK);
 }
 
 #endif

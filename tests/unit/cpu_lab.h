@@ -69,17 +69,15 @@ static inline float half_at(const void *p) {
 
 // The record that holds (row, k), and how it is divided, from the drawing in docs/kernels.md.
 typedef struct Place {
-    int64_t record;           // bytes from the tensor's start
-    int64_t k, group;         // in the record
-    int64_t scales, zeros;    // bytes of one group's
+    int64_t record;        // bytes from the tensor's start
+    int64_t k, group;      // in the record
+    int64_t scales, zeros; // bytes of one group's
     int64_t groups, tile_k;
 } Place;
 
 static inline Place place_of_weight(const PackedTensor *t, int64_t row, int64_t k) {
     Place p = {.tile_k = 256 / t->bits};
-    const int64_t record_k = t->bits == 16        ? 64
-                             : t->group > p.tile_k ? t->group
-                                                   : p.tile_k;
+    const int64_t record_k = t->bits == 16 ? 64 : t->group > p.tile_k ? t->group : p.tile_k;
     p.groups = t->bits == 16 ? 0 : record_k / t->group;
     p.scales = t->scale_f32 ? 64 : 32;
     p.zeros = t->zeros ? 32 : 0;
@@ -137,8 +135,8 @@ static inline double weight_of_expert(const Lab *lab, const PackedTensor *t, int
         return (double)(t->bf16 ? bfloat_to_float(half) : half_at(&half));
     }
     const double code = (double)(word >> bit & ((1u << t->bits) - 1));
-    const double zero = t->zeros ? (double)half_at(from + zero_place(t, row, k))
-                                 : (double)(1 << (t->bits - 1));
+    const double zero =
+        t->zeros ? (double)half_at(from + zero_place(t, row, k)) : (double)(1 << (t->bits - 1));
     return (code - zero) * scale_of(t, from + scale_place(t, row, k));
 }
 
@@ -169,9 +167,9 @@ static inline void scale_put(const PackedTensor *t, unsigned char *to, float sca
 static inline void weight_put(const PackedTensor *t, unsigned char *to, uint32_t seed, int64_t row,
                               int64_t k) {
     const bool real = row < t->out_features && k < t->in_features;
-    const uint32_t zero = t->zeros ? mix(seed + 2, (uint32_t)row, (uint32_t)(k / t->group)) %
-                                         ((1u << t->bits) + 1)
-                                   : 1u << (t->bits - 1);
+    const uint32_t zero =
+        t->zeros ? mix(seed + 2, (uint32_t)row, (uint32_t)(k / t->group)) % ((1u << t->bits) + 1)
+                 : 1u << (t->bits - 1);
     int bit;
     const int64_t at = code_place(t, row, k, &bit);
     uint32_t word, value;
