@@ -319,6 +319,14 @@ static bool file_map(Bytes *out, const char *path, Error *err) {
     return true;
 }
 
+void tensor_release(const Tensor *t) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = round_up((uintptr_t)t->data, page);
+    uintptr_t end = ((uintptr_t)t->data + t->bytes) / page * page; // whole pages only
+    if (t->mapped && end > first)
+        madvise((void *)first, end - first, MADV_DONTNEED); // advice: nothing hangs on it
+}
+
 typedef struct Shard {
     Tensor *tensors; // [count], sorted by name
     int count;
@@ -330,6 +338,8 @@ static bool shards_map(Checkpoint *out, Shard *shards, const Choice *choice, Are
         Bytes bytes;
         TRY(file_map(&bytes, arena_printf(a, "%s/%s", out->dir, name), err));
         TRY(safetensors_parse(&shards[file].tensors, &shards[file].count, bytes, name, a, err));
+        for (int at = 0; at < shards[file].count; at++)
+            shards[file].tensors[at].mapped = true;
         out->bytes += bytes.size;
         out->count += shards[file].count;
     }

@@ -63,6 +63,7 @@ typedef struct Tensor {
     int64_t shape[TENSOR_MAX_RANK];
     const unsigned char *data;
     size_t bytes;
+    bool mapped; // data lies in the mapping of a file
 } Tensor;
 
 typedef struct Checkpoint {
@@ -87,6 +88,8 @@ const char *tensor_type_name(TensorType type);
 const char *shape_text(char *out, size_t size, const int64_t *shape, int rank);
 // Reads elements [first, first + count) of an F16, BF16 or F32 tensor as float.
 void tensor_read_f32(const Tensor *t, int64_t first, int64_t count, float *out);
+// The tensor's pages need not stay in memory: whoever reads it again reads the file.
+void tensor_release(const Tensor *t);
 
 // ================================================================================================
 // json.c: cJSON with our errors; tolerant of trailing commas and of numbers written as strings
@@ -278,6 +281,9 @@ void weight_row(const Weight *w, int64_t n, float *row);
 // columns is a multiple of 16 (one cache line of qweight).
 void weight_code_block(const Weight *w, int64_t n0, int64_t columns, int64_t k0, int64_t count,
                        uint8_t *codes);
+// The same for outputs n[0 .. columns) in any order; codes[column * stride + k - k0].
+void weight_code_columns(const Weight *w, const int64_t *n, int columns, int64_t k0, int64_t count,
+                         uint8_t *codes, int64_t stride);
 // bits == 16: inputs [k0, k0 + count) of output row n as fp16 or bf16 bits, rounded to nearest.
 void weight_halves(const Weight *w, int64_t n, int64_t k0, int64_t count, bool bf16, uint16_t *out);
 

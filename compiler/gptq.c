@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORD_BITS = 32, PLAIN_BITS = 16, MAX_PERIOD = 7 };
+enum { WORD_BITS = 32, PLAIN_BITS = 16, MAX_PERIOD = 7, LARGE_BYTES = 1 << 24 };
 
 // ---- zero points --------------------------------------------------------------------------------
 
@@ -142,7 +142,10 @@ static bool nonfinite(const unsigned char *data, size_t count, TensorType type) 
 
 static bool finite_check(const Module *m, const Tensor *t) {
     size_t elem_bytes = t->type == TENSOR_F32 ? 4 : 2, count = t->bytes / elem_bytes, at = 0;
-    if (!nonfinite(t->data, count, t->type))
+    bool finite = !nonfinite(t->data, count, t->type);
+    if (finite && t->bytes > LARGE_BYTES)
+        tensor_release(t); // embeddings, which are packed much later
+    if (finite)
         return true;
     while (!nonfinite(t->data + at * elem_bytes, 1, t->type))
         at++;

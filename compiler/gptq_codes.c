@@ -165,11 +165,34 @@ static void word_spread(uint32_t word, int bits, uint8_t *out) {
     }
 }
 
+// Can inputs [k0, k0 + count) be read a word at a time?
+static bool whole_words(const Weight *w, int64_t k0, int64_t count) {
+    int64_t per_word = WORD_BITS / w->bits;
+    bool whole = w->bits == 2 || w->bits == 4 || w->bits == 8;
+    return whole && k0 % per_word == 0 && count % per_word == 0;
+}
+
+// Word by word through all columns: columns in no order lie on as many pages as there are words.
+void weight_code_columns(const Weight *w, const int64_t *n, int columns, int64_t k0, int64_t count,
+                         uint8_t *codes, int64_t stride) {
+    int64_t per_word = WORD_BITS / w->bits;
+    if (!whole_words(w, k0, count)) {
+        for (int column = 0; column < columns; column++)
+            weight_codes(w, n[column], k0, count, codes + column * stride);
+        return;
+    }
+    for (int64_t step = 0; step < count / per_word; step++) {
+        const unsigned char *row =
+            w->qweight->data + ((k0 / per_word + step) * columns_of(w) + w->first_column) * 4;
+        for (int column = 0; column < columns; column++)
+            word_spread(word_at(row, n[column]), w->bits, codes + column * stride + step * per_word);
+    }
+}
+
 void weight_code_block(const Weight *w, int64_t n0, int64_t columns, int64_t k0, int64_t count,
                        uint8_t *codes) {
     int64_t per_word = WORD_BITS / w->bits;
-    bool whole = w->bits == 2 || w->bits == 4 || w->bits == 8;
-    if (!whole || k0 % per_word || count % per_word) {
+    if (!whole_words(w, k0, count)) {
         for (int64_t column = 0; column < columns; column++)
             weight_codes(w, n0 + column, k0, count, codes + column * count);
         return;

@@ -21,12 +21,14 @@ typedef struct BandRows {
     int64_t n[BAND_ROWS];   // -1: padding
     int order[BAND_ROWS];   // the rows, sorted so that neighbouring features follow each other
     const int32_t *inputs;  // input_order of the expert, NULL: none
+    bool scattered;         // by a row_order: neighbours are no neighbours in the checkpoint
 } BandRows;
 
 // Row `first` counts from the first row of the expert.
 static BandRows band_rows(const PackedTensor *t, int64_t expert, int64_t first) {
     BandRows b = {.inputs = t->input_order ? t->input_order + expert * t->in_features : NULL};
     const int32_t *places = t->row_order ? t->row_order + expert * t->out_features / 2 : NULL;
+    b.scattered = places != NULL;
     for (int row = 0; row < BAND_ROWS; row++) {
         int part = 0;
         b.n[row] = -1;
@@ -110,9 +112,32 @@ typedef struct Scratch {
     uint8_t *natural; // [row][checkpoint's K]: codes of a band with another order of inputs
 } Scratch;
 
+// codes_unpack for rows that are scattered: all rows of each part at once.
+static void codes_collect(const BandRows *b, int64_t k0, int64_t count, Scratch *s, uint8_t *out,
+                          int64_t stride) {
+    bool taken[BAND_ROWS] = {false};
+    for (int first = 0; first < BAND_ROWS; first++) {
+        int rows[BAND_ROWS], found = 0;
+        int64_t columns[BAND_ROWS];
+        for (int row = first; row < BAND_ROWS; row++)
+            if (!taken[row] && b->n[row] >= 0 && b->part[row] == b->part[first]) {
+                taken[row] = true;
+                rows[found] = row;
+                columns[found++] = b->n[row];
+            }
+        weight_code_columns(b->part[first], columns, found, k0, count, s->run, count);
+        for (int i = 0; i < found; i++)
+            memcpy(out + rows[i] * stride, s->run + i * count, (size_t)count);
+    }
+}
+
 // Codes of inputs [k0, k0 + count) of all rows, as the checkpoint orders them, to out[row][stride].
 static void codes_unpack(const BandRows *b, int64_t k0, int64_t count, Scratch *s, uint8_t *out,
                          int64_t stride) {
+    if (b->scattered) {
+        codes_collect(b, k0, count, s, out, stride);
+        return;
+    }
     for (int at = 0, length; at < BAND_ROWS; at += length) {
         int first = b->order[at];
         length = run_length(b, at);
@@ -338,6 +363,7 @@ typedef struct Work {
     int64_t band;
     int64_t done; // bytes written
     int64_t total;
+    int64_t *left; // [packed_count]: bands that are not written yet
     int error; // errno of the first failure
     void (*progress)(void *user, int64_t done, int64_t total);
     void *user;
@@ -373,9 +399,19 @@ static int write_all(int fd, const unsigned char *data, int64_t size, int64_t at
     return 0;
 }
 
-static void work_done(Work *w, int64_t bytes, int error) {
+// Nobody needs what the tensor was made from any more: a compile's memory stays small.
+static void sources_release(const PackedTensor *t) {
+    for (int at = 0; t->kind == PACKED_LINEAR && at < t->part_count * t->experts; at++) {
+        const Tensor *source = t->parts[at]->qweight ? t->parts[at]->qweight : t->parts[at]->weight;
+        tensor_release(source);
+    }
+}
+
+static void work_done(Work *w, const PackedTensor *t, int64_t bytes, int error) {
     pthread_mutex_lock(&w->lock);
     w->done += bytes;
+    if (--w->left[t - w->g->packed] == 0)
+        sources_release(t);
     if (error && !w->error)
         w->error = error;
     if (w->progress)
@@ -408,7 +444,7 @@ static void *work_run(void *argument) {
         } else {
             memcpy(out, vector_data(t), (size_t)size);
         }
-        work_done(w, size, write_all(w->fd, out, size, w->base + at));
+        work_done(w, t, size, write_all(w->fd, out, size, w->base + at));
     }
     arena_free(&arena);
     return NULL;
@@ -442,6 +478,10 @@ bool weights_pack(const Graph *g, int fd, int64_t base, int64_t bytes, int threa
                   uint64_t *checks, PackStats *stats, Error *err) {
     double started = clock_seconds();
     Work w = {.g = g, .fd = fd, .base = base, .total = bytes, .progress = progress, .user = user};
+    Arena arena = {0};
+    w.left = ARENA_NEW(&arena, int64_t, g->packed_count + 1);
+    for (int i = 0; i < g->packed_count; i++)
+        w.left[i] = band_count(&g->packed[i]);
     pthread_mutex_init(&w.lock, NULL);
     pthread_t ids[64];
     int running = 0;
@@ -452,6 +492,7 @@ bool weights_pack(const Graph *g, int fd, int64_t base, int64_t bytes, int threa
     for (int i = 0; i < running; i++)
         pthread_join(ids[i], NULL);
     pthread_mutex_destroy(&w.lock);
+    arena_free(&arena);
     if (w.error)
         return fail(err, ERR_RESOURCE, 463, "cannot write the packed weights: %s",
                     strerror(w.error));
