@@ -40,12 +40,17 @@ static inline Tensor *random_tensor(Arena *a, const char *name, TensorType type,
     return t;
 }
 
-// bits 4, 8 or 16; group_size > 0, or -1: one group. Scales lie between scale_low and scale_high.
+// bits 2 to 8 (5 to 7 in planes) or 16; group_size > 0, or -1: one group. Scales lie between scale_low and scale_high.
 static inline Weight *random_weight(Arena *a, Random *r, int bits, int64_t group_size, int64_t in,
                                     int64_t out, float scale_low, float scale_high) {
     Weight *w = ARENA_NEW(a, Weight, 1);
-    *w = (Weight){.module = "random", .in_features = in, .out_features = out, .bits = bits,
-                  .group_size = group_size > 0 ? group_size : in, .sym = true, .zeros = "-"};
+    *w = (Weight){.module = "random",
+                  .in_features = in,
+                  .out_features = out,
+                  .bits = bits,
+                  .group_size = group_size > 0 ? group_size : in,
+                  .sym = true,
+                  .zeros = "-"};
     w->groups = ceil_div(in, w->group_size);
     if (bits == 16) {
         Tensor *plain = random_tensor(a, "random.weight", TENSOR_F16, out, in, 2);
@@ -70,7 +75,33 @@ static inline Weight *random_weight(Arena *a, Random *r, int bits, int64_t group
     w->qweight = codes;
     w->scales = scales;
     w->scales_half = true;
+    w->zeros_default = true;
+    w->format = bits >= 5 && bits <= 7 ? QUANT_GPTQ_P : QUANT_GPTQ;
     return w;
+}
+
+// Gives a quantized module zero points of its own, all values of its width.
+static inline void random_zeros(Weight *w, Arena *a, Random *r) {
+    Tensor *zeros = random_tensor(a, "random.qzeros", TENSOR_I32, w->groups,
+                                  ceil_div(w->out_features * w->bits, 32), 4);
+    for (size_t i = 0; i < zeros->bytes / 4; i++) {
+        uint32_t word = random_u32(r);
+        memcpy((unsigned char *)(uintptr_t)zeros->data + 4 * i, &word, 4);
+    }
+    w->qzeros = zeros;
+    w->zero_rule = ZERO_STORED;
+    w->zeros_default = w->sym = false;
+}
+
+// Scales that are no fp16 numbers.
+static inline void random_scales_f32(Weight *w, Arena *a, Random *r) {
+    Tensor *scales = random_tensor(a, "random.scales", TENSOR_F32, w->groups, w->out_features, 4);
+    for (int64_t i = 0; i < w->groups * w->out_features; i++) {
+        float scale = random_uniform(r, -0.02f, 0.02f);
+        memcpy((unsigned char *)(uintptr_t)scales->data + 4 * i, &scale, 4);
+    }
+    w->scales = scales;
+    w->scales_half = false;
 }
 
 // Gives the inputs of a quantized module another order of groups, from `seed`; equal seeds and shapes

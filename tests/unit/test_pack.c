@@ -20,36 +20,86 @@ typedef struct Shape {
     RowOrder order;
     int64_t out[3]; // of the parts, 0: none
     int64_t head_dim;
+    unsigned traits;
 } Shape;
+
+enum { ZEROS = 1, F32 = 2, ACT_ORDER = 4, BF16 = 8, FEATURES = 16, EXPERTS = 32 }; // traits
 
 // clang-format off
 static const Shape shapes[] = {
-    {4, 128, 512, ROWS_PLAIN, {64}, 0},      {4, 128, 1408, ROWS_PLAIN, {40, 72, 8}, 0},
-    {4, 64, 320, ROWS_PLAIN, {136}, 0},      {4, 32, 416, ROWS_PLAIN, {24}, 0},
-    {4, -1, 384, ROWS_PLAIN, {32}, 0},       {4, 256, 512, ROWS_PLAIN, {48}, 0},
-    {8, 128, 384, ROWS_PLAIN, {24, 24}, 0},  {8, 64, 192, ROWS_PLAIN, {80}, 0},
-    {8, 32, 224, ROWS_PLAIN, {16}, 0},       {8, -1, 160, ROWS_PLAIN, {8}, 0},
-    {16, 128, 456, ROWS_PLAIN, {100}, 0},    {16, 128, 64, ROWS_PLAIN, {17, 3}, 0},
-    {4, 128, 384, ROWS_ROPE, {256, 128, 128}, 64}, {4, 32, 160, ROWS_ROPE, {96, 32, 32}, 32},
-    {8, 64, 128, ROWS_ROPE, {256, 256, 256}, 128}, {16, 128, 96, ROWS_ROPE, {64, 32, 32}, 16},
-    {4, 128, 2176, ROWS_GATE_UP, {88, 88}, 0}, {8, 32, 96, ROWS_GATE_UP, {20, 20}, 0},
-    {16, 128, 128, ROWS_GATE_UP, {64, 64}, 0}, {4, 64, 192, ROWS_GATE_UP, {12, 12}, 0},
+    {4, 128, 512, ROWS_PLAIN, {64}, 0, 0},      {4, 128, 1408, ROWS_PLAIN, {40, 72, 8}, 0, 0},
+    {4, 64, 320, ROWS_PLAIN, {136}, 0, 0},      {4, 32, 416, ROWS_PLAIN, {24}, 0, 0},
+    {4, -1, 384, ROWS_PLAIN, {32}, 0, 0},       {4, 256, 512, ROWS_PLAIN, {48}, 0, 0},
+    {8, 128, 384, ROWS_PLAIN, {24, 24}, 0, 0},  {8, 64, 192, ROWS_PLAIN, {80}, 0, 0},
+    {8, 32, 224, ROWS_PLAIN, {16}, 0, 0},       {8, -1, 160, ROWS_PLAIN, {8}, 0, 0},
+    {16, 128, 456, ROWS_PLAIN, {100}, 0, 0},    {16, 128, 64, ROWS_PLAIN, {17, 3}, 0, 0},
+    {4, 128, 384, ROWS_ROPE, {256, 128, 128}, 64, 0}, {4, 32, 160, ROWS_ROPE, {96, 32, 32}, 32, 0},
+    {8, 64, 128, ROWS_ROPE, {256, 256, 256}, 128, 0}, {16, 128, 96, ROWS_ROPE, {64, 32, 32}, 16, 0},
+    {4, 128, 2176, ROWS_GATE_UP, {88, 88}, 0, 0}, {8, 32, 96, ROWS_GATE_UP, {20, 20}, 0, 0},
+    {16, 128, 128, ROWS_GATE_UP, {64, 64}, 0, 0}, {4, 64, 192, ROWS_GATE_UP, {12, 12}, 0, 0},
+    // other codings of the checkpoint
+    {2, 64, 192, ROWS_PLAIN, {40}, 0, 0},      {2, 16, 96, ROWS_PLAIN, {24}, 0, ZEROS},
+    {3, 32, 160, ROWS_PLAIN, {32}, 0, ZEROS},  {3, -1, 96, ROWS_PLAIN, {16}, 0, 0},
+    {5, 32, 96, ROWS_PLAIN, {32}, 0, ZEROS},   {6, 64, 128, ROWS_PLAIN, {32}, 0, 0},
+    {7, 128, 256, ROWS_PLAIN, {64}, 0, ZEROS}, {4, 16, 144, ROWS_PLAIN, {24}, 0, ZEROS},
+    {4, 128, 1408, ROWS_PLAIN, {40, 72}, 0, ZEROS}, {4, 32, 96, ROWS_PLAIN, {16}, 0, ZEROS | F32},
+    {8, 16, 96, ROWS_PLAIN, {24}, 0, ZEROS},   {8, 128, 256, ROWS_PLAIN, {32}, 0, F32},
+    {4, 64, 128, ROWS_ROPE, {64, 32, 32}, 32, ZEROS | F32}, {16, 0, 96, ROWS_PLAIN, {24}, 0, BF16},
+    // orders of inputs
+    {4, 32, 1184, ROWS_PLAIN, {72, 24}, 0, ACT_ORDER}, {8, 64, 192, ROWS_PLAIN, {16}, 0, ACT_ORDER | ZEROS},
+    {2, 32, 96, ROWS_GATE_UP, {24, 24}, 0, ACT_ORDER}, {4, 40, 160, ROWS_PLAIN, {16}, 0, 0},
+    {4, 24, 120, ROWS_PLAIN, {16}, 0, ZEROS},  {3, 96, 288, ROWS_PLAIN, {32}, 0, ACT_ORDER | F32},
+    // orders of features, and experts
+    {4, 32, 1120, ROWS_GATE_UP, {72, 72}, 0, FEATURES}, {8, 64, 128, ROWS_GATE_UP, {24, 24}, 0, FEATURES | ZEROS},
+    {4, 32, 96, ROWS_GATE_UP, {40, 40}, 0, EXPERTS | ACT_ORDER}, {4, 64, 128, ROWS_PLAIN, {72}, 0, EXPERTS | ZEROS},
+    {16, 0, 64, ROWS_GATE_UP, {24, 24}, 0, EXPERTS},
 };
 // clang-format on
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
+enum { STACK = 3 }; // experts of a stack
+
+static Weight *shape_weight(const Shape *s, int part, int expert, Random *random, Arena *a) {
+    // from subnormal halves to their largest values
+    Weight *w = random_weight(a, random, s->bits, s->group_size, s->in, s->out[part],
+                              part == 1 ? 1e-7f : 0.01f, part == 2 ? 60000.0f : 0.02f);
+    if (s->traits & ZEROS)
+        random_zeros(w, a, random);
+    if (s->traits & F32)
+        random_scales_f32(w, a, random);
+    if (s->traits & ACT_ORDER)
+        random_act_order(w, a, 1 + (uint64_t)expert);
+    return w;
+}
+
+// Some features of the checkpoint in another order, and zeros among them.
+static void features_choose(PackedTensor *t, Arena *a) {
+    int64_t features = t->out_features / 2, places = features + 8;
+    int32_t *order = ARENA_NEW(a, int32_t, places);
+    for (int64_t place = 0; place < places; place++)
+        order[place] = place % 9 == 4 ? -1 : (int32_t)(place * 7 % features);
+    t->row_order = order;
+    t->out_features = 2 * places;
+    t->rows = (int64_t)round_up((uint64_t)t->out_features, 16);
+}
+
 static Graph shape_graph(const Shape *s, Arena *a) {
     Random random = {.state = 77 + (uint64_t)s->in};
     Graph g = graph_new(a);
-    const Weight *parts[LINEAR_MAX_PARTS];
-    int count = 0;
-    for (; count < 3 && s->out[count]; count++)
-        // from subnormal halves to their largest values
-        parts[count] = random_weight(a, &random, s->bits, s->group_size, s->in, s->out[count],
-                                     count == 1 ? 1e-7f : 0.01f, count == 2 ? 60000.0f : 0.02f);
-    int packed = graph_linear_weight(&g, "linear", parts, count);
+    g.dtype = s->traits & BF16 ? DTYPE_BF16 : DTYPE_FP16;
+    const Weight *parts[STACK * LINEAR_MAX_PARTS];
+    int part_count = 0, count = 0, experts = s->traits & EXPERTS ? STACK : 1;
+    while (part_count < 3 && s->out[part_count])
+        part_count++;
+    for (; count < experts * part_count; count++)
+        parts[count] = shape_weight(s, count % part_count, count / part_count, &random, a);
+    int packed = experts > 1 ? graph_experts_weight(&g, "linear", parts, part_count, experts)
+                             : graph_linear_weight(&g, "linear", parts, part_count);
+    assert_true(packed >= 0);
     g.packed[packed].order = s->order;
     g.packed[packed].head_dim = s->head_dim;
+    if (s->traits & FEATURES)
+        features_choose(&g.packed[packed], a);
     return g;
 }
 
@@ -61,7 +111,8 @@ static void rows_expected(const PackedTensor *t, int *part, int64_t *n) {
         n[row] = -1;
     int64_t first = 0;
     for (int p = 0; p < t->part_count; p++) {
-        int64_t features = t->parts[p]->out_features, half = t->head_dim / 2;
+        int64_t features = t->row_order ? t->out_features / 2 : t->parts[p]->out_features;
+        int64_t half = t->head_dim / 2;
         for (int64_t f = 0; f < features; f++) {
             int64_t row = first + f;
             if (t->order == ROWS_ROPE && p < 2) {
@@ -100,7 +151,7 @@ static void test_rows(void **state) {
 
 // ---- fragments ----------------------------------------------------------------------------------
 
-enum { LANES = 32, TILE = 512, SCALES = 32 };
+enum { LANES = 32, TILE = 512 };
 
 static uint32_t word_of(const unsigned char *tile, int lane, int word) {
     uint32_t value;
@@ -109,67 +160,127 @@ static uint32_t word_of(const unsigned char *tile, int lane, int word) {
 }
 
 // Element `pair` (0, 1) of register a[reg] of a lane, as kernels/dequant.cuh cuts it out of the
-// words, before the scale.
-static float fragment(const unsigned char *tile, int bits, int lane, int step, int reg, int pair) {
-    if (bits == 4) {
+// words: a code, or a plain weight.
+static float fragment(const unsigned char *tile, const PackedTensor *t, int lane, int step, int reg,
+                      int pair) {
+    if (t->bits == 4) {
         uint32_t word = word_of(tile, lane, step) >> (reg >= 2 ? 8 : 0);
         uint32_t masked = word & (reg % 2 ? 0x00f000f0 : 0x000f000f);
-        return (float)((int)(masked >> (16 * pair) & 0xffff) / (reg % 2 ? 16 : 1) - 8);
+        return (float)((int)(masked >> (16 * pair) & 0xffff) / (reg % 2 ? 16 : 1));
     }
-    if (bits == 8) {
+    if (t->bits == 8) {
         uint32_t word = word_of(tile, lane, 2 * step + reg % 2);
-        return (float)((int)(word >> (8 * (2 * pair + reg / 2)) & 0xff) - 128);
+        return (float)(word >> (8 * (2 * pair + reg / 2)) & 0xff);
     }
-    return half_to_float((uint16_t)(word_of(tile, lane, reg) >> (16 * pair)));
+    uint16_t half = (uint16_t)(word_of(tile, lane, reg) >> (16 * pair));
+    return t->bf16 ? bfloat_to_float(half) : half_to_float(half);
 }
 
 typedef struct Records {
-    int64_t k, tile_k, tiles, groups, bytes;
+    int64_t k, tile_k, tiles, groups, scales, zeros, bytes; // scales, zeros: bytes of a block
 } Records;
 
 // The table of the layout.
-static Records records_of(int bits, int group) {
+static Records records_of(const PackedTensor *t) {
     static const struct {
         int bits, group;
         Records records;
     } table[] = {
-        {4, 128, {128, 64, 2, 1, 1056}}, {4, 64, {64, 64, 1, 1, 544}},
-        {4, 32, {64, 64, 1, 2, 576}},    {8, 128, {128, 32, 4, 1, 2080}},
-        {8, 64, {64, 32, 2, 1, 1056}},   {8, 32, {32, 32, 1, 1, 544}},
-        {16, 0, {64, 16, 4, 0, 2048}},
+        {4, 128, {128, 64, 2, 1, 0, 0, 0}}, {4, 64, {64, 64, 1, 1, 0, 0, 0}},
+        {4, 32, {64, 64, 1, 2, 0, 0, 0}},   {4, 16, {64, 64, 1, 4, 0, 0, 0}},
+        {8, 128, {128, 32, 4, 1, 0, 0, 0}}, {8, 64, {64, 32, 2, 1, 0, 0, 0}},
+        {8, 32, {32, 32, 1, 1, 0, 0, 0}},   {8, 16, {32, 32, 1, 2, 0, 0, 0}},
+        {16, 0, {64, 16, 4, 0, 0, 0, 0}},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (table[i].bits == bits && table[i].group == group)
-            return table[i].records;
-    fail_msg("no record of %d bits, group %d", bits, group);
+        if (table[i].bits == t->bits && table[i].group == t->group) {
+            Records r = table[i].records;
+            r.scales = t->scale_f32 ? 64 : 32;
+            r.zeros = t->zeros ? 32 : 0;
+            r.bytes = r.groups * (r.scales + r.zeros) + r.tiles * TILE;
+            return r;
+        }
+    fail_msg("no record of %d bits, group %d", t->bits, t->group);
     return (Records){0};
+}
+
+static float half_at(const unsigned char *at) {
+    uint16_t half;
+    memcpy(&half, at, sizeof half);
+    return half_to_float(half);
+}
+
+// What a code of the record at `record` stands for.
+static float value_of(const PackedTensor *t, const Records *r, const unsigned char *record, int row,
+                      int64_t in_record, float code) {
+    if (t->bits == 16)
+        return code;
+    int64_t group = in_record / t->group, place = 2 * (row % 8) + row / 8;
+    const unsigned char *scale = record + group * r->scales + place * (t->scale_f32 ? 4 : 2);
+    const unsigned char *zero = record + r->groups * r->scales + group * r->zeros + place * 2;
+    float f32;
+    memcpy(&f32, scale, sizeof f32);
+    return (code - (t->zeros ? half_at(zero) : (float)(1 << (t->bits - 1)))) *
+           (t->scale_f32 ? f32 : half_at(scale));
 }
 
 // W[row][k] of the packed rows, taken apart fragment by fragment.
 static float *unpack(const PackedTensor *t, const unsigned char *packed, Arena *a) {
-    Records r = records_of(t->bits, t->group);
+    Records r = records_of(t);
     float *w = ARENA_NEW(a, float, t->rows * t->k_padded);
     for (int64_t row_tile = 0; row_tile < t->rows / 16; row_tile++)
         for (int64_t k16 = 0; k16 < t->k_padded / 16; k16++) {
             int64_t k = k16 * 16, in_record = k % r.k;
             const unsigned char *record =
                 packed + (row_tile * (t->k_padded / r.k) + k / r.k) * r.bytes;
-            const unsigned char *tile = record + r.groups * SCALES + in_record / r.tile_k * TILE;
+            const unsigned char *tile =
+                record + r.groups * (r.scales + r.zeros) + in_record / r.tile_k * TILE;
             for (int i = 0; i < LANES * 4 * 2; i++) {
                 int lane = i / 8, reg = i / 2 % 4, pair = i % 2;
                 // the A fragment of mma.m16n8k16
                 int row = lane / 4 + reg % 2 * 8, column = lane % 4 * 2 + pair + reg / 2 * 8;
-                float value = fragment(tile, t->bits, lane, (int)(k % r.tile_k / 16), reg, pair);
-                if (t->bits != 16) {
-                    uint16_t scale;
-                    memcpy(&scale,
-                           record + in_record / t->group * SCALES + 4 * (row % 8) + row / 8 * 2, 2);
-                    value *= half_to_float(scale);
-                }
-                w[(row_tile * 16 + row) * t->k_padded + k + column] = value;
+                float code = fragment(tile, t, lane, (int)(k % r.tile_k / 16), reg, pair);
+                w[(row_tile * 16 + row) * t->k_padded + k + column] =
+                    value_of(t, &r, record, row, in_record, code);
             }
         }
     return w;
+}
+
+// One packed row of an expert as the checkpoint has it.
+static void row_expected(const PackedTensor *t, int expert, int part, int64_t n, float *row,
+                         Arena *a) {
+    memset(row, 0, (size_t)t->k_padded * sizeof *row);
+    if (n >= 0 && t->row_order)
+        n = t->row_order[n];
+    if (n < 0)
+        return;
+    const Weight *w = t->parts[expert * t->part_count + part];
+    float *natural = ARENA_NEW(a, float, w->in_features);
+    weight_row(w, n, natural);
+    for (int64_t k = 0; k < t->in_features; k++) {
+        int64_t from = t->input_order ? t->input_order[expert * t->in_features + k] : k;
+        row[k] = from < 0 ? 0 : natural[from];
+        if (t->bits == 16) // rounded to what is stored
+            row[k] = t->bf16 ? bfloat_to_float(bfloat_from_float(row[k])) : row[k];
+    }
+}
+
+static void expert_check(const PackedTensor *t, int expert, int shape, const unsigned char *packed) {
+    Arena a = {0};
+    float *w = unpack(t, packed, &a), *row = ARENA_NEW(&a, float, t->k_padded);
+    int *part = ARENA_NEW(&a, int, t->rows);
+    int64_t *n = ARENA_NEW(&a, int64_t, t->rows);
+    rows_expected(t, part, n);
+    for (int64_t at = 0; at < t->rows; at++) {
+        row_expected(t, expert, part[at], n[at], row, &a);
+        for (int64_t k = 0; k < t->k_padded; k++)
+            if (w[at * t->k_padded + k] != row[k]) // -0 is as good as 0
+                fail_msg("shape %d expert %d row %lld k %lld: %g, expected %g", shape, expert,
+                         (long long)at, (long long)k, (double)w[at * t->k_padded + k],
+                         (double)row[k]);
+    }
+    arena_free(&a);
 }
 
 static void test_fragments(void **state) {
@@ -184,19 +295,8 @@ static void test_fragments(void **state) {
         unsigned char *packed = arena_alloc(&a, (size_t)t->bytes);
         memset(packed, 0xa5, (size_t)t->bytes);
         tensor_pack(t, packed);
-        float *w = unpack(t, packed, &a), *row = ARENA_NEW(&a, float, t->k_padded);
-        int *part = ARENA_NEW(&a, int, t->rows);
-        int64_t *n = ARENA_NEW(&a, int64_t, t->rows);
-        rows_expected(t, part, n);
-        for (int64_t at = 0; at < t->rows; at++) {
-            memset(row, 0, (size_t)t->k_padded * sizeof *row);
-            if (n[at] >= 0)
-                weight_row(t->parts[part[at]], n[at], row);
-            for (int64_t k = 0; k < t->k_padded; k++)
-                if (w[at * t->k_padded + k] != row[k]) // -0 is as good as 0
-                    fail_msg("shape %d row %lld k %lld: %g, expected %g", i, (long long)at,
-                             (long long)k, (double)w[at * t->k_padded + k], (double)row[k]);
-        }
+        for (int expert = 0; expert < t->experts; expert++)
+            expert_check(t, expert, i, packed + expert * t->expert_bytes);
         arena_free(&a);
     }
 }
