@@ -12,6 +12,8 @@
 
 enum { MAX_SAME_ID = 3, FINDINGS_MAX = 4096 };
 
+#define ROW_FORMAT "%-44s %-16s %4s %6s %-4s %-10s %-9s %-5s %-22s %s\n"
+
 typedef struct Finding {
     const char *module;
     Error err;
@@ -23,7 +25,8 @@ typedef struct Check {
     Config config;
     Finding *findings; // [count], at most FINDINGS_MAX
     int count;
-    bool *used; // [checkpoint.count]
+    bool *used;  // [checkpoint.count]
+    int misread; // modules whose rules vLLM reads in another way
     Notes notes;
 } Check;
 
@@ -46,7 +49,25 @@ static void use(Check *c, const Tensor *t) {
 
 // ---- one module ---------------------------------------------------------------------------------
 
-static void row_print(const Weight *w, const char *verdict) {
+// How the module would be stored, if by itself.
+static const char *stored_text(char *out, size_t size, const Weight *w, Arena *a) {
+    const Weight *part = w;
+    PackedTensor t = {.kind = PACKED_LINEAR,
+                      .parts = &part,
+                      .part_count = 1,
+                      .experts = 1,
+                      .out_features = w->out_features};
+    if (!packed_choose(&t, DTYPE_FP16, a))
+        return "-";
+    if (t.bits == 16)
+        snprintf(out, size, "16-bit");
+    else
+        snprintf(out, size, "%d-bit g%d%s%s%s", t.bits, t.group, t.zeros ? " zeros" : "",
+                 t.scale_f32 ? " f32" : "", t.input_order ? " ordered" : "");
+    return out;
+}
+
+static void row_print(const Weight *w, const char *stored, const char *verdict) {
     char shape[48], bits[16] = "?", group[24] = "-";
     int64_t size[2] = {w->in_features, w->out_features};
     bool quantized = w->qweight && w->groups; // read far enough to know
@@ -56,15 +77,43 @@ static void row_print(const Weight *w, const char *verdict) {
         snprintf(group, sizeof group, "%lld", (long long)w->group_size);
     const char *sym = w->sym ? "yes" : "no", *order = w->act_order ? "act-order" : "in order";
     const char *bias = w->bias ? "yes" : w->spurious_bias ? "zero" : "-";
-    printf("%-44s %-16s %4s %6s %-4s %-10s %-9s %-5s %s\n", w->module,
-           shape_text(shape, sizeof shape, size, 2), bits, group, quantized ? sym : "-", w->zeros,
-           quantized ? order : "-", bias, verdict);
+    printf(ROW_FORMAT, w->module, shape_text(shape, sizeof shape, size, 2), bits, group,
+           quantized ? sym : "-", w->zeros, quantized ? order : "-", bias, stored, verdict);
+}
+
+static bool same_setting(const QuantEffective *a, const QuantEffective *b) {
+    if (a->negative || b->negative)
+        return a->negative == b->negative;
+    return a->bits == b->bits && a->group_size == b->group_size && a->sym == b->sym;
+}
+
+static const char *setting_text(char *out, size_t size, const QuantEffective *e) {
+    if (e->negative)
+        return "not quantized";
+    snprintf(out, size, "%d bits, group_size %lld, %s", e->bits, (long long)e->group_size,
+             e->sym ? "symmetric" : "asymmetric");
+    return out;
+}
+
+// vLLM matches rules in another order and with other names than GPTQModel, whose way is ours.
+static void rules_compare(Check *c, const char *module) {
+    QuantEffective ours, theirs;
+    Error err;
+    const char *name;
+    char our_text[80], their_text[80];
+    if (!c->config.quant.rule_count || !quant_effective(&ours, &c->config.quant, module, &err) ||
+        !quant_effective_vllm(&theirs, &c->config.quant, module, &name, c->arena, &err) ||
+        same_setting(&ours, &theirs) || ++c->misread > MAX_SAME_ID)
+        return;
+    note(&c->notes, c->arena, "%s: \"dynamic\" means %s; vLLM, which calls it %s, reads %s", module,
+         setting_text(our_text, sizeof our_text, &ours), name,
+         setting_text(their_text, sizeof their_text, &theirs));
 }
 
 static void module_check(Check *c, const LinearSpec *spec) {
     Weight w;
     Error err = {0};
-    char verdict[32] = "ok";
+    char verdict[32] = "ok", stored[64];
     bool done = weight_open(&w, &c->checkpoint, &c->config.quant, spec->module, spec->in_features,
                             spec->out_features, spec->wants_bias, c->arena, &err);
     if (!done) {
@@ -80,7 +129,9 @@ static void module_check(Check *c, const LinearSpec *spec) {
              w.spurious_bias->file, w.spurious_bias->name);
     for (int at = 0; at < w.notes.count; at++)
         note(&c->notes, c->arena, "%s", w.notes.items[at]);
-    row_print(&w, verdict);
+    if (w.qweight)
+        rules_compare(c, w.module);
+    row_print(&w, done ? stored_text(stored, sizeof stored, &w, c->arena) : "-", verdict);
 }
 
 // ---- the model ----------------------------------------------------------------------------------
@@ -89,8 +140,8 @@ static void module_check(Check *c, const LinearSpec *spec) {
 static void graph_check(Check *c, const Arch *arch) {
     Graph g = graph_new(c->arena);
     Error err = {0};
-    if (!arch_build(arch, &g, &c->config, &c->checkpoint, c->config.max_position_embeddings, c->arena,
-                    &err)) {
+    if (!arch_build(arch, &g, &c->config, &c->checkpoint, c->config.max_position_embeddings,
+                    c->arena, &err)) {
         bool known = false;
         for (int at = 0; at < c->count; at++)
             known = known || strcmp(c->findings[at].err.message, err.message) == 0;
@@ -139,13 +190,16 @@ static bool check_run(Check *c, const char *dir, Error *err) {
     c->findings = ARENA_NEW(c->arena, Finding, FINDINGS_MAX);
     printf("%s: %s, %d tensors in %d files, %.1f MB\n\n", c->config.name, c->config.architecture,
            c->checkpoint.count, c->checkpoint.shards, (double)c->checkpoint.bytes * 1e-6);
-    printf("%-44s %-16s %4s %6s %-4s %-10s %-9s %-5s %s\n", "module", "[in, out]", "bits", "group",
-           "sym", "zeros", "order", "bias", "verdict");
+    printf(ROW_FORMAT, "module", "[in, out]", "bits", "group", "sym", "zeros", "order", "bias",
+           "stored as", "verdict");
     int count;
     LinearSpec *specs;
     TRY(arch_linears(arch, &c->config, &c->checkpoint, c->arena, &specs, &count, err));
     for (int at = 0; at < count; at++)
         module_check(c, &specs[at]);
+    if (c->misread > MAX_SAME_ID)
+        note(&c->notes, c->arena, "and %d more modules whose rules vLLM reads in another way",
+             c->misread - MAX_SAME_ID);
     graph_check(c, arch);
     putchar('\n');
     findings_print(c);

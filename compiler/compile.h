@@ -151,6 +151,7 @@ typedef struct QuantRule {
     int bits;            // 0: inherit
     int64_t group_size;  // 0: inherit
     int sym, desc_act;   // -1: inherit
+    int place;           // in the file
 } QuantRule;
 
 typedef struct QuantConfig {
@@ -259,9 +260,14 @@ typedef struct QuantEffective {
     bool sym, desc_act;
     QuantFormat format;
     bool negative; // a "-:" rule: the module is not quantized
+    bool by_rule;  // a rule matched
 } QuantEffective;
 // quant_rules.c: the first rule of `dynamic` that matches counts.
 bool quant_effective(QuantEffective *out, const QuantConfig *q, const char *module, Error *err);
+// What vLLM makes of the same rules: in the order of the file, under its own name of the module,
+// *name, where q, k and v, gate and up, and all experts of a layer are one.
+bool quant_effective_vllm(QuantEffective *out, const QuantConfig *q, const char *module,
+                          const char **name, Arena *a, Error *err);
 bool quant_rule_matches(const QuantConfig *q, const QuantRule *rule, const char *module,
                         bool *matches, Error *err);
 // Refuses a checkpoint without any quantized module.

@@ -16,6 +16,8 @@
 #include <string.h>
 
 enum { WORD_BITS = 32, PLAIN_BITS = 16, MAX_PERIOD = 7, LARGE_BYTES = 1 << 24 };
+// gptqmodel/looper/module_looper.py: a quantized head without a rule
+enum { HEAD_BITS = 8, HEAD_GROUP = 32 };
 
 // ---- zero points --------------------------------------------------------------------------------
 
@@ -382,6 +384,32 @@ static bool absent(const Module *m) {
                 m->checkpoint->dir, m->w->module, m->w->module);
 }
 
+static bool bits_fit(const Module *m, int bits) {
+    return m->w->qweight->shape[0] == ceil_div(m->w->in_features * bits, WORD_BITS);
+}
+
+// The rule of the module. Where none matches and the tensors deny the general setting: a rule that
+// somebody wrote for vLLM's names, then GPTQModel's own setting of a head.
+static bool effective_find(Module *m, const QuantConfig *q) {
+    const Weight *w = m->w;
+    TRY(quant_effective(&m->quant, q, w->module, m->err));
+    if (m->quant.by_rule || w->qweight->rank != 2 || bits_fit(m, m->quant.bits))
+        return true;
+    QuantEffective other;
+    const char *name;
+    TRY(quant_effective_vllm(&other, q, w->module, &name, m->arena, m->err));
+    if (other.by_rule && bits_fit(m, other.bits)) {
+        note(&m->w->notes, m->arena, "%s: a rule of \"dynamic\" names it %s, as vLLM does",
+             w->module, name);
+        m->quant = other;
+    } else if (strcmp(w->module, "lm_head") == 0 && bits_fit(m, HEAD_BITS)) {
+        m->quant.bits = HEAD_BITS;
+        m->quant.group_size = HEAD_GROUP;
+        m->quant.sym = true;
+    }
+    return true;
+}
+
 static bool module_read(Module *m, const QuantConfig *q, bool wants_bias) {
     Weight *w = m->w;
     w->qweight = module_tensor(m, "qweight");
@@ -393,7 +421,7 @@ static bool module_read(Module *m, const QuantConfig *q, bool wants_bias) {
         return fail(m->err, ERR_CORRUPT, 323,
                     "%s: no quantization_config, but %s is there; expected quantize_config.json",
                     q->source, w->qweight->name);
-    TRY(quant_effective(&m->quant, q, w->module, m->err));
+    TRY(effective_find(m, q));
     m->source = q->source;
     m->quantizer = q->quantizer ? q->quantizer : "";
     return quantized_read(m, wants_bias);

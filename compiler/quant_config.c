@@ -224,18 +224,38 @@ static bool rules_read(QuantConfig *q, const Source *s) {
                     s->file);
     q->rules = ARENA_NEW(s->arena, QuantRule, cJSON_GetArraySize(dynamic));
     for (int negative = 1; negative >= 0; negative--) {
-        for (const cJSON *item = dynamic->child; item; item = item->next) {
+        int place = 0;
+        for (const cJSON *item = dynamic->child; item; item = item->next, place++) {
             const char *pattern = item->string;
             if (negative != (pattern[0] == '-'))
                 continue;
             if ((pattern[0] == '-' || pattern[0] == '+') && pattern[1] == ':')
                 pattern += 2;
             QuantRule *rule = &q->rules[q->rule_count++];
-            *rule = (QuantRule){.negative = negative, .sym = -1, .desc_act = -1};
+            *rule = (QuantRule){.negative = negative, .sym = -1, .desc_act = -1, .place = place};
             rule->pattern = arena_strndup(s->arena, pattern, strlen(pattern));
             if (!negative)
                 TRY(rule_read(rule, item, s));
         }
+    }
+    return true;
+}
+
+// AutoRound's settings of single modules, by their whole names or patterns: rules of their own.
+static bool extra_config_read(QuantConfig *q, const Source *s) {
+    const cJSON *extra = json_get(s->json, "extra_config");
+    if (!cJSON_IsObject(extra) || q->rule_count)
+        return true;
+    q->rules = ARENA_NEW(s->arena, QuantRule, cJSON_GetArraySize(extra));
+    for (const cJSON *item = extra->child; item; item = item->next) {
+        QuantRule *rule = &q->rules[q->rule_count];
+        int64_t bits = 0;
+        *rule = (QuantRule){.sym = -1, .desc_act = -1, .place = q->rule_count++};
+        rule->pattern = arena_printf(s->arena, "(?:%s)$", item->string);
+        TRY(json_int(item, "bits", &bits, s->file, s->err));
+        rule->negative = bits > 8;
+        if (!rule->negative)
+            TRY(rule_read(rule, item, s));
     }
     return true;
 }
@@ -269,6 +289,7 @@ static bool source_read(QuantConfig *q, const Source *s) {
     TRY(numbers_read(q, s));
     TRY(extras_refuse(s));
     TRY(rules_read(q, s));
+    TRY(extra_config_read(q, s));
     quantizer_read(q, s);
     unknown_note(s);
     return true;

@@ -4,7 +4,8 @@
 // rules come first (quant_config.c sorts them), the first rule that matches is the only one that
 // counts, and what it leaves out is inherited.
 //
-// Source: gptqmodel/quantization/config.py, dynamic_get. A pattern is hostile input: its length and
+// Source: gptqmodel/quantization/config.py, dynamic_get; vllm/model_executor/layers/quantization/
+// utils/gptq_utils.py for what vLLM reads into the same rules. A pattern is hostile input: its length and
 // the work of a match are bounded.
 #include "compile.h"
 
@@ -60,24 +61,65 @@ bool quant_rule_matches(const QuantConfig *q, const QuantRule *rule, const char 
     return done;
 }
 
-bool quant_effective(QuantEffective *out, const QuantConfig *q, const char *module, Error *err) {
-    *out = (QuantEffective){.bits = q->bits,
+static QuantEffective inherited(const QuantConfig *q) {
+    return (QuantEffective){.bits = q->bits,
                             .group_size = q->group_size,
                             .sym = q->sym,
                             .desc_act = q->desc_act,
                             .format = q->format};
-    for (int at = 0; at < q->rule_count; at++) {
-        const QuantRule *rule = &q->rules[at];
+}
+
+static void rule_apply(QuantEffective *out, const QuantRule *rule) {
+    out->by_rule = true;
+    out->negative = rule->negative;
+    out->bits = rule->bits ? rule->bits : out->bits;
+    out->group_size = rule->group_size ? rule->group_size : out->group_size;
+    out->sym = rule->sym >= 0 ? rule->sym : out->sym;
+    out->desc_act = rule->desc_act >= 0 ? rule->desc_act : out->desc_act;
+}
+
+bool quant_effective(QuantEffective *out, const QuantConfig *q, const char *module, Error *err) {
+    *out = inherited(q);
+    for (int at = 0; at < q->rule_count && !out->by_rule; at++) {
         bool matches;
-        TRY(quant_rule_matches(q, rule, module, &matches, err));
-        if (!matches)
-            continue;
-        out->negative = rule->negative;
-        out->bits = rule->bits ? rule->bits : out->bits;
-        out->group_size = rule->group_size ? rule->group_size : out->group_size;
-        out->sym = rule->sym >= 0 ? rule->sym : out->sym;
-        out->desc_act = rule->desc_act >= 0 ? rule->desc_act : out->desc_act;
-        return true;
+        TRY(quant_rule_matches(q, &q->rules[at], module, &matches, err));
+        if (matches)
+            rule_apply(out, &q->rules[at]);
     }
+    return true;
+}
+
+// ---- vLLM ---------------------------------------------------------------------------------------
+
+// vLLM's name of the layer that holds the module.
+static const char *fused_name(const char *module, Arena *a) {
+    static const struct {
+        const char *part, *whole;
+    } fused[] = {
+        {"q_proj", "qkv_proj"},        {"k_proj", "qkv_proj"},      {"v_proj", "qkv_proj"},
+        {"gate_proj", "gate_up_proj"}, {"up_proj", "gate_up_proj"},
+    };
+    static const char experts[] = ".experts.";
+    const char *stack = strstr(module, experts), *last = strrchr(module, '.');
+    if (stack)
+        return arena_strndup(a, module, (size_t)(stack - module) + sizeof experts - 2);
+    for (size_t at = 0; last && at < sizeof fused / sizeof *fused; at++)
+        if (strcmp(last + 1, fused[at].part) == 0)
+            return arena_printf(a, "%.*s.%s", (int)(last - module), module, fused[at].whole);
+    return module;
+}
+
+bool quant_effective_vllm(QuantEffective *out, const QuantConfig *q, const char *module,
+                          const char **name, Arena *a, Error *err) {
+    *out = inherited(q);
+    *name = fused_name(module, a);
+    for (int place = 0; place < q->rule_count && !out->by_rule; place++)
+        for (int at = 0; at < q->rule_count; at++) {
+            bool matches = false;
+            if (q->rules[at].place == place)
+                TRY(quant_rule_matches(q, &q->rules[at], *name, &matches, err));
+            if (matches)
+                rule_apply(out, &q->rules[at]);
+        }
     return true;
 }

@@ -23,14 +23,29 @@ typedef struct Example {
 } Example;
 
 #define RULE(text, b, g) {.pattern = text, .bits = b, .group_size = g, .sym = -1, .desc_act = -1}
-#define NEVER(text) {.pattern = text, .negative = true, .sym = -1, .desc_act = -1}
+#define NEVER(text)      {.pattern = text, .negative = true, .sym = -1, .desc_act = -1}
 
 static const Example examples[] = {
-    {"in the middle", "model.layers.18.mlp.gate_proj", {RULE(".*\\.18\\..*gate.*", 8, 0)}, 1, 8, 128},
+    {"in the middle",
+     "model.layers.18.mlp.gate_proj",
+     {RULE(".*\\.18\\..*gate.*", 8, 0)},
+     1,
+     8,
+     128},
     {"no search", "model.layers.0.self_attn.q_proj", {RULE("layers\\.0", 8, 0)}, 1, 4, 128},
     {"prefix", "model.layers.1.mlp.down_proj", {RULE("model\\.layers\\.1", 8, 0)}, 1, 8, 128},
-    {"prefix hits 10", "model.layers.10.mlp.down_proj", {RULE("model\\.layers\\.1", 8, 0)}, 1, 8, 128},
-    {"prefix hits 18", "model.layers.18.mlp.down_proj", {RULE("model\\.layers\\.1", 8, 0)}, 1, 8, 128},
+    {"prefix hits 10",
+     "model.layers.10.mlp.down_proj",
+     {RULE("model\\.layers\\.1", 8, 0)},
+     1,
+     8,
+     128},
+    {"prefix hits 18",
+     "model.layers.18.mlp.down_proj",
+     {RULE("model\\.layers\\.1", 8, 0)},
+     1,
+     8,
+     128},
     {"negative first",
      "model.layers.1.mlp.down_proj",
      {NEVER(".*\\.down_proj"), RULE(".*\\.mlp\\..*", 8, 32)},
@@ -118,8 +133,73 @@ static void test_hostile(void **state) {
     }
 }
 
+// The same rules as vLLM reads them: under its names, in the order of the file.
+static void test_vllm(void **state) {
+    (void)state;
+    static const struct {
+        const char *module, *name;
+        QuantRule rules[2]; // in the order in which we try them
+        int rule_count, bits;
+        bool negative;
+    } cases[] = {
+        {"model.layers.18.mlp.gate_proj",
+         "model.layers.18.mlp.gate_up_proj",
+         {RULE(".*\\.18\\..*gate.*", 8, 0)},
+         1,
+         8,
+         false},
+        {"model.layers.0.self_attn.q_proj",
+         "model.layers.0.self_attn.qkv_proj",
+         {RULE(".*self_attn\\.(q|k|v)_proj$", 8, 0)},
+         1,
+         4,
+         false},
+        {"model.layers.0.self_attn.k_proj",
+         "model.layers.0.self_attn.qkv_proj",
+         {RULE(".*\\.(q_proj|k_proj|v_proj|qkv_proj)$", 8, 0)},
+         1,
+         8,
+         false},
+        {"model.layers.1.mlp.experts.7.up_proj",
+         "model.layers.1.mlp.experts",
+         {RULE(".*up_proj", 8, 0)},
+         1,
+         4,
+         false},
+        {"lm_head", "lm_head", {RULE("lm_head", 8, 32)}, 1, 8, false},
+        {"model.layers.1.mlp.down_proj",
+         "model.layers.1.mlp.down_proj",
+         {{.pattern = ".*\\.down_proj", .negative = true, .sym = -1, .desc_act = -1, .place = 1},
+          {.pattern = ".*\\.mlp\\..*", .bits = 8, .sym = -1, .desc_act = -1, .place = 0}},
+         2,
+         8,
+         false},
+    };
+    for (size_t at = 0; at < sizeof cases / sizeof cases[0]; at++) {
+        Arena a = {0};
+        Error err;
+        QuantRule rules[2];
+        memcpy(rules, cases[at].rules, sizeof rules);
+        QuantConfig q = {.present = true,
+                         .bits = 4,
+                         .group_size = 128,
+                         .sym = true,
+                         .rules = rules,
+                         .rule_count = cases[at].rule_count,
+                         .source = "config.json"};
+        QuantEffective found;
+        const char *name;
+        assert_true(quant_effective_vllm(&found, &q, cases[at].module, &name, &a, &err));
+        assert_string_equal(name, cases[at].name);
+        assert_int_equal(found.bits, cases[at].bits);
+        assert_int_equal(found.negative, cases[at].negative);
+        arena_free(&a);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_vllm),
         cmocka_unit_test(test_examples),
         cmocka_unit_test(test_hostile),
     };
