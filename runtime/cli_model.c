@@ -1,6 +1,5 @@
 // Commands that look at the model: tokenize, detokenize, logits, perplexity, info, explain.
 #include "cli.h"
-#include "cli_text.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -56,22 +55,24 @@ bool cli_ids(const char *text, int32_t **ids, int64_t *count, Error *err) {
     return *count > 0 || fail(err, ERR_USAGE, 1043, "--ids is empty");
 }
 
+static bool text_print(const Cli *cli, const int32_t *ids, int64_t count, Error *err) {
+    char *text;
+    size_t size;
+    for (int64_t at = 0; at < count; at++)
+        if (ids[at] >= cli->executable.info.vocab_size)
+            return fail(err, ERR_USAGE, 1044, "token id %d is outside the vocabulary of %" PRId64,
+                        ids[at], cli->executable.info.vocab_size);
+    TRY(tokenizer_decode(cli->tokenizer, ids, count, 0, &text, &size, err));
+    fwrite(text, 1, size, stdout);
+    putchar('\n');
+    free(text);
+    return true;
+}
+
 bool command_detokenize(Cli *cli, Error *err) {
     int32_t *ids = NULL;
     int64_t count = 0;
-    TextStream text = {.out = stdout};
-    bool done = cli_ids(cli->options.ids, &ids, &count, err);
-    for (int64_t at = 0; done && at < count; at++) {
-        if (ids[at] >= cli->executable.info.vocab_size) {
-            done = fail(err, ERR_USAGE, 1044, "token id %d is outside the vocabulary of %" PRId64,
-                        ids[at], cli->executable.info.vocab_size);
-            break;
-        }
-        done = text_add(&text, tokenizer_piece(cli->tokenizer, ids[at]), err);
-    }
-    done = done && text_end(&text, err);
-    if (done)
-        putchar('\n');
+    bool done = cli_ids(cli->options.ids, &ids, &count, err) && text_print(cli, ids, count, err);
     free(ids);
     return done;
 }

@@ -115,6 +115,7 @@ typedef struct Run {
     int32_t *ids; // generated; owner: run
     int64_t count;
     bool stopped;
+    TokenizerStream *decoder; // owner: run
     TextStream stream;
     double start_s, first_s, end_s;
 } Run;
@@ -158,9 +159,9 @@ static bool token_take(Run *r, int32_t token, bool *more, Error *err) {
         *more = false;
         return true;
     }
-    Bytes piece = tokenizer_piece(r->cli->tokenizer, token);
-    if (!tokenizer_is_special(r->cli->tokenizer, token))
-        TRY(text_add(&r->stream, piece, err));
+    Bytes text;
+    TRY(tokenizer_stream_add(r->decoder, token, &text, err));
+    TRY(text_add(&r->stream, text, err));
     *more = o->json || fflush(stdout) == 0; // else the reader is gone, or the disk full
     return true;
 }
@@ -188,7 +189,9 @@ static void json_print(const Run *r) {
     cJSON_AddItemToObject(json, "prompt_ids",
                           cJSON_CreateIntArray(r->prompt, (int)r->prompt_count));
     cJSON_AddItemToObject(json, "ids", cJSON_CreateIntArray(r->ids, (int)r->count));
-    cJSON_AddStringToObject(json, "text", r->stream.text ? r->stream.text : "");
+    char *string = text_json(r->stream.text, r->stream.size);
+    cJSON_AddRawToObject(json, "text", string ? string : "null");
+    free(string);
     cJSON_AddStringToObject(json, "finish_reason", r->stopped ? "stop" : "length");
     char *text = cJSON_PrintUnformatted(json);
     puts(text);
@@ -216,9 +219,17 @@ static bool prompt_check(const Run *r, int64_t context, Error *err) {
                 r->prompt_count, context);
 }
 
+// What the decoder kept back.
+static bool text_finish(Run *r, Error *err) {
+    Bytes text;
+    TRY(tokenizer_stream_end(r->decoder, &text, err));
+    return text_add(&r->stream, text, err) && text_end(&r->stream, err);
+}
+
 static bool run_all(Run *r, Error *err) {
     const CliOptions *o = &r->cli->options;
     TRY(prompt_encode(r, err));
+    TRY(tokenizer_stream_open(&r->decoder, r->cli->tokenizer, TOKENIZER_SKIP_SPECIAL, err));
     int64_t context = o->context ? o->context : r->cli->executable.info.max_seq_len;
     TRY(prompt_check(r, context, err)); // before the weights are loaded
     TRY(cli_engine(r->cli, &r->engine, 0, err));
@@ -231,7 +242,7 @@ static bool run_all(Run *r, Error *err) {
         return fail(err, ERR_RESOURCE, 1021, "no memory for %" PRId64 " tokens", limit);
     r->start_s = cli_seconds();
     TRY(generate(r, limit, err));
-    TRY(text_end(&r->stream, err));
+    TRY(text_finish(r, err));
     if (o->json)
         json_print(r);
     else
@@ -245,6 +256,7 @@ bool command_run(Cli *cli, Error *err) {
     Run r = {.cli = cli, .stream = {.out = cli->options.json ? NULL : stdout}};
     bool done = run_all(&r, err);
     engine_close(r.engine);
+    tokenizer_stream_close(r.decoder);
     free(r.prompt);
     free(r.ids);
     free(r.stream.text);

@@ -73,3 +73,27 @@ bool text_end(TextStream *s, Error *err) {
     s->pending_size = 0;
     return rest ? emit(s, replacement, err) : true;
 }
+
+char *text_json(const char *text, size_t size) {
+    static const char short_forms[] = {['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f',
+                                       ['\r'] = 'r', ['"'] = '"',  ['\\'] = '\\'};
+    enum { LONGEST = 6 }; // \u0000
+    char *out = malloc(LONGEST * size + 3), *to = out;
+    if (!out)
+        return NULL;
+    *to++ = '"';
+    for (size_t at = 0; at < size; at++) {
+        unsigned char c = (unsigned char)text[at];
+        if (c < sizeof short_forms && short_forms[c]) {
+            *to++ = '\\';
+            *to++ = short_forms[c];
+        } else if (c < ' ') {
+            to += snprintf(to, LONGEST + 1, "\\u%04x", c);
+        } else {
+            *to++ = (char)c;
+        }
+    }
+    *to++ = '"';
+    *to = 0;
+    return out;
+}

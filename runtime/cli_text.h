@@ -18,5 +18,8 @@ typedef struct TextStream {
 bool text_add(TextStream *s, Bytes piece, Error *err);
 // The text ends here: half a character is written as U+FFFD.
 bool text_end(TextStream *s, Error *err);
+// Valid UTF-8 as a JSON string with its quotes, zero bytes included, which cJSON's strings cannot
+// hold. The caller frees it; NULL: no memory.
+char *text_json(const char *text, size_t size);
 
 #endif

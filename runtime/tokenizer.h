@@ -8,8 +8,9 @@
 typedef struct Tokenizer Tokenizer;
 
 enum {
-    TOKENIZER_ADD_SPECIAL = 1, // what the post-processor adds (BOS)
-    TOKENIZER_PLAIN_TEXT  = 2, // the text of special tokens is text like any other
+    TOKENIZER_ADD_SPECIAL  = 1, // what the post-processor adds (BOS)
+    TOKENIZER_PLAIN_TEXT   = 2, // the text of special tokens is text like any other
+    TOKENIZER_SKIP_SPECIAL = 4, // decoding: special tokens are left out
 };
 
 // Checks the tables' bounds; the tables stay where they are. ERR_CORRUPT.
@@ -23,8 +24,27 @@ bool tokenizer_encode(const Tokenizer *t, Bytes text, unsigned flags, int32_t **
 // become a special token; added tokens that are not special are found as usual.
 bool tokenizer_encode_marked(const Tokenizer *t, Bytes text, const uint8_t *user_marks,
                              unsigned flags, int32_t **ids, int64_t *count, Error *err);
-// The bytes of one token; empty for ids without one. 0 <= id < 2^31.
+// The text of one token as the vocabulary has it, before the decoder's work (so a U+2581 may stand
+// for a blank; a byte-level token may be a part of a character); empty for ids without one.
+// 0 <= id < 2^31. Text for people comes from a TokenizerStream.
 Bytes tokenizer_piece(const Tokenizer *t, int32_t id);
 bool tokenizer_is_special(const Tokenizer *t, int32_t id);
+
+// ---- ids to text, as they come ------------------------------------------------------------------
+
+// Everything that comes out of a stream, put together, is what Hugging Face's decode() gives for
+// all of its ids; each part is whole UTF-8 characters.
+typedef struct TokenizerStream TokenizerStream;
+
+// flags: 0 or TOKENIZER_SKIP_SPECIAL.
+bool tokenizer_stream_open(TokenizerStream **out, const Tokenizer *t, unsigned flags, Error *err);
+void tokenizer_stream_close(TokenizerStream *s);
+// *text: what is complete now, maybe nothing; valid until the next call.
+bool tokenizer_stream_add(TokenizerStream *s, int32_t id, Bytes *text, Error *err);
+// The text ends here: the rest. The stream then starts anew.
+bool tokenizer_stream_end(TokenizerStream *s, Bytes *text, Error *err);
+// All ids at once. *text: zero-terminated, the caller frees.
+bool tokenizer_decode(const Tokenizer *t, const int32_t *ids, int64_t count, unsigned flags,
+                      char **text, size_t *size, Error *err);
 
 #endif

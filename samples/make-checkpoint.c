@@ -92,11 +92,26 @@ static bool is_int32(Fill fill) {
     return fill == FILL_CODES || fill == FILL_ZEROS || fill == FILL_GROUPS;
 }
 
-// The stored zero points of a symmetric module, format gptq: the code of 0, minus 1, in each field.
+// 5, 6 and 7 bits exist in planes only, the format gptq_p.
+static bool is_planar(const Options *o) {
+    return o->bits >= 5 && o->bits <= 7;
+}
+
+// The stored zero points of a symmetric module: in the format gptq the code of 0, minus 1, in each
+// field; in planes the code itself, whose highest bit lies in the last words of a block.
 static uint32_t zero_word(int64_t bits, int64_t word) {
-    static const uint32_t three[] = {0xdb6db6db, 0xb6db6db6, 0x6db6db6d};
-    return bits == 2 ? 0x55555555u : bits == 3 ? three[word % 3] : bits == 4 ? 0x77777777u
-                                                                                : 0x7f7f7f7fu;
+    enum { PERIOD = 7 };
+    static const uint32_t words[9][PERIOD] = {
+        [2] = {0x55555555},
+        [3] = {0xdb6db6db, 0xb6db6db6, 0x6db6db6d},
+        [4] = {0x77777777},
+        [5] = {0, 0, 0, 0, 0xffffffff},
+        [6] = {0, 0, 0, 0, 0xaaaaaaaa, 0xaaaaaaaa},
+        [7] = {0, 0, 0, 0, 0, 0, 0xffffffff},
+        [8] = {0x7f7f7f7f},
+    };
+    int64_t period = bits % 2 || bits == 6 ? bits : 1;
+    return words[bits][word % period];
 }
 
 // With act-order the inputs of a group stand anywhere. The same order for all modules of one width,
@@ -399,10 +414,10 @@ static int64_t special_count(const Shape *s) {
 static void print_quant(FILE *out, const Options *o) {
     fprintf(out,
             "{\"bits\":%lld,\"group_size\":%lld,\"desc_act\":%s,\"sym\":%s,\"lm_head\":false,"
-            "\"quant_method\":\"gptq\",\"checkpoint_format\":\"gptq\",\"pack_dtype\":\"int32\","
+            "\"quant_method\":\"gptq\",\"checkpoint_format\":\"%s\",\"pack_dtype\":\"int32\","
             "\"static_groups\":false,\"true_sequential\":true}",
             (long long)o->bits, (long long)o->group_size, o->act_order ? "true" : "false",
-            o->asymmetric ? "false" : "true");
+            o->asymmetric ? "false" : "true", is_planar(o) ? "gptq_p" : "gptq");
 }
 
 static void config_write(const Options *o) {
@@ -535,7 +550,7 @@ typedef struct OptionSpec {
 #define AT(field) offsetof(Options, field)
 // clang-format off
 static const OptionSpec specs[] = {
-    {"--bits",         AT(bits),               "2, 3, 4 (default) or 8"},
+    {"--bits",         AT(bits),               "2 to 8, default 4"},
     {"--group-size",   AT(group_size),         "128 (default), another number, or -1"},
     {"--asymmetric",   AT(asymmetric),         "1: zero points of any value"},
     {"--act-order",    AT(act_order),          "1: inputs of a group stand anywhere"},
@@ -593,8 +608,8 @@ static Options options_parse(int argc, char **argv) {
         stop(EXIT_BAD_USAGE, "unknown shape", argv[1]);
     for (int i = 3; i < argc; i += 2)
         option_set(&o, argv[i], i + 1 < argc ? argv[i + 1] : NULL);
-    if (o.bits != 2 && o.bits != 3 && o.bits != 4 && o.bits != 8)
-        stop(EXIT_BAD_USAGE, "--bits must be 2, 3, 4 or 8", NULL);
+    if (o.bits < 2 || o.bits > 8)
+        stop(EXIT_BAD_USAGE, "--bits must be 2 to 8", NULL);
     if (o.threads > 256)
         o.threads = 256;
     int64_t words = o.shape.vocab - special_count(&o.shape) - BYTE_TOKENS;

@@ -88,16 +88,19 @@ def check_oracle(args, prompt):
     ids = prompt["input_ids"]
     found = logits_of(args, ids, "--all")
     with tempfile.NamedTemporaryFile() as file:
-        subprocess.run([args.oracle[0], args.oracle[1], ",".join(map(str, ids)), file.name],
-                       check=True)
+        ties = subprocess.run([args.oracle[0], args.oracle[1], ",".join(map(str, ids)), file.name],
+                              check=True, capture_output=True, text=True).stdout.split()
         expected = floats(file.name, "d")
     if len(found) != len(expected):
         return f"{len(found)} logits, expected {len(expected)}"
     vocab = len(expected) // len(ids)
     worst = 0.0
     for row in range(0, len(expected), vocab):
+        if str(row // vocab) in ties:
+            continue
         worst = max(worst, relative_l2(found[row:row + vocab], expected[row:row + vocab]))
-    print(f"# worst relative L2 to the oracle {worst:.2e}")
+    skipped = f", without {len(ties)} positions where experts tie" if ties else ""
+    print(f"# worst relative L2 to the oracle {worst:.2e}{skipped}")
     # the worst of all positions, where the reference's is the last one's
     return None if worst < 2 * args.tolerance else f"relative L2 {worst:.2e}"
 

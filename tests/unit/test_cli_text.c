@@ -79,8 +79,19 @@ static void test_long_text(void **state) {
     free(s.text);
 }
 
+static void test_json(void **state) {
+    (void)state;
+    static const char text[] = "a\"b\\c\n\0\x1f\x7f\xc3\xa9\t";
+    char *json = text_json(text, sizeof text - 1), *empty = text_json(NULL, 0);
+    assert_string_equal(json, "\"a\\\"b\\\\c\\n\\u0000\\u001f\x7f\xc3\xa9\\t\"");
+    assert_string_equal(empty, "\"\"");
+    free(json);
+    free(empty);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_json),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_long_text),
