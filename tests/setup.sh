@@ -20,6 +20,7 @@ packages="
     libcmocka-dev           # unit tests
     dpkg-dev                # unpacks and patches the source of cJSON
     python3 python3-pip     # fetches the NVRTC wheel
+    python3-jinja2          # what our chat templates are compared with
 "
 
 wanted() {
