@@ -1,5 +1,6 @@
 // gptq-compile: a GPTQ checkpoint in, one executable out. `compile` below is the pipeline; each
 // stage stands in its own file, and compile.h is the map.
+#include "chat_template.h"
 #include "compile.h"
 #include "metadata.h"
 #include "options.h"
@@ -121,6 +122,8 @@ static bool texts_make(Build *b, Error *err) {
     progress_begin(&b->progress, "tokenizer");
     TRY(tokenizer_compile(b->config.dir, b->config.vocab_size, b->arena,
                           &b->contents.segments[SEGMENT_TOKENIZER], err));
+    TRY(chat_templates_make(b->contents.segments, b->config.dir, b->options->chat_template, b->arena,
+                            err));
     TRY(metadata_make(&b->contents, &b->config, b->arena, err));
     progress_fact(&b->progress, "KB", (double)b->contents.segments[SEGMENT_TOKENIZER].size * 1e-3);
     progress_end(&b->progress);

@@ -1,41 +1,10 @@
-// The payload's texts: chat template, licences, what `explain` prints, and the build receipt.
+// The payload's texts: licences, what `explain` prints, and the build receipt.
 // Nothing here depends on time, folder or user, so that two compiles give the same bytes.
 #include "metadata.h"
 
 #include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { TEMPLATE_MAX_BYTES = 1 << 20 };
-
-// ---- chat template: chat_template.jinja, else the key in tokenizer_config.json ------------------
-
-static bool template_from_config(Bytes *out, const char *dir, Arena *a, Error *err) {
-    cJSON *json;
-    bool found;
-    TRY(json_read(&json, &found, arena_printf(a, "%s/tokenizer_config.json", dir), err));
-    if (!found)
-        return true;
-    const cJSON *key = cJSON_GetObjectItemCaseSensitive(json, "chat_template");
-    if (cJSON_IsArray(key)) // [{"name": "default", "template": "..."}]
-        key = cJSON_GetObjectItemCaseSensitive(key->child, "template");
-    if (cJSON_IsString(key)) {
-        size_t size = strlen(key->valuestring);
-        *out = (Bytes){(unsigned char *)arena_strndup(a, key->valuestring, size), size};
-    }
-    cJSON_Delete(json);
-    return true;
-}
-
-static bool template_read(Bytes *out, const char *dir, Arena *a, Error *err) {
-    *out = (Bytes){(const unsigned char *)"", 0};
-    const char *path = arena_printf(a, "%s/chat_template.jinja", dir);
-    FILE *probe = fopen(path, "rb");
-    if (!probe)
-        return template_from_config(out, dir, a, err);
-    fclose(probe);
-    return file_read(out, path, TEMPLATE_MAX_BYTES, a, err);
-}
 
 // ---- receipt ------------------------------------------------------------------------------------
 
@@ -102,7 +71,6 @@ bool metadata_make(Contents *c, const Config *config, Arena *a, Error *err) {
     const EmbeddedFile *licenses = embedded_find("runtime/licenses.txt");
     if (!licenses)
         return fail(err, ERR_INTERNAL, 620, "this gptq-compile carries no runtime/licenses.txt");
-    TRY(template_read(&c->segments[SEGMENT_TEMPLATE], config->dir, a, err));
     c->segments[SEGMENT_LICENSE] =
         (Bytes){licenses->data, (size_t)(licenses->end - licenses->data)};
     c->segments[SEGMENT_RECEIPT] = receipt_make(config, c, a);

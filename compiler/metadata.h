@@ -6,7 +6,7 @@
 
 #define GPTQ_COMPILE_VERSION "0.1.0"
 
-// Fills the segments TEMPLATE, LICENSE, RECEIPT and EXPLAIN. Requires plans and cubins.
+// Fills the segments LICENSE, RECEIPT and EXPLAIN. Requires plans and cubins.
 bool metadata_make(Contents *c, const Config *config, Arena *a, Error *err);
 
 #endif

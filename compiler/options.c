@@ -39,6 +39,8 @@ static const OptionSpec specs[] = {
      .choices = "auto|fp16", .value = "auto|fp16", .help = "keys and values"},
     {.name = "--jobs", .alias = "-j", .kind = OPTION_COUNT_OF, .offset = AT(jobs),
      .value = "N", .help = "threads of the compiler (one per core)"},
+    {.name = "--chat-template", .kind = OPTION_TEXT, .offset = AT(chat_template),
+     .value = "FILE|none", .help = "instead of the checkpoint's chat template"},
     {.name = "--cache-dir", .kind = OPTION_TEXT, .offset = AT(cache_dir),
      .value = "DIR", .help = "where compiled kernels are kept (~/.cache/gptq-compile)"},
     {.name = "--cache", .kind = OPTION_CHOICE, .offset = AT(cache), .choices = "on|off|ro|redo",

@@ -10,6 +10,7 @@ typedef struct Options {
     const char *target; // NULL: native
     const char *host;   // triple of the executable
     const char *cache_dir;
+    const char *chat_template; // a file, "none"; NULL: the checkpoint's
     const char *emit; // "plan", "source", "ptx", "sass"; NULL: build the executable
     int64_t max_seq_len, max_batch_size, max_num_tokens; // 0: default
     int64_t jobs;                                        // 0: one per core

@@ -3,6 +3,7 @@
 // Decode is bound by reading the weights once a step: the limit is the time that a plain read of as
 // many bytes takes. Prefill is bound by multiplications: on a CPU the limit is that of
 // bench_peak.c. Tokens of the prompt are random; every sequence of a batch has the same ones.
+// The tokenizer runs over text of random tokens, the first of the vocabulary the most frequent.
 #include "bench_peak.h"
 #include "cli.h"
 #include "threads.h"
@@ -12,7 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_PREFILL = 512, DEFAULT_DECODE = 128 };
+enum {
+    DEFAULT_PREFILL = 512,
+    DEFAULT_DECODE = 128,
+    TEXT_TOKENS = 1 << 18,
+    BYTE_TOKENS = 259,
+    OPENS = 100
+};
 
 typedef struct Prefill {
     double seconds, first_token_s;
@@ -28,6 +35,12 @@ typedef struct Decode {
     double read_s;       // the plain read
     const char *how;
 } Decode;
+
+typedef struct Text {
+    double bytes, seconds; // of one encode call
+    double tokens;
+    double open_s;
+} Text;
 
 typedef struct Bench {
     Cli *cli;
@@ -89,6 +102,57 @@ static bool decode_measure(Bench *b, Decode *out, Error *err) {
     return d->type->read_seconds(d, m->streamed_bytes, &out->read_s, &out->how, err);
 }
 
+// Token numbers such that each power of two has as many of them, roughly as in a language, behind
+// the tokens of bytes, which vocabularies begin with.
+static void text_ids(int32_t *ids, int64_t vocab_size) {
+    uint32_t random = 1, first = vocab_size > 2 * BYTE_TOKENS ? BYTE_TOKENS : 0;
+    int bits = 1;
+    while (bits < 31 && 2ll << bits <= vocab_size - first)
+        bits++;
+    for (int64_t at = 0; at < TEXT_TOKENS; at++) {
+        random = random * 1664525 + 1013904223;
+        ids[at] = (int32_t)(first + (random >> 8) % (2u << (random >> 3) % (uint32_t)bits));
+    }
+}
+
+static bool text_encode(const Tokenizer *t, const char *text, size_t size, Text *out, Error *err) {
+    for (int run = 0; run < 2; run++) { // the first one is a warm-up
+        int32_t *ids;
+        int64_t count;
+        double start = cli_seconds();
+        TRY(tokenizer_encode(t, (Bytes){(const unsigned char *)text, size}, 0, &ids, &count, err));
+        out->seconds = cli_seconds() - start;
+        out->tokens = (double)count;
+        free(ids);
+    }
+    out->bytes = (double)size;
+    return true;
+}
+
+static bool text_measure(Bench *b, Text *out, Error *err) {
+    const Executable *e = &b->cli->executable;
+    int32_t *ids = malloc(TEXT_TOKENS * sizeof *ids);
+    char *text = NULL;
+    size_t size = 0;
+    if (!ids)
+        return fail(err, ERR_RESOURCE, 1098, "no memory for a text");
+    text_ids(ids, e->info.vocab_size);
+    bool done = tokenizer_decode(b->cli->tokenizer, ids, TEXT_TOKENS, TOKENIZER_SKIP_SPECIAL, &text,
+                                 &size, err) &&
+                text_encode(b->cli->tokenizer, text, size, out, err);
+    double start = cli_seconds();
+    for (int run = 0; run < OPENS && done; run++) {
+        Tokenizer *t;
+        done = tokenizer_open(&t, executable_segment(e, SEGMENT_TOKENIZER), err);
+        if (done)
+            tokenizer_close(t);
+    }
+    out->open_s = (cli_seconds() - start) / (double)OPENS;
+    free(text);
+    free(ids);
+    return done;
+}
+
 // ---- printing -----------------------------------------------------------------------------------
 
 static void prefill_print(const Bench *b, const Prefill *p) {
@@ -109,6 +173,20 @@ static void decode_print(const Decode *d) {
     printf("    %.2f MB and %.3f GFLOP a step; %.2f GB/s = %.1f %% of %.2f (%s)\n", d->bytes * 1e-6,
            d->flops * 1e-9, d->bytes / d->step_s * 1e-9, 100 * d->read_s / d->step_s,
            d->bytes / d->read_s * 1e-9, d->how);
+}
+
+static void text_print(const Text *t) {
+    printf("tokenizer: %.1f MB/s on one core (%.2f MB, %.0f tokens), opened in %.1f us\n",
+           t->bytes / t->seconds * 1e-6, t->bytes * 1e-6, t->tokens, t->open_s * 1e6);
+}
+
+static cJSON *text_json(const Text *t) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "bytes", t->bytes);
+    cJSON_AddNumberToObject(json, "tokens", t->tokens);
+    cJSON_AddNumberToObject(json, "bytes_per_s", t->bytes / t->seconds);
+    cJSON_AddNumberToObject(json, "open_us", t->open_s * 1e6);
+    return json;
 }
 
 static cJSON *prefill_json(const Bench *b, const Prefill *p) {
@@ -198,6 +276,7 @@ static bool bench_allocate(Bench *b, Error *err) {
 
 static bool bench_run(Bench *b, cJSON *json, Error *err) {
     Prefill prefill;
+    Text text = {0};
     TRY(bench_open(b, err));
     TRY(bench_allocate(b, err));
     Device *d = engine_device(b->engine);
@@ -209,6 +288,8 @@ static bool bench_run(Bench *b, cJSON *json, Error *err) {
         printf("%s, %s\n", d->description, d->target->name);
         prefill_print(b, &prefill);
     }
+    TRY(text_measure(b, &text, err));
+    cJSON_AddItemToObject(json, "tokenizer", text_json(&text));
     cJSON *list = cJSON_AddArrayToObject(json, "decode");
     for (int at = 0; at < b->batch_count; at++) {
         Decode decode = {.batch = b->batches[at]};
@@ -217,6 +298,8 @@ static bool bench_run(Bench *b, cJSON *json, Error *err) {
         if (!b->cli->options.json)
             decode_print(&decode);
     }
+    if (!b->cli->options.json)
+        text_print(&text);
     return true;
 }
 

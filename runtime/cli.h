@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "chat.h"
 #include "engine.h"
 #include "tokenizer.h"
 
@@ -19,6 +20,7 @@ typedef struct CliOptions {
     const char *output;    // -o
     const char *device;    // "cpu", "cuda", "cuda:1"; NULL: pick
     const char *batches;   // -b 1,8
+    const char *system;    // --system: the first message of a conversation
     int64_t max_tokens;    // -n; 0 or less: until it stops or the context is full
     int64_t prompt_tokens; // bench -p
     int64_t context;       // -c: tokens of one sequence; 0: as many as the model takes
@@ -32,6 +34,7 @@ typedef struct Cli {
     CliOptions options;
     Executable executable;
     Tokenizer *tokenizer;
+    Chat *chat; // NULL: the model has no template
     double start_s; // of the process
 } Cli;
 
@@ -50,6 +53,8 @@ bool cli_text(const CliOptions *o, char **data, size_t *size, Error *err);
 double cli_seconds(void);
 
 bool command_run(Cli *cli, Error *err);
+bool command_chat(Cli *cli, Error *err);
+bool command_template(Cli *cli, Error *err);
 bool command_tokenize(Cli *cli, Error *err);
 bool command_detokenize(Cli *cli, Error *err);
 bool command_logits(Cli *cli, Error *err);

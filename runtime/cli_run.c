@@ -1,6 +1,5 @@
 // `run`: text goes in, text streams out as it is made; and what all commands share.
-#include "cli.h"
-#include "cli_text.h"
+#include "cli_answer.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -105,160 +104,101 @@ bool cli_engine(Cli *cli, Engine **out, int64_t kv_tokens, Error *err) {
     return engine_open(out, &cli->executable, type, &o, err);
 }
 
-// ---- generation ---------------------------------------------------------------------------------
+// ---- run ----------------------------------------------------------------------------------------
 
-typedef struct Run {
-    Cli *cli;
-    Engine *engine;
-    int32_t *prompt; // owner: run
-    int64_t prompt_count;
-    int32_t *ids; // generated; owner: run
-    int64_t count;
-    bool stopped;
-    TokenizerStream *decoder; // owner: run
-    TextStream stream;
-    double start_s, first_s, end_s;
-} Run;
-
-static bool is_stop(const ModelInfo *m, int32_t id) {
-    for (int at = 0; at < m->stop_count; at++)
-        if (m->stop_ids[at] == id)
-            return true;
-    return false;
+// One request of a conversation that starts with this text.
+static cJSON *request_make(const CliOptions *o, const char *text, size_t size, Error *err) {
+    cJSON *request = cJSON_CreateObject();
+    cJSON *messages = cJSON_AddArrayToObject(request, "messages");
+    cJSON_AddBoolToObject(request, "add_generation_prompt", true);
+    bool done =
+        (!o->system || chat_message_add(messages, "system", o->system, strlen(o->system), err)) &&
+        chat_message_add(messages, "user", text, size, err);
+    if (done)
+        return request;
+    cJSON_Delete(request);
+    return NULL;
 }
 
-static bool prompt_encode(Run *r, Error *err) {
-    Cli *cli = r->cli;
+static bool chat_prompt(Cli *cli, const char *text, size_t size, int32_t **ids, int64_t *count,
+                        Error *err) {
+    cJSON *request = request_make(&cli->options, text, size, err);
+    bool done = request && chat_encode(cli->chat, cli->tokenizer, request, ids, count, err);
+    cJSON_Delete(request);
+    return done;
+}
+
+static bool prompt_encode(Cli *cli, int32_t **ids, int64_t *count, Error *err) {
     char *text = NULL;
     size_t size = 0;
-    bool done = cli_text(&cli->options, &text, &size, err) &&
-                tokenizer_encode(cli->tokenizer, (Bytes){(unsigned char *)text, size},
-                                 TOKENIZER_ADD_SPECIAL, &r->prompt, &r->prompt_count, err);
+    bool done = cli_text(&cli->options, &text, &size, err);
+    if (done && cli->chat && !cli->options.raw)
+        done = chat_prompt(cli, text, size, ids, count, err);
+    else if (done && cli->options.system)
+        done = fail(err, ERR_USAGE, 1023, "--system needs a chat template, which %s",
+                    cli->chat ? "--raw turns off" : "this model lacks");
+    else
+        done = done && tokenizer_encode(cli->tokenizer, (Bytes){(unsigned char *)text, size},
+                                        TOKENIZER_ADD_SPECIAL, ids, count, err);
     free(text);
-    if (done && r->prompt_count == 0)
+    if (done && *count == 0)
         return fail(err, ERR_USAGE, 1019, "the prompt is empty and this model has no start token");
     return done;
 }
 
-static SampleParams sample_params(const CliOptions *o) {
-    return (SampleParams){.temperature = (float)o->temperature,
-                          .top_p = (float)o->top_p,
-                          .min_p = (float)o->min_p,
-                          .repetition_penalty = (float)o->repetition_penalty,
-                          .top_k = (int32_t)o->top_k,
-                          .seed_low = (uint32_t)o->seed,
-                          .seed_high = (uint32_t)((uint64_t)o->seed >> 32)};
-}
-
-// Takes one token; false in *more: the text is complete.
-static bool token_take(Run *r, int32_t token, bool *more, Error *err) {
-    const CliOptions *o = &r->cli->options;
-    r->ids[r->count++] = token;
-    if (!o->ignore_eos && is_stop(&r->cli->executable.info, token)) {
-        r->stopped = true;
-        *more = false;
-        return true;
-    }
-    Bytes text;
-    TRY(tokenizer_stream_add(r->decoder, token, &text, err));
-    TRY(text_add(&r->stream, text, err));
-    *more = o->json || fflush(stdout) == 0; // else the reader is gone, or the disk full
-    return true;
-}
-
-static bool generate(Run *r, int64_t limit, Error *err) {
-    const int32_t slot = 0;
-    SampleParams params = sample_params(&r->cli->options);
-    int32_t token;
-    bool more;
-    TRY(engine_start(r->engine, slot, &params, err));
-    TRY(engine_prefill(r->engine, slot, r->prompt, r->prompt_count, NULL, err));
-    TRY(engine_sample(r->engine, slot, &token, err));
-    r->first_s = cli_seconds();
-    TRY(token_take(r, token, &more, err));
-    while (more && r->count < limit) {
-        TRY(engine_decode(r->engine, &slot, 1, &token, err));
-        TRY(token_take(r, token, &more, err));
-    }
-    r->end_s = cli_seconds();
-    return true;
-}
-
-static void json_print(const Run *r) {
+static void json_print(const int32_t *prompt, int64_t prompt_count, const Answer *a) {
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddItemToObject(json, "prompt_ids",
-                          cJSON_CreateIntArray(r->prompt, (int)r->prompt_count));
-    cJSON_AddItemToObject(json, "ids", cJSON_CreateIntArray(r->ids, (int)r->count));
-    char *string = text_json(r->stream.text, r->stream.size);
+    cJSON_AddItemToObject(json, "prompt_ids", cJSON_CreateIntArray(prompt, (int)prompt_count));
+    cJSON_AddItemToObject(json, "ids", cJSON_CreateIntArray(a->ids, (int)a->count));
+    char *string = text_json(a->stream.text, a->stream.size);
     cJSON_AddRawToObject(json, "text", string ? string : "null");
     free(string);
-    cJSON_AddStringToObject(json, "finish_reason", r->stopped ? "stop" : "length");
+    cJSON_AddStringToObject(json, "finish_reason", a->stopped ? "stop" : "length");
     char *text = cJSON_PrintUnformatted(json);
     puts(text);
     cJSON_free(text);
     cJSON_Delete(json);
 }
 
-static void stats_print(Run *r) {
-    double prefill = r->first_s - r->start_s, decode = r->end_s - r->first_s;
-    fprintf(stderr,
-            "%s, %s: first token %.1f ms after the start of the process; %" PRId64
-            " prompt tokens in %.1f ms = %.1f tokens/s; %" PRId64
-            " tokens written, %.1f tokens/s\n",
-            engine_device(r->engine)->description, engine_device(r->engine)->target->name,
-            (r->first_s - r->cli->start_s) * 1e3, r->prompt_count, prefill * 1e3,
-            (double)r->prompt_count / prefill, r->count,
-            decode > 0 ? (double)(r->count - 1) / decode : 0);
-}
-
-static bool prompt_check(const Run *r, int64_t context, Error *err) {
-    return r->prompt_count < context ||
+static bool prompt_check(int64_t prompt_count, int64_t context, Error *err) {
+    return prompt_count < context ||
            fail(err, ERR_RESOURCE, 1020,
                 "the prompt has %" PRId64 " tokens, the context is %" PRId64
                 " and must hold an answer too",
-                r->prompt_count, context);
+                prompt_count, context);
 }
 
-// What the decoder kept back.
-static bool text_finish(Run *r, Error *err) {
-    Bytes text;
-    TRY(tokenizer_stream_end(r->decoder, &text, err));
-    return text_add(&r->stream, text, err) && text_end(&r->stream, err);
-}
-
-static bool run_all(Run *r, Error *err) {
-    const CliOptions *o = &r->cli->options;
-    TRY(prompt_encode(r, err));
-    TRY(tokenizer_stream_open(&r->decoder, r->cli->tokenizer, TOKENIZER_SKIP_SPECIAL, err));
-    int64_t context = o->context ? o->context : r->cli->executable.info.max_seq_len;
-    TRY(prompt_check(r, context, err)); // before the weights are loaded
-    TRY(cli_engine(r->cli, &r->engine, 0, err));
-    context = engine_context(r->engine);
-    TRY(prompt_check(r, context, err)); // this machine may have room for less
-    int64_t room = context - r->prompt_count;
+static bool run_all(Cli *cli, Engine **engine, const int32_t *prompt, int64_t prompt_count,
+                    Answer *a, Error *err) {
+    const CliOptions *o = &cli->options;
+    SampleParams params = sample_params(o);
+    int64_t context = o->context ? o->context : cli->executable.info.max_seq_len;
+    TRY(prompt_check(prompt_count, context, err)); // before the weights are loaded
+    TRY(cli_engine(cli, engine, 0, err));
+    context = engine_context(*engine);
+    TRY(prompt_check(prompt_count, context, err)); // this machine may have room for less
+    int64_t room = context - prompt_count;
     int64_t limit = o->max_tokens > 0 && o->max_tokens < room ? o->max_tokens : room;
-    r->ids = calloc((size_t)limit, sizeof *r->ids);
-    if (!r->ids)
-        return fail(err, ERR_RESOURCE, 1021, "no memory for %" PRId64 " tokens", limit);
-    r->start_s = cli_seconds();
-    TRY(generate(r, limit, err));
-    TRY(text_finish(r, err));
+    TRY(engine_start(*engine, 0, &params, err));
+    TRY(answer_make(cli, *engine, prompt, prompt_count, limit, a, err));
     if (o->json)
-        json_print(r);
+        json_print(prompt, prompt_count, a);
     else
         putchar('\n');
     if (o->stats)
-        stats_print(r);
+        answer_stats(cli, *engine, prompt_count, a);
     return true;
 }
 
 bool command_run(Cli *cli, Error *err) {
-    Run r = {.cli = cli, .stream = {.out = cli->options.json ? NULL : stdout}};
-    bool done = run_all(&r, err);
-    engine_close(r.engine);
-    tokenizer_stream_close(r.decoder);
-    free(r.prompt);
-    free(r.ids);
-    free(r.stream.text);
+    Answer a = {.stream = {.out = cli->options.json ? NULL : stdout}};
+    Engine *engine = NULL;
+    int32_t *prompt = NULL;
+    int64_t count = 0;
+    bool done =
+        prompt_encode(cli, &prompt, &count, err) && run_all(cli, &engine, prompt, count, &a, err);
+    engine_close(engine);
+    free(prompt);
+    answer_free(&a);
     return done;
 }

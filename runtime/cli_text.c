@@ -9,10 +9,10 @@
 static const Bytes replacement = {(const unsigned char *)"\xef\xbf\xbd", 3};
 
 static bool emit(TextStream *s, Bytes bytes, Error *err) {
-    if (s->out) {
+    if (s->out)
         fwrite(bytes.data, 1, bytes.size, s->out); // main looks at the stream's error flag
+    if (s->out && !s->keep)
         return true;
-    }
     if (s->size + bytes.size + 1 > s->room) {
         size_t room = 2 * (s->size + bytes.size) + 256;
         char *bigger = realloc(s->text, room);

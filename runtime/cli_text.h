@@ -8,6 +8,7 @@
 
 typedef struct TextStream {
     FILE *out;                // where text goes; NULL: it is kept in `text`
+    bool keep;                // there too
     unsigned char pending[4]; // the start of a character
     int pending_size;
     char *text; // zero-terminated, NULL while empty; the owner of the stream frees it

@@ -21,6 +21,8 @@ static bool command_version(Cli *cli, Error *err) {
 
 static const Command commands[] = {
     {"run", command_run},
+    {"chat", command_chat},
+    {"template", command_template},
     {"tokenize", command_tokenize},
     {"detokenize", command_detokenize},
     {"logits", command_logits},
@@ -70,6 +72,7 @@ static bool run(Cli *cli, int argc, char **argv, Error *err) {
     }
     TRY(tokenizer_open(&cli->tokenizer, executable_segment(&cli->executable, SEGMENT_TOKENIZER),
                        err));
+    TRY(chat_open(&cli->chat, &cli->executable, err));
     return command_call(cli, err);
 }
 
@@ -81,6 +84,7 @@ int main(int argc, char **argv) {
     bool done = run(&cli, argc, argv, &err) && output_finish(&err);
     if (!done)
         fprintf(stderr, "error GQC-%04d: %s\n", err.id, err.message);
+    chat_close(cli.chat);
     tokenizer_close(cli.tokenizer);
     executable_close(&cli.executable);
     return done ? 0 : (int)err.code;

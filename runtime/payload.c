@@ -8,8 +8,8 @@
 
 // ORDER SEGMENTS
 static const char *const segment_names[SEGMENT_COUNT] = {
-    "weights", "model",   "tokenizer", "template", "targets", "kernels",
-    "cubins",  "explain", "license",   "receipt",  "checks",
+    "weights", "model",  "tokenizer", "template", "tool template", "special tokens", "targets",
+    "kernels", "cubins", "explain",   "license",  "receipt",       "checks",
 };
 
 const char *segment_name(SegmentKind kind) {

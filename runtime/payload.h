@@ -27,7 +27,9 @@ typedef enum SegmentKind { // ORDER SEGMENTS (payload.c: names)
     SEGMENT_WEIGHTS,   // one region, addressed by the offsets in the generated code
     SEGMENT_MODEL,     // ModelInfo
     SEGMENT_TOKENIZER, // payload_tokenizer.h
-    SEGMENT_TEMPLATE,  // chat template source, UTF-8, may be empty
+    SEGMENT_TEMPLATE,  // payload_template.h; empty: the model has no chat template
+    SEGMENT_TOOL_TEMPLATE,  // its template for conversations with tools, where that is another one
+    SEGMENT_SPECIAL_TOKENS, // JSON: what templates call bos_token, eos_token ...
     SEGMENT_TARGETS,   // TargetInfo[]
     SEGMENT_KERNELS,   // KernelInfo[], grouped by target
     SEGMENT_CUBINS,    // cubin and PTX images, each aligned to 64

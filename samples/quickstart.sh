@@ -14,5 +14,5 @@ say "2/4 building the compiler, build/gptq-compile"
 ninja --quiet
 say "3/4 compiling samples/storyteller into one executable, build/storyteller"
 build/gptq-compile samples/storyteller -o build/storyteller --target cpu
-say "4/4 running it: build/storyteller -p \"Once upon a time\" -n 200"
-build/storyteller -p "Once upon a time" -n 200
+say "4/4 running it: build/storyteller --raw -p \"Once upon a time\" -n 200"
+build/storyteller --raw -p "Once upon a time" -n 200

@@ -46,7 +46,7 @@ python3 -c 'print("word " * 5000)' >"$work/long"
 fails prompt_too_long 6 '2048' "$exe" -f "$work/long"
 printf 'caf\xe9 \xff\xfe' >"$work/latin1"
 passes invalid_utf8 "$exe" -f "$work/latin1" -n 2 --temp 0
-passes empty_prompt "$exe" -p "" -n 2 --temp 0
+passes empty_prompt "$exe" --raw -p "" -n 2 --temp 0
 
 # A reader that has enough ends us quietly, without an error line.
 "$exe" -p x -n 400 --ignore-eos --temp 0 2>"$work/stderr" | head -c 1 >"$work/stdout"

@@ -38,37 +38,37 @@ greedy=(--temp 0 --repeat-penalty 1)
 
 # ---- run ----------------------------------------------------------------------------------------
 
-equal run ', and, in the meantime, the' "$exe" -p 'Once upon a time' -n 8 "${greedy[@]}"
-equal run_named ', and, in the meantime, the' "$exe" run --prompt='Once upon a time' -n 8 "${greedy[@]}"
+equal run ', and, in the meantime, the' "$exe" --raw -p 'Once upon a time' -n 8 "${greedy[@]}"
+equal run_named ', and, in the meantime, the' "$exe" run --raw --prompt='Once upon a time' -n 8 "${greedy[@]}"
 printf 'Once upon a time' >"$work/prompt"
 equal run_file ', and, in the meantime, the' "$exe" run -f "$work/prompt" --raw -n 8 "${greedy[@]}"
-equal run_stdin ', and, in the meantime, the' sh -c "$exe -n 8 --temp 0 --repeat-penalty 1 <$work/prompt"
+equal run_stdin ', and, in the meantime, the' sh -c "$exe --raw -n 8 --temp 0 --repeat-penalty 1 <$work/prompt"
 json run_json 'j["prompt_ids"] == [8187, 6321, 640, 258, 562] and len(j["ids"]) == 8 and
     j["text"] == ", and, in the meantime, the" and j["finish_reason"] == "length"' \
-    "$exe" -p 'Once upon a time' -n 8 "${greedy[@]}" --json
-json run_empty 'j["prompt_ids"] == [8187] and len(j["ids"]) == 3' "$exe" -p '' -n 3 "${greedy[@]}" --json
+    "$exe" --raw -p 'Once upon a time' -n 8 "${greedy[@]}" --json
+json run_empty 'j["prompt_ids"] == [8187] and len(j["ids"]) == 3' "$exe" --raw -p '' -n 3 "${greedy[@]}" --json
 json run_context 'len(j["ids"]) == 5 and j["finish_reason"] == "length"' \
-    "$exe" -p 'Once upon a time' -c 10 --ignore-eos "${greedy[@]}" --json
+    "$exe" --raw -p 'Once upon a time' -c 10 --ignore-eos "${greedy[@]}" --json
 json run_bad_utf8 'j["prompt_ids"][0] == 8187 and len(j["prompt_ids"]) > 6' \
-    "$exe" -p "$(printf 'caf\xc3 \xff\xfe')" -n 1 --json
+    "$exe" --raw -p "$(printf 'caf\xc3 \xff\xfe')" -n 1 --json
 
 # Tokens that make no character are U+FFFD: uniform draws give some.
-json run_no_character '"\ufffd" in j["text"]' "$exe" -p x -n 500 --temp 100 --top-p 1 -s 3 --json
+json run_no_character '"\ufffd" in j["text"]' "$exe" --raw -p x -n 500 --temp 100 --top-p 1 -s 3 --json
 
-first=$("$exe" -p 'The king' -n 40 -s 7 2>"$work/stderr")
-equal run_seed "$first" "$exe" -p 'The king' -n 40 --seed 7
-equal run_threads "$first" "$exe" -p 'The king' -n 40 --seed 7 -t 3
-[ "$("$exe" -p 'The king' -n 40 -s 8)" != "$first" ] && ok run_other_seed || not_ok run_other_seed same
+first=$("$exe" --raw -p 'The king' -n 40 -s 7 2>"$work/stderr")
+equal run_seed "$first" "$exe" --raw -p 'The king' -n 40 --seed 7
+equal run_threads "$first" "$exe" --raw -p 'The king' -n 40 --seed 7 -t 3
+[ "$("$exe" --raw -p 'The king' -n 40 -s 8)" != "$first" ] && ok run_other_seed || not_ok run_other_seed same
 
 # The answer stops at a stop token, which is the last id and no text. Uniform draws find one in 2,000.
 for seed in 1 2 3 4 5 6 7 8 9 10; do
-    "$exe" -p x -s "$seed" -n 2000 --temp 100 --top-p 1 --json >"$work/stopped" 2>"$work/stderr"
+    "$exe" --raw -p x -s "$seed" -n 2000 --temp 100 --top-p 1 --json >"$work/stopped" 2>"$work/stderr"
     grep -q '"finish_reason":"stop"' "$work/stopped" && break
 done
 json run_stop 'j["finish_reason"] == "stop" and j["ids"][-1] in (8188, 8191) and
     not set(j["ids"][:-1]) & {8188, 8191} and "<|end_of_text|>" not in j["text"]' cat "$work/stopped"
 json run_ignore_eos 'j["finish_reason"] == "length" and len(j["ids"]) == 2000' \
-    "$exe" -p x -s "$seed" -n 2000 --temp 100 --top-p 1 --ignore-eos --json
+    "$exe" --raw -p x -s "$seed" -n 2000 --temp 100 --top-p 1 --ignore-eos --json
 
 # ---- tokens -------------------------------------------------------------------------------------
 
@@ -106,21 +106,21 @@ done
 
 fails unknown_command 2 'unknown command "frobnicate"' "$exe" frobnicate
 fails unknown_option 2 'run has no option --frobnicate' "$exe" --frobnicate
-fails missing_value 2 '-n wants a value' "$exe" -p x -n
-fails bad_number 2 '-n wants a number .*found "x"' "$exe" -p x -n x
-fails bad_temperature 2 '--temp wants a number' "$exe" -p x --temp -1
-fails nan_temperature 2 '--temp wants a number' "$exe" -p x --temp nan
-fails flag_with_value 2 '--raw takes no value' "$exe" -p x --raw=1
-fails two_inputs 2 '-p and -f exclude' "$exe" -p x -f y
+fails missing_value 2 '-n wants a value' "$exe" --raw -p x -n
+fails bad_number 2 '-n wants a number .*found "x"' "$exe" --raw -p x -n x
+fails bad_temperature 2 '--temp wants a number' "$exe" --raw -p x --temp -1
+fails nan_temperature 2 '--temp wants a number' "$exe" --raw -p x --temp nan
+fails flag_with_value 2 '--raw takes no value' "$exe" --raw -p x --raw=1
+fails two_inputs 2 '-p and -f exclude' "$exe" --raw -p x -f y
 fails extra_word 2 'one word too many' "$exe" run hello
-fails bad_device 2 '--device wants cpu, cuda or cuda:N' "$exe" -p x --device gpu
-fails no_gpu_code 2 'no code for a GPU' "$exe" -p x --device cuda
+fails bad_device 2 '--device wants cpu, cuda or cuda:N' "$exe" --raw -p x --device gpu
+fails no_gpu_code 2 'no code for a GPU' "$exe" --raw -p x --device cuda
 fails missing_file 2 'missing: No such file' "$exe" -f "$work/missing"
 fails file_is_folder 2 'Is a directory' "$exe" -f "$work"
-fails context_too_large 2 'compiled for at most 2048 tokens' "$exe" -p x -c 4096
+fails context_too_large 2 'compiled for at most 2048 tokens' "$exe" --raw -p x -c 4096
 yes word | head -n 3000 >"$work/long"
 fails prompt_too_long 6 'the prompt has [0-9]+ tokens, the context is 2048' "$exe" -f "$work/long"
-fails prompt_too_long_for_c 6 'the prompt has 5 tokens, the context is 5' "$exe" -p 'Once upon a time' -c 5
+fails prompt_too_long_for_c 6 'the prompt has 5 tokens, the context is 5' "$exe" --raw -p 'Once upon a time' -c 5
 fails bad_ids 2 '--ids wants numbers' "$exe" logits --ids 1,x -o "$work/out"
 fails empty_ids 2 '--ids is empty' "$exe" logits --ids '' -o "$work/out"
 fails id_too_large 2 'token id 8192 is outside the vocabulary of 8192' "$exe" logits --ids 1,8192 -o "$work/out"
@@ -134,7 +134,7 @@ fails bench_long 2 'do not fit into the context' "$exe" bench -p 2000 -n 100
 
 # ---- where its text goes ------------------------------------------------------------------------
 
-"$exe" -p 'x' -n 200 2>"$work/stderr" | head -c 5 >"$work/stdout"
+"$exe" --raw -p 'x' -n 200 2>"$work/stderr" | head -c 5 >"$work/stdout"
 status=("${PIPESTATUS[@]}")
 [ "${status[0]}" = 0 ] && [ ! -s "$work/stderr" ] && ok closed_pipe ||
     not_ok closed_pipe "exit code ${status[0]}: $(head -n 1 "$work/stderr")"
@@ -181,7 +181,7 @@ passes info_of_damaged_weights "$work/weights" info
 
 best=1000000
 for attempt in 1 2 3 4 5 6 7 8; do
-    "$exe" -p 'Once upon a time' -n 1 --stats 2>"$work/stderr" >"$work/stdout"
+    "$exe" --raw -p 'Once upon a time' -n 1 --stats 2>"$work/stderr" >"$work/stdout"
     ms=$(sed -nE 's/.*first token ([0-9]+)\.[0-9] ms after the start.*/\1/p' "$work/stderr")
     [ "${ms:-1000000}" -lt "$best" ] && best=$ms
 done
