@@ -10,8 +10,8 @@
 enum { MAX_MODEL_BYTES = 1 << 26 };
 
 const cJSON *member(const cJSON *object, const char *key) {
-    const cJSON *item = cJSON_IsObject(object) ? cJSON_GetObjectItemCaseSensitive(object, key)
-                                               : NULL;
+    const cJSON *item =
+        cJSON_IsObject(object) ? cJSON_GetObjectItemCaseSensitive(object, key) : NULL;
     return cJSON_IsNull(item) ? NULL : item;
 }
 
@@ -42,6 +42,7 @@ static bool steps_read(TokenizerBuild *b, const cJSON *json) {
 }
 
 static bool json_build(TokenizerBuild *b, const cJSON *json, const ConfigFiles *files) {
+    b->default_bos = !member(json, "post_processor");
     return steps_read(b, json) && model_read(b, member(json, "model")) &&
            added_read(b, member(json, "added_tokens")) && config_apply(b, files) &&
            model_finish(b) && added_finish(b);

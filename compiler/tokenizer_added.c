@@ -204,7 +204,17 @@ static bool defaults_apply(TokenizerBuild *b, const cJSON *config) {
     return true;
 }
 
-// The template that add_bos_token and add_eos_token ask for.
+// Classes of transformers for which add_bos_token and add_eos_token count.
+static bool class_adds(const cJSON *config) {
+    static const char *const names[] = {"Llama", "CodeLlama", "Gemma", "Cohere"};
+    const char *class = member_text(config, "tokenizer_class");
+    for (size_t at = 0; at < sizeof names / sizeof *names; at++)
+        if (strncmp(class, names[at], strlen(names[at])) == 0)
+            return true;
+    return false;
+}
+
+// What add_bos_token and add_eos_token ask for.
 static void template_apply(TokenizerBuild *b, const cJSON *config) {
     static const char *const names[][2] = {{"add_bos_token", "bos_token"},
                                            {"add_eos_token", "eos_token"}};
@@ -212,7 +222,8 @@ static void template_apply(TokenizerBuild *b, const cJSON *config) {
     for (int at = 0; at < 2; at++) {
         const char *content = token_content(member(config, names[at][1]));
         const char *own = at ? b->eos : b->bos;
-        bool wanted = member_true(config, names[at][0]) || (at == 0 && b->default_bos);
+        const cJSON *key = member(config, names[at][0]);
+        bool wanted = cJSON_IsTrue(key) || (!key && at == 0 && b->default_bos);
         if (!content[0] && own)
             content = own;
         if (wanted && content[0])
@@ -222,10 +233,6 @@ static void template_apply(TokenizerBuild *b, const cJSON *config) {
     b->h.suffix_count = ids[1] >= 0 && ids[1] < b->h.vocab_size;
     b->h.prefix[0] = b->h.prefix_count ? ids[0] : 0;
     b->h.suffix[0] = b->h.suffix_count ? ids[1] : 0;
-}
-
-static bool has_key(const cJSON *object, const char *key) {
-    return cJSON_GetObjectItemCaseSensitive(object, key) != NULL;
 }
 
 bool config_apply(TokenizerBuild *b, const ConfigFiles *files) {
@@ -241,14 +248,14 @@ bool config_apply(TokenizerBuild *b, const ConfigFiles *files) {
     }
     TRY(names_apply(b, config, decoder != NULL));
     TRY(defaults_apply(b, config));
-    if (has_key(config, "add_bos_token") || has_key(config, "add_eos_token") || b->default_bos)
+    if (b->bos || (!b->has_template && class_adds(config)))
         template_apply(b, config);
     return true;
 }
 
 // ---- tables -------------------------------------------------------------------------------------
 
-// A token whose id is outside of the model (Gemma 3's image token) is no token: its text stays text.
+// A token whose id is outside of the model (Gemma 3's image token) is none: its text stays text.
 static bool added_inside(const TokenizerBuild *b, const Added *a) {
     return a->id < b->h.vocab_size;
 }
@@ -266,8 +273,8 @@ static void added_piece(TokenizerBuild *b, const Added *a, Bytes text) {
         *place = piece_decode(b, arena_strndup(b->arena, (const char *)text.data, text.size));
         place->in_model = false;
     }
-    place->flags |= (uint8_t)(TOKEN_EXISTS | TOKEN_ADDED |
-                              (a->flags & ADDED_SPECIAL ? TOKEN_SPECIAL : 0));
+    place->flags |=
+        (uint8_t)(TOKEN_EXISTS | TOKEN_ADDED | (a->flags & ADDED_SPECIAL ? TOKEN_SPECIAL : 0));
 }
 
 bool added_finish(TokenizerBuild *b) {

@@ -102,7 +102,7 @@ TrieTable trie_make(TokenizerBuild *b, TrieKey *keys, size_t count) {
                        .count = (uint32_t)nodes_used};
 }
 
-// ---- classes of characters -----------------------------------------------------------------------
+// ---- classes of characters ----------------------------------------------------------------------
 
 // Pages of 256 code points, equal ones stored once.
 static void classes_make(TokenizerBuild *b) {

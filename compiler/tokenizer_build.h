@@ -42,23 +42,24 @@ typedef struct TokenizerBuild {
     Arena *arena;
     Error *err;
     TokenizerHeader h;
-    Piece *pieces; // [vocab_size]
-    int64_t model_tokens; // ids of the model are below this
-    int64_t model_count;  // tokens of the model
+    Piece *pieces;          // [vocab_size]
+    int64_t model_tokens;   // ids of the model are below this
+    int64_t model_count;    // tokens of the model
     PieceSlot *piece_table; // [h.piece_slots]
     MergeEntry *merges;
     bool byte_fallback; // of the model, before its tokens are looked up
-    Added *added;    // [added_count]
+    Added *added;       // [added_count]
     int added_count, added_room;
-    int32_t *added_table;  // [added_slots]: 1 + index by content, 0: empty
+    int32_t *added_table; // [added_slots]: 1 + index by content, 0: empty
     uint32_t added_slots;
-    int64_t added_next;    // one above the largest id of an added token
+    int64_t added_next;     // one above the largest id of an added token
     int32_t byte_of[0x144]; // code point of the byte alphabet -> byte, -1
     unsigned char *data; // the segment's bytes behind the header, offsets from the segment's start
     size_t data_size, data_room;
-    bool decodes_bytes; // the decoder is ByteLevel
+    bool decodes_bytes;              // the decoder is ByteLevel
     const char *bos, *eos, *unknown; // of SentencePiece, else NULL
-    bool default_bos;      // BOS is added though no key asks for it
+    bool default_bos;                // BOS is added where no key says whether
+    bool has_template;               // the post-processor says what is added
 } TokenizerBuild;
 
 // ---- tokenizer.c: reading -----------------------------------------------------------------------
@@ -81,7 +82,7 @@ void alphabet_make(TokenizerBuild *b);
 bool pieces_open(TokenizerBuild *b, int64_t count);
 bool piece_add(TokenizerBuild *b, double id, const char *text, double score);
 int32_t piece_find(const TokenizerBuild *b, Piece piece); // -1: none
-uint32_t slots_for(int64_t count); // of an open hash: a power of two
+uint32_t slots_for(int64_t count); // of an open hash: a power of two, at most 60 % full
 void merges_open(TokenizerBuild *b, int64_t count);
 void merge_insert(TokenizerBuild *b, MergeEntry merge);
 // What follows from the pieces: tokens of bytes, cuts, the Unigram's unknown score. After all of
@@ -93,7 +94,7 @@ bool model_finish(TokenizerBuild *b);
 bool added_read(TokenizerBuild *b, const cJSON *list);
 // As add_tokens() of tokenizers: the id is that of the vocabulary or the next free one.
 bool added_put(TokenizerBuild *b, Added token);
-typedef struct ConfigFiles { // each NULL: there is no such file
+typedef struct ConfigFiles {   // each NULL: there is no such file
     cJSON *config;             // tokenizer_config.json
     cJSON *added_tokens;       // added_tokens.json
     cJSON *special_tokens_map; // special_tokens_map.json

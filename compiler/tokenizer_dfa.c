@@ -41,8 +41,10 @@ static bool class_find(Dfa *d, uint64_t sets, uint8_t *class) {
     while (at < d->columns && d->sets_of[at] != sets)
         at++;
     if (at == MAX_COLUMNS - 1)
-        return fail(d->err, ERR_UNSUPPORTED, 982, "%s: the expression tells more than %d classes of "
-                    "characters apart", d->where, MAX_COLUMNS - 1);
+        return fail(d->err, ERR_UNSUPPORTED, 982,
+                    "%s: the expression tells more than %d classes of "
+                    "characters apart",
+                    d->where, MAX_COLUMNS - 1);
     if (at == d->columns)
         d->sets_of[d->columns++] = sets;
     *class = (uint8_t)at;
@@ -162,8 +164,8 @@ static bool transition_make(Dfa *d, const State *from, uint32_t column, uint16_t
     for (int32_t at = 0; at < from->count && !match; at++)
         match = place_follow(d, from->places[at], d->sets_of[column], &count);
     if (d->steps > MAX_STEPS)
-        return fail(d->err, ERR_UNSUPPORTED, 984, "%s: the expression is too large for an automaton",
-                    d->where);
+        return fail(d->err, ERR_UNSUPPORTED, 984,
+                    "%s: the expression is too large for an automaton", d->where);
     if (column == d->columns - 1)
         count = 0; // nothing can be read behind the end
     TRY(state_of(d, d->places, count, to));

@@ -76,6 +76,9 @@ static bool is_unknown(uint32_t code) {
     return false;
 }
 
+// No character from here on has a decomposition or is a mark.
+enum { FORM_CODES = 0x30000 };
+
 static bool is_hangul(uint32_t code) {
     return code >= 0xac00 && code < 0xac00 + 11172;
 }
@@ -84,8 +87,8 @@ static bool is_hangul(uint32_t code) {
 static int code_parts(uint32_t code, int options, uint32_t parts[FORM_LONGEST]) {
     int boundary = 0;
     utf8proc_int32_t out[FORM_LONGEST];
-    utf8proc_ssize_t count = utf8proc_decompose_char(
-        (utf8proc_int32_t)code, out, FORM_LONGEST, (utf8proc_option_t)options, &boundary);
+    utf8proc_ssize_t count = utf8proc_decompose_char((utf8proc_int32_t)code, out, FORM_LONGEST,
+                                                     (utf8proc_option_t)options, &boundary);
     if (count < 0 || count > FORM_LONGEST || is_unknown(code)) {
         parts[0] = code;
         return 1;
@@ -198,7 +201,7 @@ static int pair_order(const void *left, const void *right) {
 // compose to, and the last.
 static void pairs_make(FormBuild *f) {
     uint32_t parts[FORM_LONGEST];
-    for (uint32_t code = 0x80; code < TOKENIZER_CODE_POINTS; code++) {
+    for (uint32_t code = 0x80; code < FORM_CODES; code++) {
         if (is_hangul(code) || (code >= 0xd800 && code < 0xe000))
             continue;
         int count = code_parts(code, UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, parts);
@@ -220,14 +223,14 @@ static bool is_second(const FormBuild *f, uint32_t code) {
 }
 
 static FormRecord record_form(uint32_t code, int options, uint32_t *parts) {
-    FormRecord r = {.order = code_order(code)};
+    FormRecord r = {.order = code < FORM_CODES ? code_order(code) : 0};
     if (is_hangul(code)) {
         r.count = FORM_HANGUL;
         return r;
     }
-    bool surrogate = code >= 0xd800 && code < 0xe000;
-    int count = surrogate ? 1 : code_parts(code, options, parts);
-    r.itself = surrogate || (count == 1 && parts[0] == code);
+    bool alone = code >= FORM_CODES || (code >= 0xd800 && code < 0xe000);
+    int count = alone ? 1 : code_parts(code, options, parts);
+    r.itself = alone || (count == 1 && parts[0] == code);
     r.count = r.itself ? 0 : (uint8_t)count;
     return r;
 }
@@ -301,9 +304,9 @@ static bool nfkd_read(TokenizerBuild *b, const Node *node) {
 static const struct {
     uint32_t first, last, lower; // of the first
 } newer_lower[] = {
-    {0x1c89, 0x1c89, 0x1c8a},    {0xa7cb, 0xa7cb, 0x264},      {0xa7cc, 0xa7cc, 0xa7cd},
-    {0xa7ce, 0xa7ce, 0xa7cf},    {0xa7d2, 0xa7d2, 0xa7d3},     {0xa7d4, 0xa7d4, 0xa7d5},
-    {0xa7da, 0xa7da, 0xa7db},    {0xa7dc, 0xa7dc, 0x19b},      {0x10d50, 0x10d65, 0x10d70},
+    {0x1c89, 0x1c89, 0x1c8a},    {0xa7cb, 0xa7cb, 0x264},  {0xa7cc, 0xa7cc, 0xa7cd},
+    {0xa7ce, 0xa7ce, 0xa7cf},    {0xa7d2, 0xa7d2, 0xa7d3}, {0xa7d4, 0xa7d4, 0xa7d5},
+    {0xa7da, 0xa7da, 0xa7db},    {0xa7dc, 0xa7dc, 0x19b},  {0x10d50, 0x10d65, 0x10d70},
     {0x16ea0, 0x16eb8, 0x16ebb},
 };
 
@@ -436,8 +439,7 @@ bool charsmap_add(TokenizerBuild *b, const Node *node, Bytes map) {
 }
 
 static int base64_value(char c) {
-    static const char digits[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     const char *found = c ? strchr(digits, c) : NULL;
     return found ? (int)(found - digits) : -1;
 }
@@ -491,7 +493,8 @@ bool normalized_text(TokenizerBuild *b, Bytes *text) {
     MarkedText out = {{NULL, 0, 0}, {NULL, 0, 0}};
     bool done = normalize_run(b->data, b->h.normals, b->h.normal_count, *text, NULL, &out, b->err);
     if (done) {
-        text->data = (unsigned char *)arena_strndup(b->arena, (char *)out.bytes.data, out.bytes.size);
+        text->data =
+            (unsigned char *)arena_strndup(b->arena, (char *)out.bytes.data, out.bytes.size);
         text->size = out.bytes.size;
     }
     free(out.bytes.data);

@@ -29,6 +29,7 @@ typedef struct Parser {
     Arena *arena;
     Error *err;
     CodeSet *scratch;
+    uint32_t *folds; // made when needed
     Group groups[MAX_GROUPS];
     int depth;    // of groups; groups[depth - 1] is being read
     int32_t atom; // start of the code that a quantifier would repeat, -1: none
@@ -96,6 +97,12 @@ static bool ahead_emit(Parser *p) {
     TRY(set_number(p, &number));
     p->atom = -1;
     return operation_add(p, OP_AHEAD, number, 0);
+}
+
+static void fold(Parser *p, CodeSet *s) {
+    if (!p->folds)
+        p->folds = folds_make(p->arena);
+    set_fold(s, p->folds);
 }
 
 static void scratch_clear(Parser *p) {
@@ -254,7 +261,7 @@ static void class_close(Parser *p, ClassParser *c) {
         frame->now = frame->left;
     }
     if (group(p)->fold)
-        set_fold(frame->now);
+        fold(p, frame->now);
     if (frame->negative)
         set_invert(frame->now);
     if (c->depth)
@@ -567,7 +574,7 @@ static bool escape_atom(Parser *p) {
     if (!is_set)
         set_add(p->scratch, code);
     if (!is_set && group(p)->fold)
-        set_fold(p->scratch);
+        fold(p, p->scratch);
     return set_emit(p);
 }
 
@@ -589,7 +596,7 @@ static bool atom_read(Parser *p) {
     }
     set_add(p->scratch, code_read(p));
     if (group(p)->fold)
-        set_fold(p->scratch);
+        fold(p, p->scratch);
     return set_emit(p);
 }
 
@@ -612,7 +619,8 @@ static bool part_read(Parser *p) {
 }
 
 bool regex_parse(Program *out, const char *regex, const char *where, Arena *a, Error *err) {
-    Parser p = {.regex = regex, .at = regex, .where = where, .program = out, .arena = a, .err = err};
+    Parser p = {
+        .regex = regex, .at = regex, .where = where, .program = out, .arena = a, .err = err};
     out->size = out->set_count = 0;
     p.scratch = ARENA_NEW(a, CodeSet, 1);
     TRY(group_open(&p, GROUP_PLAIN, false, false));

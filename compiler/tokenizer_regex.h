@@ -29,8 +29,11 @@ void set_add_range(CodeSet *s, uint32_t first, uint32_t last);
 void set_join(CodeSet *s, const CodeSet *other);
 void set_meet(CodeSet *s, const CodeSet *other);
 void set_invert(CodeSet *s); // but for `end`
+// What characters below FOLDED become without case; no letter beyond has another case.
+enum { FOLDED = 0x1f000 };
+uint32_t *folds_make(Arena *a);
 // Adds what the members become in another case, one character for one.
-void set_fold(CodeSet *s);
+void set_fold(CodeSet *s, const uint32_t *folds);
 // A property by its name ("L", "Han", "Alpha", case and blanks do not count); false: unknown.
 bool set_property(CodeSet *s, const char *name);
 void set_space(CodeSet *s);

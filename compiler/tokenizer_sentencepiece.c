@@ -281,20 +281,20 @@ static SpmClass class_of(const cJSON *config) {
                : SPM_PLAIN;
 }
 
-#define REPLACE(from, to)                                                                          \
+#define REPLACE(from, to) \
     "{\"type\":\"Replace\",\"pattern\":{\"String\":\"" from "\"},\"content\":\"" to "\"}"
-#define META "\xe2\x96\x81"
-#define PREPEND "{\"type\":\"Prepend\",\"prepend\":\"" META "\"},"
+#define META              "\xe2\x96\x81"
+#define PREPEND           "{\"type\":\"Prepend\",\"prepend\":\"" META "\"},"
 #define NORMALIZERS(list) "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[" list "]},"
-#define DECODERS(more)                                                                             \
-    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" REPLACE(META, " ")                         \
-        ",{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}" more "]}"
+#define DECODERS(more)                                           \
+    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" REPLACE( \
+        META, " ") ",{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}" more "]}"
 #define STRIP ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}"
-#define METASPACE(scheme)                                                                          \
-    "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" META                            \
+#define METASPACE(scheme)                                               \
+    "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" META \
     "\",\"prepend_scheme\":\"" scheme "\",\"split\":false},"
-#define FEWER                                                                                      \
-    "{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true},{\"type\":\"Replace\","         \
+#define FEWER                                                                              \
+    "{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true},{\"type\":\"Replace\"," \
     "\"pattern\":{\"Regex\":\" {2,}\"},\"content\":\" \"},"
 
 static const char *llama_settings(const cJSON *config) {
@@ -316,9 +316,9 @@ static const char *plain_settings(const Spm *s) {
     return settings[s->dummy_prefix][s->fewer_blanks];
 }
 
-static const char gemma_settings[] =
-    "{" NORMALIZERS(REPLACE(" ", META)) "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":"
-    "{\"String\":\" \"},\"behavior\":\"MergedWithPrevious\"}," DECODERS("") "}";
+static const char gemma_settings[] = "{" NORMALIZERS(
+    REPLACE(" ", META)) "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":"
+                        "{\"String\":\" \"},\"behavior\":\"MergedWithPrevious\"}," DECODERS("") "}";
 
 // Gemma's first models have no piece for a tab but its byte.
 static void tab_restore(Spm *s) {
@@ -378,7 +378,7 @@ bool spm_read(TokenizerBuild *b, Bytes model, const cJSON *config, const char **
     b->bos = piece_text(&s, s.bos_id);
     b->eos = piece_text(&s, s.eos_id);
     b->unknown = piece_text(&s, s.unknown_id);
-    b->default_bos = !cJSON_IsFalse(member(config, "add_bos_token")); // these classes' default
+    b->default_bos = true;
     *settings = class == SPM_GEMMA   ? gemma_settings
                 : class == SPM_LLAMA ? llama_settings(config)
                                      : plain_settings(&s);

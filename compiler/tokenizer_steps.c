@@ -110,7 +110,7 @@ static bool split_read(TokenizerBuild *b, const Node *node) {
     return step_add(b, node, step);
 }
 
-#define GPT2_PATTERN                                                                               \
+#define GPT2_PATTERN \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 static bool byte_level_read(TokenizerBuild *b, const Node *node) {
@@ -135,8 +135,8 @@ static bool prepend_read(TokenizerBuild *b, const Node *node, uint32_t *scheme) 
     *scheme = 0;
     while (*scheme < 3 && strcmp(found[0] ? found : "always", names[*scheme]) != 0)
         ++*scheme;
-    return *scheme < 3 || refuse(b, 928, node_path(b, node, "prepend_scheme"), found,
-                                 "always, first, never");
+    return *scheme < 3 ||
+           refuse(b, 928, node_path(b, node, "prepend_scheme"), found, "always, first, never");
 }
 
 static const char *replacement_of(const Node *node) {
@@ -210,7 +210,7 @@ static const NodeType splitters[] = {
 };
 
 bool node_typed(TokenizerBuild *b, const Node *node, const NodeType *types, int id,
-                       const char *supported) {
+                const char *supported) {
     for (; types->type; types++)
         if (strcmp(types->type, node->type) == 0)
             return types->read(b, node);
@@ -224,8 +224,7 @@ static bool splitter_read(TokenizerBuild *b, const Node *node) {
 }
 
 bool pre_tokenizer_read(TokenizerBuild *b, const cJSON *json) {
-    return !json ||
-           nodes_read(b, node_of(json, "pre_tokenizer"), "pretokenizers", splitter_read);
+    return !json || nodes_read(b, node_of(json, "pre_tokenizer"), "pretokenizers", splitter_read);
 }
 
 // ---- post-processor -----------------------------------------------------------------------------
@@ -250,6 +249,7 @@ static bool affix_add(TokenizerBuild *b, const Node *node, Affix *affix, const c
 // What a processor puts around goes outside of what the one before put around.
 static bool affixes_apply(TokenizerBuild *b, const Node *node, const Affix *front,
                           const Affix *back) {
+    b->has_template = true;
     Affix prefix = *front, suffix = {.count = b->h.suffix_count};
     memcpy(suffix.ids, b->h.suffix, sizeof suffix.ids);
     if (prefix.count + b->h.prefix_count > TOKENIZER_MAX_TEMPLATE ||
@@ -278,8 +278,7 @@ static bool template_read(TokenizerBuild *b, const Node *node) {
         texts += sequence && strcmp(member_text(sequence, "id"), "A") == 0;
         if (sequence)
             continue;
-        const cJSON *ids =
-            member(member(member(node->json, "special_tokens"), name), "ids");
+        const cJSON *ids = member(member(member(node->json, "special_tokens"), name), "ids");
         if (!cJSON_IsArray(ids))
             return fail(b->err, ERR_CORRUPT, 966, "%s: %s names a special token without ids",
                         b->file, node_path(b, node, "single"));
@@ -287,8 +286,8 @@ static bool template_read(TokenizerBuild *b, const Node *node) {
             TRY(affix_add(b, node, texts ? &back : &front, id));
     }
     if (texts != 1)
-        return refuse(b, 967, node_path(b, node, "single"), texts ? "more than one text" : "no text",
-                      "one Sequence A");
+        return refuse(b, 967, node_path(b, node, "single"),
+                      texts ? "more than one text" : "no text", "one Sequence A");
     return affixes_apply(b, node, &front, &back);
 }
 

@@ -104,8 +104,8 @@ static bool is_ascii_punctuation(uint32_t code) {
 uint8_t code_class(uint32_t code) {
     utf8proc_category_t c = category_of(code);
     bool number = c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO;
-    bool punctuation = (c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO) ||
-                       is_ascii_punctuation(code);
+    bool punctuation =
+        (c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO) || is_ascii_punctuation(code);
     bool joiner = code == 0x200c || code == 0x200d; // Join_Control: of \w of Rust's regex
     return (uint8_t)((is_letter(c) ? CLASS_LETTER : 0) | (number ? CLASS_NUMBER : 0) |
                      (utf8_is_space(code) ? CLASS_SPACE : 0) |
@@ -143,22 +143,25 @@ static uint32_t code_fold(uint32_t code) {
     int boundary = 0;
     if (code < 0x80)
         return code >= 'A' && code <= 'Z' ? code + 32 : code;
-    utf8proc_ssize_t count = utf8proc_decompose_char((utf8proc_int32_t)code, out, 8,
-                                                     UTF8PROC_CASEFOLD, &boundary);
+    utf8proc_ssize_t count =
+        utf8proc_decompose_char((utf8proc_int32_t)code, out, 8, UTF8PROC_CASEFOLD, &boundary);
     return count == 1 ? (uint32_t)out[0] : code;
 }
 
-void set_fold(CodeSet *s) {
+uint32_t *folds_make(Arena *a) {
+    uint32_t *folds = ARENA_NEW(a, uint32_t, FOLDED);
+    for (uint32_t code = 0; code < FOLDED; code++)
+        folds[code] = code_fold(code);
+    return folds;
+}
+
+void set_fold(CodeSet *s, const uint32_t *folds) {
     CodeSet folded = {.end = false};
-    for (uint32_t code = 0; code < TOKENIZER_CODE_POINTS; code++) {
-        if (!(s->words[code / 64]))
-            code |= 63;
-        else if (set_has(s, code))
-            set_add(&folded, code_fold(code));
-    }
-    // No letter beyond has another case.
-    for (uint32_t code = 0; code < 0x1f000; code++)
-        if (set_has(&folded, code_fold(code)))
+    for (uint32_t code = 0; code < FOLDED; code++)
+        if (set_has(s, code))
+            set_add(&folded, folds[code]);
+    for (uint32_t code = 0; code < FOLDED; code++)
+        if (set_has(&folded, folds[code]))
             set_add(s, code);
 }
 
@@ -242,8 +245,8 @@ static bool set_script(CodeSet *s, const char *name) {
     int error;
     PCRE2_SIZE place;
     snprintf(pattern, sizeof pattern, "\\p{%s}", name);
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error,
-                                     &place, NULL);
+    pcre2_code *code =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &place, NULL);
     if (!code)
         return false;
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
@@ -287,7 +290,8 @@ bool set_property(CodeSet *s, const char *name) {
     }
     plain[size] = 0;
     for (size_t at = 0; at < sizeof categories / sizeof *categories; at++)
-        if (strcmp(plain, categories[at].name) == 0 || strcmp(plain, categories[at].long_name) == 0) {
+        if (strcmp(plain, categories[at].name) == 0 ||
+            strcmp(plain, categories[at].long_name) == 0) {
             set_categories(s, &categories[at]);
             return true;
         }

@@ -69,15 +69,16 @@ static int32_t bytes_find(const TokenizerBuild *b, const unsigned char *bytes, s
 
 uint32_t slots_for(int64_t count) {
     uint32_t slots = 16;
-    while ((int64_t)slots < 2 * count)
+    while (3 * (int64_t)slots < 5 * count)
         slots *= 2;
     return slots;
 }
 
 bool pieces_open(TokenizerBuild *b, int64_t count) {
     if (count < 1 || count > MAX_TOKENS)
-        return fail(b->err, ERR_CORRUPT, 904, "%s: the vocabulary has %lld tokens, expected 1 to %d",
-                    b->file, (long long)count, MAX_TOKENS);
+        return fail(b->err, ERR_CORRUPT, 904,
+                    "%s: the vocabulary has %lld tokens, expected 1 to %d", b->file,
+                    (long long)count, MAX_TOKENS);
     b->h.piece_slots = slots_for(count);
     b->piece_table = ARENA_NEW(b->arena, PieceSlot, b->h.piece_slots);
     memset(b->piece_table, 0xff, b->h.piece_slots * sizeof *b->piece_table);
@@ -304,7 +305,7 @@ static void cuts_make(TokenizerBuild *b) {
 static void unigram_finish(TokenizerBuild *b) {
     size_t count = (size_t)b->model_tokens;
     TrieKey *keys = ARENA_NEW(b->arena, TrieKey, count);
-    double *scores = ARENA_NEW(b->arena, double, b->h.vocab_size), least = INFINITY;
+    double *scores = ARENA_NEW(b->arena, double, b->h.vocab_size), least = (double)INFINITY;
     for (size_t id = 0; id < count; id++) {
         const Piece *p = &b->pieces[id];
         keys[id] = (TrieKey){p->bytes, p->size, (int32_t)id};

@@ -96,12 +96,12 @@ typedef struct AddedToken {
 // ---- pre-tokenizer ------------------------------------------------------------------------------
 
 typedef enum StepKind { // ORDER STEPS (runtime/tokenizer_split.c)
-    STEP_PATTERN,      // cuts at matches of a regular expression: `data` holds its tables
-    STEP_TEXT,         // cuts at a literal text: `data`
-    STEP_CLASS,        // cuts at single characters of the classes in `option`
-    STEP_WORDS,        // cuts at \w+|[^\w\s]+
-    STEP_METASPACE,    // blanks become `data`, which is put in front (`option`: PREPEND_*)
-    STEP_PREFIX_SPACE, // a blank in front if there is none
+    STEP_PATTERN,       // cuts at matches of a regular expression: `data` holds its tables
+    STEP_TEXT,          // cuts at a literal text: `data`
+    STEP_CLASS,         // cuts at single characters of the classes in `option`
+    STEP_WORDS,         // cuts at \w+|[^\w\s]+
+    STEP_METASPACE,     // blanks become `data`, which is put in front (`option`: PREPEND_*)
+    STEP_PREFIX_SPACE,  // a blank in front if there is none
     STEP_KIND_COUNT,
 } StepKind;
 
@@ -196,12 +196,12 @@ typedef struct CharsmapHeader {
 // ---- decoder ------------------------------------------------------------------------------------
 
 typedef enum DecodeKind { // ORDER DECODES (runtime/tokenizer_decode.c)
-    DECODE_REPLACE,   // `from` becomes `to` in each token
-    DECODE_BYTES,     // tokens <0xNN> become bytes (ByteFallback)
-    DECODE_STRIP,     // `from` is taken off each token's ends, `start` and `stop` times at most
-    DECODE_METASPACE, // `from` becomes a blank, nothing in the first token if `start`
-    DECODE_JOIN,      // a blank between tokens
-    DECODE_FUSE,      // the steps behind see the whole text as one token
+    DECODE_REPLACE,       // `from` becomes `to` in each token
+    DECODE_BYTES,         // tokens <0xNN> become bytes (ByteFallback)
+    DECODE_STRIP,         // `from` is taken off each token's ends, `start` and `stop` times at most
+    DECODE_METASPACE,     // `from` becomes a blank, nothing in the first token if `start`
+    DECODE_JOIN,          // a blank between tokens
+    DECODE_FUSE,          // the steps behind see the whole text as one token
     DECODE_KIND_COUNT,
 } DecodeKind;
 
@@ -230,21 +230,21 @@ typedef struct TokenizerHeader {
     NormalStep normals[TOKENIZER_MAX_STEPS];
     SplitStep steps[TOKENIZER_MAX_STEPS];
     DecodeStep decodes[TOKENIZER_MAX_STEPS];
-    uint64_t size;           // of the segment
-    uint64_t pieces_size;    // bytes of all pieces
-    uint64_t piece_offsets;  // uint32 [vocab_size + 1] into pieces
-    uint64_t pieces;         // what each token decodes to, before the decoder's steps
-    uint64_t token_flags;    // uint8 [vocab_size]: TOKEN_*
-    uint64_t byte_ids;       // int32 [256]: MODEL_BYTE_LEVEL: token of a byte, -1: none;
-                             // MODEL_BYTE_FALLBACK: token <0xNN>
-    uint64_t merges;         // MergeEntry [merge_slots]
-    uint64_t piece_table;    // PieceSlot [piece_slots]: what the model may find; from piece_hash
-    uint64_t added;          // AddedToken [added_count]: the values of the two tries
-    uint64_t scores;         // Unigram: double [vocab_size]
-    uint64_t cuts;           // uint8 [256]: 1: a word may be cut between this byte and U+2581
-    uint64_t class_index;    // uint16 [TOKENIZER_CODE_POINTS / 256]
-    uint64_t classes;        // uint8 [class_pages][256]: CLASS_*
-    double unknown_score;    // Unigram: of a character without a token
+    uint64_t size;             // of the segment
+    uint64_t pieces_size;      // bytes of all pieces
+    uint64_t piece_offsets;    // uint32 [vocab_size + 1] into pieces
+    uint64_t pieces;           // what each token decodes to, before the decoder's steps
+    uint64_t token_flags;      // uint8 [vocab_size]: TOKEN_*
+    uint64_t byte_ids;         // int32 [256]: MODEL_BYTE_LEVEL: token of a byte, -1: none;
+                               // MODEL_BYTE_FALLBACK: token <0xNN>
+    uint64_t merges;           // MergeEntry [merge_slots]
+    uint64_t piece_table;      // PieceSlot [piece_slots]: what the model may find; from piece_hash
+    uint64_t added;            // AddedToken [added_count]: the values of the two tries
+    uint64_t scores;           // Unigram: double [vocab_size]
+    uint64_t cuts;             // uint8 [256]: 1: a word may be cut between this byte and U+2581
+    uint64_t class_index;      // uint16 [TOKENIZER_CODE_POINTS / 256]
+    uint64_t classes;          // uint8 [class_pages][256]: CLASS_*
+    double unknown_score;      // Unigram: of a character without a token
     TrieTable raw, normalized; // added tokens, in the text as given and in normalized text
     TrieTable vocabulary;      // Unigram: pieces; values are ids
 } TokenizerHeader;

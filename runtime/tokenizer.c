@@ -38,8 +38,8 @@ static bool counts_valid(const TokenizerHeader *h) {
            power_of_two(h->piece_slots) && (uint32_t)h->prefix_count <= TOKENIZER_MAX_TEMPLATE &&
            (uint32_t)h->suffix_count <= TOKENIZER_MAX_TEMPLATE &&
            h->step_count <= TOKENIZER_MAX_STEPS && h->decode_count <= TOKENIZER_MAX_STEPS &&
-           h->normal_count <= TOKENIZER_MAX_STEPS &&
-           h->unknown_id < h->vocab_size && h->model <= TOKENIZER_UNIGRAM;
+           h->normal_count <= TOKENIZER_MAX_STEPS && h->unknown_id < h->vocab_size &&
+           h->model <= TOKENIZER_UNIGRAM;
 }
 
 static bool tables_find(Tokenizer *t) {
@@ -61,8 +61,7 @@ static bool tables_find(Tokenizer *t) {
     t->classes = table_at(t, h->classes, h->class_pages, 256);
     return t->piece_offsets && t->pieces && t->flags && t->byte_ids && t->merges &&
            t->piece_table && t->added && t->scores && t->cuts && t->class_index && t->classes &&
-           trie_find(t, &h->raw, &t->raw) &&
-           trie_find(t, &h->normalized, &t->normalized) &&
+           trie_find(t, &h->raw, &t->raw) && trie_find(t, &h->normalized, &t->normalized) &&
            trie_find(t, &h->vocabulary, &t->vocabulary);
 }
 
@@ -365,9 +364,9 @@ bool tokenizer_encode_marked(const Tokenizer *t, Bytes text, const uint8_t *user
     e.plain = e.plain_added || user_marks;
     if (text.size > CACHE_FROM)
         e.cache = calloc(WORD_CACHE, sizeof *e.cache); // without it everything is slower only
-    bool done = text.size <= MAX_TEXT || fail(err, ERR_RESOURCE, 957,
-                                              "a text of %zu bytes; at most %d at once", text.size,
-                                              MAX_TEXT);
+    bool done = text.size <= MAX_TEXT ||
+                fail(err, ERR_RESOURCE, 957, "a text of %zu bytes; at most %d at once", text.size,
+                     MAX_TEXT);
     done = done && text_repair(&text, &e.marks, &owned, err) && encode_all(&e, text, flags);
     free(owned);
     encoder_close(&e);

@@ -8,8 +8,8 @@
 typedef struct Tokenizer Tokenizer;
 
 enum {
-    TOKENIZER_ADD_SPECIAL  = 1, // what the post-processor adds (BOS)
-    TOKENIZER_PLAIN_TEXT   = 2, // the text of special tokens is text like any other
+    TOKENIZER_ADD_SPECIAL = 1,  // what the post-processor adds (BOS)
+    TOKENIZER_PLAIN_TEXT = 2,   // the text of special tokens is text like any other
     TOKENIZER_SKIP_SPECIAL = 4, // decoding: special tokens are left out
 };
 

@@ -13,11 +13,11 @@
 struct TokenizerStream {
     const Tokenizer *t;
     unsigned flags;
-    int64_t tokens[TOKENIZER_MAX_STEPS];   // that a step has seen
-    uint32_t cut[TOKENIZER_MAX_STEPS];     // STRIP of the whole text: characters cut in front
-    uint32_t held[TOKENIZER_MAX_STEPS];    // ... kept back at the end
-    bool inside[TOKENIZER_MAX_STEPS];      // ... the text has begun
-    unsigned char pending[4];              // the start of a character
+    int64_t tokens[TOKENIZER_MAX_STEPS]; // that a step has seen
+    uint32_t cut[TOKENIZER_MAX_STEPS];   // STRIP of the whole text: characters cut in front
+    uint32_t held[TOKENIZER_MAX_STEPS];  // ... kept back at the end
+    bool inside[TOKENIZER_MAX_STEPS];    // ... the text has begun
+    unsigned char pending[4];            // the start of a character
     int pending_size;
     TextBuffer run;          // bytes of tokens <0xNN>
     TextBuffer token, spare; // the one that runs through the steps
@@ -42,7 +42,8 @@ static Bytes step_from(const TokenizerStream *s, const DecodeStep *step) {
 }
 
 static bool has_at(const TextBuffer *b, size_t at, Bytes what) {
-    return what.size && b->size - at >= what.size && memcmp(b->data + at, what.data, what.size) == 0;
+    return what.size && b->size - at >= what.size &&
+           memcmp(b->data + at, what.data, what.size) == 0;
 }
 
 // ---- steps on one token: s->token is changed ----------------------------------------------------
@@ -51,7 +52,8 @@ static bool replace_all(TokenizerStream *s, Bytes from, Bytes to, Error *err) {
     s->spare.size = 0;
     for (size_t at = 0; at < s->token.size;) {
         bool match = has_at(&s->token, at, from);
-        TRY(match ? put(&s->spare, to, err) : text_buffer_add(&s->spare, s->token.data + at, 1, err));
+        TRY(match ? put(&s->spare, to, err)
+                  : text_buffer_add(&s->spare, s->token.data + at, 1, err));
         at += match ? from.size : 1;
     }
     token_swap(s);
@@ -105,9 +107,7 @@ static bool token_step(TokenizerStream *s, uint32_t at, Error *err) {
 
 // Bytes of a character that starts so; 0: none does.
 static int length_of(unsigned char first) {
-    return first < 0x80                    ? 1
-           : first >= 0xc2 && first < 0xf5 ? (int)utf8_length(first)
-                                           : 0;
+    return first < 0x80 ? 1 : first >= 0xc2 && first < 0xf5 ? (int)utf8_length(first) : 0;
 }
 
 // May `byte` be the next one? Excludes overlong forms, surrogates and what is above U+10FFFF.
@@ -240,7 +240,8 @@ static bool run_is_text(TokenizerStream *s) {
     return pending == 0;
 }
 
-// The run of bytes, if there is one, ends: it is one token if it is text, else a U+FFFD token for each byte.
+// The run of bytes, if there is one, ends: it is one token if it is text, else a U+FFFD token for
+// each byte.
 static bool run_end(TokenizerStream *s, uint32_t at, Error *err) {
     size_t size = s->run.size;
     bool text = size && run_is_text(s);

@@ -170,8 +170,7 @@ static bool heap_grow(Encoder *e, int64_t size) {
     free(e->heap);
     e->heap = malloc((size_t)size * sizeof *e->heap);
     e->heap_room = e->heap ? size : 0;
-    return e->heap ||
-           fail(e->err, ERR_RESOURCE, 958, "no memory for %lld pairs", (long long)size);
+    return e->heap || fail(e->err, ERR_RESOURCE, 958, "no memory for %lld pairs", (long long)size);
 }
 
 static void symbols_join(Encoder *e, int32_t left, int32_t right, int32_t id) {

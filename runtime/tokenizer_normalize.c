@@ -3,7 +3,7 @@
 //
 // Unicode's forms: characters that stay as they are, whatever follows, are copied; a stretch of
 // others, with the character before, is decomposed, its marks ordered, and composed again (UAX 15).
-// Sources: Hugging Face tokenizers, normalizers/*; the crate spm_precompiled for SentencePiece's map.
+// Sources: Hugging Face tokenizers, normalizers/*; the crate spm_precompiled (SentencePiece's map).
 #include "tokenizer_normalize.h"
 
 #include "tokenizer_pattern.h"
@@ -175,7 +175,7 @@ static bool point_add(Points *p, Point point, Error *err) {
         Point *sorted = realloc(p->sorted, room * sizeof *sorted);
         p->sorted = sorted ? sorted : p->sorted;
         if (!items || !sorted)
-            return fail(err, ERR_RESOURCE, 962, "no memory for %zu characters", room);
+            return fail(err, ERR_RESOURCE, 993, "no memory for %zu characters", room);
         p->room = room;
     }
     p->items[p->count++] = point;
@@ -331,7 +331,8 @@ static bool run_map(Normal *n) {
     Form f = form_of(step_from(n));
     size_t copied = 0;
     for (size_t at = 0, length; at < n->text.size; at += length) {
-        const FormRecord *r = record_of(&f, utf8_read(n->text.data + at, n->text.size - at, &length));
+        const FormRecord *r =
+            record_of(&f, utf8_read(n->text.data + at, n->text.size - at, &length));
         if (r->itself)
             continue;
         TRY(keep(n, copied, at));
@@ -361,7 +362,8 @@ static bool form_valid(Bytes tables) {
         most = f.pages[at] > most ? f.pages[at] : most;
     for (size_t at = 0; at < h.records; at++)
         if (f.records[at].count != FORM_HANGUL &&
-            (f.records[at].first > h.points || f.records[at].count > h.points - f.records[at].first))
+            (f.records[at].first > h.points ||
+             f.records[at].count > h.points - f.records[at].first))
             return false;
     return most < h.records;
 }
@@ -483,7 +485,8 @@ typedef struct NormalType {
     bool (*valid)(Bytes tables); // NULL: any bytes are
 } NormalType;
 
-static const NormalType types[NORMAL_KIND_COUNT] = { // ORDER NORMALS
+static const NormalType types[NORMAL_KIND_COUNT] = {
+    // ORDER NORMALS
     [NORMAL_PREPEND] = {run_prepend, NULL},
     [NORMAL_REPLACE] = {run_replace, NULL},
     [NORMAL_PATTERN] = {run_pattern, pattern_valid},
@@ -500,8 +503,8 @@ bool normal_valid(const unsigned char *base, uint64_t size, const NormalStep *st
     if (step->kind == NORMAL_REPLACE && !step->from_size)
         return false;
     bool (*valid)(Bytes) = types[step->kind].valid;
-    return !valid || (step->from % 8 == 0 &&
-                      valid((Bytes){base + step->from, (size_t)step->from_size}));
+    return !valid ||
+           (step->from % 8 == 0 && valid((Bytes){base + step->from, (size_t)step->from_size}));
 }
 
 bool normalize_run(const unsigned char *base, const NormalStep *steps, uint32_t count, Bytes text,

@@ -22,8 +22,7 @@ static Pattern pattern_of(Bytes tables) {
     const PatternHeader *h = (const PatternHeader *)(const void *)tables.data;
     const uint16_t *next = (const uint16_t *)(const void *)(tables.data + sizeof *h);
     const uint16_t *index = next + (size_t)h->states * h->columns;
-    return (Pattern){h, next, index,
-                     (const uint8_t *)(index + TOKENIZER_CODE_POINTS / 256)};
+    return (Pattern){h, next, index, (const uint8_t *)(index + TOKENIZER_CODE_POINTS / 256)};
 }
 
 bool pattern_valid(Bytes tables) {
@@ -73,7 +72,7 @@ static inline unsigned class_at(const Pattern *p, const unsigned char *at, size_
 
 enum { NO_MATCH = -1, FAR = 64 };
 
-// Attempts that fail late, one after the other, would make a search quadratic ("\\s+$" in a long run
+// Attempts that fail late, one after the other, would make a search quadratic (\s+$ in a long run
 // of blanks). An attempt that meets the state that a failed one had at the same place fails like
 // that one; it is enough to know the longest stretch where the failed one stayed in one state.
 typedef struct Stretch {

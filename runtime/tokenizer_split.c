@@ -14,8 +14,8 @@ typedef struct Cutter {
     Encoder *e;
     Behavior behavior;
     bool invert;
-    bool previous;      // the piece before was a match
-    size_t first;       // of e->next: the part's first piece
+    bool previous;          // the piece before was a match
+    size_t first;           // of e->next: the part's first piece
     size_t held, held_size; // MERGED_WITH_NEXT: a match that waits for what follows
     bool holds;
 } Cutter;
@@ -148,13 +148,11 @@ static bool part_cut(Cutter *c, const SplitStep *step, MatchNext next, Span part
         if (empty && m.end == last_end)
             continue;
         last_end = m.end;
-        TRY(m.start == previous ||
-            cut_put(c, part.start + previous, m.start - previous, false));
+        TRY(m.start == previous || cut_put(c, part.start + previous, m.start - previous, false));
         TRY(cut_put(c, part.start + m.start, m.end - m.start, true));
         previous = m.end;
     }
-    TRY(previous == text.size ||
-        cut_put(c, part.start + previous, text.size - previous, false));
+    TRY(previous == text.size || cut_put(c, part.start + previous, text.size - previous, false));
     return cut_end(c);
 }
 
@@ -226,7 +224,8 @@ static void text_swap(Encoder *e) {
     e->spare = done;
 }
 
-static const MatchNext cutters[STEP_KIND_COUNT] = { // ORDER STEPS
+static const MatchNext cutters[STEP_KIND_COUNT] = {
+    // ORDER STEPS
     [STEP_PATTERN] = match_pattern,
     [STEP_TEXT] = match_text,
     [STEP_CLASS] = match_class,

@@ -75,7 +75,7 @@ typedef struct Encoder {
     bool plain_added;     // nor are they looked for in the text
     int32_t *ids;
     int64_t count, room;
-    MarkedText normal;  // of the part that is normalized
+    MarkedText normal;      // of the part that is normalized
     TextBuffer text, spare; // of the part between added tokens, as the steps change it
     Spans spans, next;
     Symbol *symbols;
