@@ -15,6 +15,10 @@ const Kernel *const kernel_table[] = { // ORDER KERNELS
     &kernel_route,
     &kernel_linear_decode,
     &kernel_linear_gemm,
+    &kernel_experts_up_decode,
+    &kernel_experts_up_gemm,
+    &kernel_experts_down_decode,
+    &kernel_experts_down_gemm,
     &kernel_attention_decode,
     &kernel_attention_prefill,
     // CPU

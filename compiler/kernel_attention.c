@@ -23,6 +23,7 @@ static int64_t group_heads(const Problem *p) {
 }
 
 static bool supported(const Problem *p, char reason[REASON_BYTES]) {
+    TRY(rows_accepts(p, reason));
     int64_t head_dim = p->op->attention.head_dim, page = p->plan->info.page_tokens;
     if (head_dim % HEAD_DIM_UNIT != 0 || head_dim > MAX_HEAD_DIM) {
         snprintf(reason, REASON_BYTES, "head_dim %lld, takes multiples of %d up to %d",

@@ -54,9 +54,8 @@ static Prepared quantize_lower(const Problem *p, Plan *plan, PhasePlan *phase) {
     const Op *op = p->op;
     const PackedTensor *t = weight_of(p);
     const int64_t tokens = (int64_t)round_up((uint64_t)p->max_tokens, CPU_TOKENS_TOGETHER);
-    const Prepared out = {
-        plan_buffer(plan, phase, "input codes", tokens * cpu_code_bytes(t)),
-        plan_buffer(plan, phase, "input scales", tokens * cpu_scale_bytes(t))};
+    const Prepared out = {plan_buffer(plan, phase, "input codes", tokens * cpu_code_bytes(t)),
+                          plan_buffer(plan, phase, "input scales", tokens * cpu_scale_bytes(t))};
     const bool normed = op->linear.prologue == PROLOGUE_NORM;
     const bool ordered = normed && op->linear.norm_order >= 0;
     Params params = {.count = 0};

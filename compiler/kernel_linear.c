@@ -22,8 +22,12 @@ bool linear_supported(const Problem *p, char reason[REASON_BYTES]) {
         snprintf(reason, REASON_BYTES, "%d bits, takes 4, 8 and 16", t->bits);
         return false;
     }
-    if (t->bits != 16 && t->group != 32 && t->group != 64 && t->group != 128) {
-        snprintf(reason, REASON_BYTES, "groups of %d, takes 32, 64 and multiples of 128", t->group);
+    if (t->bits != 16 && t->group != 16 && t->group != 32 && t->group != 64 && t->group != 128) {
+        snprintf(reason, REASON_BYTES, "groups of %d, takes 16, 32, 64 and 128", t->group);
+        return false;
+    }
+    if (t->bits == 16 && t->bf16 != (p->plan->graph->dtype == DTYPE_BF16)) {
+        snprintf(reason, REASON_BYTES, "16-bit weights of another dtype than activations");
         return false;
     }
     if (t->in_features % 8 != 0) {
@@ -38,13 +42,19 @@ bool linear_supported(const Problem *p, char reason[REASON_BYTES]) {
     return true;
 }
 
+bool linear_is_lean(const Problem *p) {
+    const PackedTensor *t = linear_weight(p);
+    bool bf16 = p->plan->graph->dtype == DTYPE_BF16;
+    return t->bits == 16 || (!bf16 && !t->zeros && !t->scale_f32 && t->group != 16);
+}
+
 static bool output_is_f32(const Problem *p) {
     return p->plan->graph->values[p->op->output].type == VALUE_F32;
 }
 
 int64_t linear_token_bytes(const Problem *p) {
     const PackedTensor *t = linear_weight(p);
-    int64_t in = p->op->linear.prologue == PROLOGUE_NORM ? 4 : 2;
+    int64_t in = p->op->linear.prologue == PROLOGUE_NORM ? 4 : 2; // bytes of an element
     int64_t out = p->op->linear.epilogue == EPILOGUE_ADD ? 8 : output_is_f32(p) ? 4 : 2;
     int64_t features = p->op->linear.epilogue == EPILOGUE_ACT_MUL ? t->out_features / 2
                                                                   : t->out_features;
@@ -56,6 +66,9 @@ void linear_params(Params *params, const Problem *p) {
     const Op *op = p->op;
     params_set(params, "BITS", t->bits);
     params_set(params, "GROUP", t->group);
+    params_set(params, "ZEROS", t->zeros);
+    params_set(params, "SCALE_F32", t->scale_f32);
+    params_set(params, "WEIGHT_BF16", t->bf16);
     params_set(params, "IN_FEATURES", t->in_features);
     params_set(params, "OUT_FEATURES", t->out_features);
     params_set(params, "ROWS", t->rows);
@@ -63,6 +76,9 @@ void linear_params(Params *params, const Problem *p) {
     params_set(params, "HAS_BIAS", op->linear.bias >= 0);
     params_set(params, "OUT_F32", op->linear.epilogue == EPILOGUE_STORE && output_is_f32(p));
     params_set(params, "ACT", op->linear.epilogue == EPILOGUE_ACT_MUL ? op->linear.act : 0);
+    params_set(params, "OUT_SCALE_BITS", linear_float_bits(op->linear.scale));
+    params_set(params, "SOFTCAP_BITS", linear_float_bits(op->linear.softcap));
+    params_set(params, "EXPERTS", op->kind == OP_LINEAR ? 0 : t->experts);
     if (op->linear.epilogue != EPILOGUE_ROPE_KV)
         return;
     const ModelInfo *info = &p->plan->info;

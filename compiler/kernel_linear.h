@@ -5,13 +5,16 @@
 
 #include "tile16.h"
 
-// BITS .. ACT and, for EPILOGUE_ROPE_KV, where the KV cache lies.
+// BITS .. EXPERTS and, for EPILOGUE_ROPE_KV, where the KV cache lies. Experts ask with the fields
+// of a linear filled in (kernel_experts.c).
 void linear_params(Params *params, const Problem *p);
 // out, kv, inv_freq, positions, slots, page_table, behind `bias`; unused ones are 0.
 void linear_operands(Step *s, const Problem *p, Plan *plan, PhasePlan *phase);
 // What no linear kernel takes; writes the reason.
 bool linear_supported(const Problem *p, char reason[REASON_BYTES]);
 const PackedTensor *linear_weight(const Problem *p);
+// Does dequantization need few registers? Not with groups of 16, zero points, fp32 scales or bf16.
+bool linear_is_lean(const Problem *p);
 // Bytes of one token of the input (before a norm) and of the output.
 int64_t linear_token_bytes(const Problem *p);
 // The bits of a float parameter.

@@ -9,6 +9,7 @@ enum {
     WARPS_LIMIT    = 16,
     WARPS_ENOUGH   = 8,    // fewer only if K has fewer records
     IN_FLIGHT      = 48 << 10, // bytes per multiprocessor under way: twice what latency asks for
+    STAGES_LEAST   = 3,
     STAGES_LIMIT   = 12,
     EPILOGUE_WARPS = 2,
     REGISTERS      = 65536, // of a multiprocessor
@@ -20,11 +21,19 @@ static int64_t records(const PackedTensor *t) {
     return t->k_padded / record_geometry(t).k;
 }
 
+// Warps whose rings of the fewest stages fit the shared memory, with eight tokens.
+static int warps_limit(const Problem *p) {
+    Record r = record_geometry(linear_weight(p));
+    int64_t each = STAGES_LEAST * r.bytes + 8 * 2 * r.k + 2 * PARTIAL_BYTES;
+    int64_t warps = (p->plan->target->shared_bytes - BLOCK_RESERVED) / each;
+    return warps < WARPS_LIMIT ? (int)warps : WARPS_LIMIT;
+}
+
 // The most even split of the records, the larger count among equals.
-static int split_warps(int64_t count) {
+static int split_warps(int64_t count, int limit) {
     int best = 1;
     double best_use = 0;
-    for (int warps = WARPS_LIMIT; warps >= 1; warps--) {
+    for (int warps = limit; warps >= 1; warps--) {
         if (warps > count || (warps < WARPS_ENOUGH && count >= WARPS_ENOUGH))
             continue;
         double use = (double)count / (double)(ceil_div(count, warps) * warps);
@@ -37,7 +46,7 @@ static int split_warps(int64_t count) {
 }
 
 DecodeVariant decode_variant(const Problem *p) {
-    int warps = split_warps(records(linear_weight(p)));
+    int warps = split_warps(records(linear_weight(p)), warps_limit(p));
     int ctas = WARPS_LIMIT / warps;
     return (DecodeVariant){.warps = warps, .tiles = 1, .ctas_per_sm = ctas > 4 ? 4 : ctas};
 }
@@ -47,7 +56,7 @@ DecodeVariant decode_variant(const Problem *p) {
 typedef struct Shape {
     int64_t records, record_k, record_bytes;
     int64_t tokens, halves;
-    bool norm;
+    bool norm, experts;
 } Shape;
 
 static Shape shape_of(const Problem *p) {
@@ -58,7 +67,8 @@ static Shape shape_of(const Problem *p) {
                    .record_bytes = r.bytes,
                    .tokens = p->max_tokens,
                    .halves = ceil_div(p->max_tokens, 8),
-                   .norm = p->op->linear.prologue == PROLOGUE_NORM};
+                   .norm = p->op->linear.prologue == PROLOGUE_NORM,
+                   .experts = p->op->kind != OP_LINEAR};
 }
 
 static int64_t shared_bytes(const Shape *s, DecodeVariant v, int64_t phases) {
@@ -69,7 +79,8 @@ static int64_t shared_bytes(const Shape *s, DecodeVariant v, int64_t phases) {
     bytes += 2 * v.warps * v.tiles * s->halves * PARTIAL_BYTES;
     bytes += s->norm ? s->tokens * v.warps * 4 : 0;
     bytes = (int64_t)round_up((uint64_t)bytes, 8);
-    return bytes + (v.bulk ? v.warps * v.stages * 8 : 0);
+    bytes += v.bulk ? v.warps * v.stages * 8 : 0;
+    return bytes + (s->experts ? s->tokens * 4 : 0);
 }
 
 static int64_t shared_limit(const Target *t, int ctas_per_sm) {
@@ -80,14 +91,17 @@ static int64_t shared_limit(const Target *t, int ctas_per_sm) {
 static int useful_stages(const Shape *s, DecodeVariant v) {
     int64_t stage = (int64_t)v.warps * v.tiles * v.ctas_per_sm * s->record_bytes;
     int64_t stages = ceil_div(IN_FLIGHT, stage) + 1;
-    return stages > STAGES_LIMIT ? STAGES_LIMIT : stages < 3 ? 3 : (int)stages;
+    return stages > STAGES_LIMIT   ? STAGES_LIMIT
+           : stages < STAGES_LEAST ? STAGES_LEAST
+                                   : (int)stages;
 }
 
 // Registers that a thread needs, a little more than ptxas was seen to take.
 static int registers(const Problem *p, const Shape *s, DecodeVariant v) {
     bool rope = p->op->linear.epilogue == EPILOGUE_ROPE_KV;
     bool fine = linear_weight(p)->group == 32;
-    return 64 + 10 * v.tiles * (int)s->halves + (rope ? 16 : 0) + (fine && v.tiles > 1 ? 16 : 0);
+    int shared = !linear_is_lean(p) ? 16 + 8 * (int)s->halves : fine ? 16 : 0; // by two tiles
+    return 64 + 10 * v.tiles * (int)s->halves + (rope ? 16 : 0) + (v.tiles > 1 ? shared : 0);
 }
 
 // Fewer blocks per multiprocessor where they would not leave enough registers.
@@ -100,7 +114,8 @@ static bool registers_fit(const Problem *p, const Shape *s, DecodeVariant *v) {
 
 // The fewest phases of K first, then the most stages.
 static bool fit(const Problem *p, const Shape *s, DecodeVariant *v, int64_t *phases) {
-    int wanted = v->stages ? v->stages : useful_stages(s, *v), least = v->stages ? wanted : 3;
+    int wanted = v->stages ? v->stages : useful_stages(s, *v);
+    int least = v->stages ? wanted : STAGES_LEAST;
     int64_t limit = shared_limit(p->plan->target, v->ctas_per_sm);
     int64_t most = ceil_div(s->records, v->warps);
     for (*phases = 1; *phases <= most; ++*phases)
@@ -133,6 +148,8 @@ bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
     params_set(out, "CTAS_PER_SM", v.ctas_per_sm);
     params_set(out, "PROLOGUE", p->op->linear.prologue);
     params_set(out, "EPS_BITS", s.norm ? linear_float_bits(p->op->linear.eps) : 0);
+    params_set(out, "HAS_ORDER", s.norm && p->op->linear.norm_order >= 0);
+    params_set(out, "NORM_WIDTH", p->plan->graph->values[p->op->inputs[0]].width);
     params_set(out, "SHARED_BYTES", shared_bytes(&s, v, phases));
     return true;
 }
@@ -213,6 +230,10 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
     else
         step_int(s, 0);
     linear_operands(s, p, plan, phase);
+    if (params_get(params, "HAS_ORDER"))
+        step_weights(s, plan, op->linear.norm_order);
+    else
+        step_int(s, 0);
     s->grid[0] = grid(p, params);
     s->block = ((int)params_get(params, "WARPS") + EPILOGUE_WARPS) * 32;
     s->shared_bytes = (int)params_get(params, "SHARED_BYTES");

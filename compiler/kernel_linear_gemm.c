@@ -1,6 +1,7 @@
 // Linears of many tokens: kernels/linear_gemm.cu, mma.sync on tiles of rows x tokens. A norm in
 // front becomes a step of its own: with many tokens it would be repeated by every row block.
 #include "kernel_linear.h"
+#include "kernel_rows.h"
 
 #include "../runtime/step.h"
 
@@ -15,13 +16,18 @@ enum {
     SUMS_SHARED_SM = 64,  // up to here two blocks share a multiprocessor's registers
     RASTER_ROWS    = 16,
     BLOCK_RESERVED = 1024, // shared memory that the driver keeps per block
-    NORM_THREADS   = 256,
+    CHUNK_BYTES    = 16,   // of scales and zero points that a thread copies per step
 };
 
-static int64_t stage_bytes(const PackedTensor *t, GemmVariant v) {
+// Scales and zero points of a row tile in one step.
+static int64_t head_bytes(const PackedTensor *t) {
     Record r = record_geometry(t);
     int64_t groups = t->bits == 16 ? 0 : t->group >= STEP_K ? 1 : STEP_K / t->group;
-    int64_t tile_bytes = groups * SCALE_BLOCK_BYTES + STEP_K / r.tile_k * TILE_BYTES;
+    return groups * (r.scale_bytes + r.zero_bytes);
+}
+
+static int64_t stage_bytes(const PackedTensor *t, GemmVariant v) {
+    int64_t tile_bytes = head_bytes(t) + STEP_K / record_geometry(t).tile_k * TILE_BYTES;
     return ROW_WARPS * v.warp_tiles * tile_bytes + (int64_t)v.block_tokens * X_ROW_BYTES;
 }
 
@@ -30,12 +36,14 @@ static int thread_sums(GemmVariant v) {
 }
 
 // Two blocks of a multiprocessor leave 128 registers to a thread: enough for 64 sums only where
-// dequantization is short. Rotating pairs of 256 tokens asks for more than 255. (Both seen in the
-// register counts of ptxas 13.0.)
+// dequantization is short. Rotating pairs of 256 tokens, and the longer dequantizations with them,
+// ask for more than 255. (Both seen in the register counts of ptxas 13.0.)
 static bool registers_fit(const Problem *p, GemmVariant v) {
     const PackedTensor *t = linear_weight(p);
-    bool lean = t->bits != 8 && t->group != 32;
-    if (v.block_tokens > 128 && p->op->linear.epilogue == EPILOGUE_ROPE_KV)
+    bool experts = p->op->kind != OP_LINEAR; // tables of choices
+    bool lean = t->bits != 8 && t->group != 32 && linear_is_lean(p) && !experts;
+    bool rope = p->op->linear.epilogue == EPILOGUE_ROPE_KV;
+    if (v.block_tokens > 128 && (rope || !linear_is_lean(p)))
         return false;
     int limit = v.ctas_per_sm == 1 ? SUMS_LIMIT : lean ? SUMS_SHARED_SM : SUMS_SHARED_SM / 2;
     return thread_sums(v) <= limit;
@@ -43,7 +51,8 @@ static bool registers_fit(const Problem *p, GemmVariant v) {
 
 bool gemm_params(const Problem *p, GemmVariant v, Params *out) {
     const PackedTensor *t = linear_weight(p);
-    if (!registers_fit(p, v))
+    if (!registers_fit(p, v) ||
+        ROW_WARPS * v.warp_tiles * head_bytes(t) > WARPS * 32 * CHUNK_BYTES)
         return false;
     int64_t limit =
         (p->plan->target->shared_bytes + BLOCK_RESERVED) / v.ctas_per_sm - BLOCK_RESERVED;
@@ -152,16 +161,16 @@ static int lower_norm(const Problem *p, Plan *plan, PhasePlan *phase) {
     const Op *op = p->op;
     const PackedTensor *w = linear_weight(p);
     int buffer = plan_buffer(plan, phase, "normed", p->max_tokens * w->in_features * 2);
-    Params params = {0};
-    params_set(&params, "WIDTH", w->in_features);
-    params_set(&params, "EPS_BITS", linear_float_bits(op->linear.eps));
-    Step *s = plan_step(plan, phase, op, "kernels/norm.cu", "rms_norm", &params);
-    step_value(plan, phase, s, op->inputs[0]);
-    step_weights(s, plan, op->linear.norm_weight);
-    step_buffer(phase, s, buffer, 0);
-    step_tokens(s);
-    s->tokens_per_block = 1;
-    s->block = NORM_THREADS;
+    const NormShape shape = {.input = op->inputs[0],
+                             .weight = op->linear.norm_weight,
+                             .order = op->linear.norm_order,
+                             .width = p->plan->graph->values[op->inputs[0]].width,
+                             .out_width = w->in_features,
+                             .eps = op->linear.eps};
+    Params params;
+    Cost cost = {0}; // it is in that of the linear
+    norm_params(&params, p, &shape);
+    norm_step(&(Lowering){p, &params, &cost, plan, phase}, &shape, buffer);
     return buffer;
 }
 

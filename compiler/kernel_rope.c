@@ -38,7 +38,7 @@ static void rope_lower(const Problem *p, const Params *params, const Cost *cost,
 
 static bool append_accepts(const Problem *p, char reason[REASON_BYTES]) {
     if (p->op->kv_append.head_dim % APPEND_ELEMS == 0)
-        return true;
+        return rows_accepts(p, reason);
     snprintf(reason, REASON_BYTES, "head_dim %lld, takes multiples of %d",
              (long long)p->op->kv_append.head_dim, APPEND_ELEMS);
     return false;

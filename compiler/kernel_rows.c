@@ -3,17 +3,21 @@
 #include "kernel_rows.h"
 
 enum {
+    TOKENS_LIMIT = 65535,     // a grid's second dimension
     NORM_WIDTH_LIMIT = 32768, // registers of a block
     NORM_WARP_WIDTH = 512,    // rows up to it are a warp's
+    NORM_HALF_WIDTH = 8192,   // rows up to it are those of 8 warps, others of 16
     NORM_BLOCK_WARPS = 8,
     EXPERTS_LIMIT = 1024, // registers of a warp
     ROUTE_TOKENS = 4,     // of a block
 };
 
 bool rows_accepts(const Problem *p, char reason[REASON_BYTES]) {
-    (void)p;
-    (void)reason;
-    return true;
+    if (p->max_tokens <= TOKENS_LIMIT)
+        return true;
+    snprintf(reason, REASON_BYTES, "steps of %lld tokens, takes up to %d",
+             (long long)p->max_tokens, TOKENS_LIMIT);
+    return false;
 }
 
 Cost rows_cost(const Problem *p, const Params *params) {
@@ -51,7 +55,7 @@ static const PackedTensor *table_of(const Problem *p) {
 
 static bool embed_accepts(const Problem *p, char reason[REASON_BYTES]) {
     if (table_of(p)->bits == 16 && table_of(p)->in_features % 2 == 0)
-        return true;
+        return rows_accepts(p, reason);
     snprintf(reason, REASON_BYTES, "a table of %d bits and %lld columns, takes 16 bits and pairs",
              table_of(p)->bits, (long long)table_of(p)->in_features);
     return false;
@@ -80,55 +84,67 @@ static void embed_lower(const Problem *p, const Params *params, const Cost *cost
 
 static bool norm_accepts(const Problem *p, char reason[REASON_BYTES]) {
     if (p->op->norm.width <= NORM_WIDTH_LIMIT)
-        return true;
+        return rows_accepts(p, reason);
     snprintf(reason, REASON_BYTES, "rows of %lld elements, takes up to %d",
              (long long)p->op->norm.width, NORM_WIDTH_LIMIT);
     return false;
 }
 
-static int norm_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+void norm_params(Params *out, const Problem *p, const NormShape *n) {
+    int64_t rows = value_width(p, n->input) / n->width;
+    bool by_warp = n->width <= NORM_WARP_WIDTH;
+    int64_t block_rows = rows < NORM_BLOCK_WARPS ? rows : NORM_BLOCK_WARPS;
+    int64_t warps = n->width <= NORM_HALF_WIDTH ? NORM_BLOCK_WARPS : 2 * NORM_BLOCK_WARPS;
+    *out = (Params){0};
+    params_set(out, "WIDTH", n->width);
+    params_set(out, "OUT_WIDTH", n->out_width);
+    params_set(out, "ROWS", rows);
+    params_set(out, "IN_F32", value_is_f32(p, n->input));
+    params_set(out, "OUT_F32", n->out_f32);
+    params_set(out, "HAS_ORDER", n->order >= 0);
+    params_set(out, "EPS_BITS", float_bits(n->eps));
+    params_set(out, "ROW_WARPS", by_warp ? 1 : warps);
+    params_set(out, "BLOCK_ROWS", by_warp ? block_rows : 1);
+}
+
+void norm_step(const Lowering *l, const NormShape *n, int buffer) {
+    int64_t block_rows = params_get(l->params, "BLOCK_ROWS");
+    Step *s = rows_step(l, "kernels/norm.cu", "rms_norm", 1);
+    s->grid[0] = (int)ceil_div(params_get(l->params, "ROWS"), block_rows);
+    s->block = (int)(32 * block_rows * params_get(l->params, "ROW_WARPS"));
+    rows_value(l, s, n->input);
+    step_weights(s, l->plan, n->weight);
+    step_weights_or_0(s, l->plan, n->order);
+    step_buffer(l->phase, s, buffer, 0);
+    step_tokens(s);
+}
+
+static NormShape norm_shape(const Problem *p) {
     const Op *op = p->op;
     int64_t rows = value_width(p, op->inputs[0]) / op->norm.width;
-    bool by_warp = op->norm.width <= NORM_WARP_WIDTH;
-    out[0] = (Params){0};
-    params_set(&out[0], "WIDTH", op->norm.width);
-    params_set(&out[0], "OUT_WIDTH", value_width(p, op->output) / rows);
-    params_set(&out[0], "ROWS", rows);
-    params_set(&out[0], "IN_F32", value_is_f32(p, op->inputs[0]));
-    params_set(&out[0], "OUT_F32", value_is_f32(p, op->output));
-    params_set(&out[0], "HAS_ORDER", op->norm.order >= 0);
-    params_set(&out[0], "EPS_BITS", float_bits(op->norm.eps));
-    params_set(&out[0], "ROW_WARPS", by_warp ? 1 : NORM_BLOCK_WARPS);
-    params_set(&out[0], "BLOCK_ROWS",
-               !by_warp                  ? 1
-               : rows < NORM_BLOCK_WARPS ? rows
-                                         : NORM_BLOCK_WARPS);
+    return (NormShape){.input = op->inputs[0],
+                       .weight = op->norm.weight,
+                       .order = op->norm.order,
+                       .width = op->norm.width,
+                       .out_width = value_width(p, op->output) / rows,
+                       .out_f32 = value_is_f32(p, op->output),
+                       .eps = op->norm.eps};
+}
+
+static int norm_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    NormShape n = norm_shape(p);
+    norm_params(&out[0], p, &n);
     return 1;
 }
 
 static void norm_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
                        PhasePlan *phase) {
     const Lowering l = {p, params, cost, plan, phase};
-    int64_t block_rows = params_get(params, "BLOCK_ROWS");
-    Step *s = rows_step(&l, "kernels/norm.cu", "rms_norm", 1);
-    s->grid[0] = (int)ceil_div(params_get(params, "ROWS"), block_rows);
-    s->block = (int)(32 * block_rows * params_get(params, "ROW_WARPS"));
-    rows_value(&l, s, p->op->inputs[0]);
-    step_weights(s, plan, p->op->norm.weight);
-    step_weights_or_0(s, plan, p->op->norm.order);
-    rows_value(&l, s, p->op->output);
-    step_tokens(s);
+    NormShape n = norm_shape(p);
+    norm_step(&l, &n, plan_value(plan, phase, p->op->output));
 }
 
 // ---- gather -------------------------------------------------------------------------------------
-
-static bool gather_accepts(const Problem *p, char reason[REASON_BYTES]) {
-    if (value_width(p, p->op->output) % 4 == 0)
-        return true;
-    snprintf(reason, REASON_BYTES, "rows of %lld elements, takes multiples of 4",
-             (long long)value_width(p, p->op->output));
-    return false;
-}
 
 static int gather_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     out[0] = (Params){0};
@@ -151,7 +167,7 @@ static void gather_lower(const Problem *p, const Params *params, const Cost *cos
 
 static bool route_accepts(const Problem *p, char reason[REASON_BYTES]) {
     if (p->op->route.experts <= EXPERTS_LIMIT)
-        return true;
+        return rows_accepts(p, reason);
     snprintf(reason, REASON_BYTES, "%lld experts, takes up to %d", (long long)p->op->route.experts,
              EXPERTS_LIMIT);
     return false;
@@ -203,7 +219,7 @@ const Kernel kernel_gather = {
     .name = "gather",
     .device = DEVICE_CUDA,
     .op = OP_GATHER,
-    .accepts = gather_accepts,
+    .accepts = rows_accepts,
     .candidates = gather_candidates,
     .cost = rows_cost,
     .lower = gather_lower,

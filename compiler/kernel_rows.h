@@ -43,7 +43,7 @@ static inline void step_weights_or_0(Step *s, const Plan *plan, int packed) {
 }
 
 // kernel_rows.c
-bool rows_accepts(const Problem *p, char reason[REASON_BYTES]); // anything
+bool rows_accepts(const Problem *p, char reason[REASON_BYTES]); // as many tokens as a grid takes
 Cost rows_cost(const Problem *p, const Params *params);
 // What rows_step and the families' lower() are called with.
 typedef struct Lowering {
@@ -56,5 +56,16 @@ typedef struct Lowering {
 // Of ceil(items / ROW_THREADS) blocks per token.
 Step *rows_step(const Lowering *l, const char *source, const char *entry, int64_t items);
 void rows_value(const Lowering *l, Step *s, int value);
+// A norm, also one in front of a linear that has it as a step of its own.
+typedef struct NormShape {
+    int input;         // value
+    int weight, order; // packed; order -1: none
+    int64_t width;     // elements that are normed together
+    int64_t out_width; // elements of such a row in the output
+    bool out_f32;
+    float eps;
+} NormShape;
+void norm_params(Params *out, const Problem *p, const NormShape *n);
+void norm_step(const Lowering *l, const NormShape *n, int buffer); // l->params: of norm_params
 
 #endif

@@ -191,6 +191,8 @@ extern const Kernel kernel_embed, kernel_norm, kernel_gather;          // CUDA
 extern const Kernel kernel_attention_decode, kernel_attention_prefill; // CUDA
 extern const Kernel kernel_rope, kernel_kv_append, kernel_act_mul, kernel_add, kernel_permute,
     kernel_route; // CUDA
+extern const Kernel kernel_experts_up_decode, kernel_experts_up_gemm, kernel_experts_down_decode,
+    kernel_experts_down_gemm; // CUDA
 extern const Kernel kernel_cpu_rope, kernel_cpu_kv_append, kernel_cpu_act_mul, kernel_cpu_add,
     kernel_cpu_permute, kernel_cpu_route;
 extern const Kernel kernel_cpu_experts_up, kernel_cpu_experts_down;

@@ -1,5 +1,5 @@
-// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for one token t of each
-//     of many sequences; k and v of KV head h / (HEADS / KV_HEADS) of slot slots[t]; j = 0 ..
+// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for one token t of
+//     each of many sequences; k and v of KV head h / (HEADS / KV_HEADS) of slot slots[t]; j = 0 ..
 //     positions[t], of them the last WINDOW (if any).
 //
 // (2) operand     dtype  shape                          notes
@@ -27,9 +27,10 @@
 //         rows g, g + 8 = elements 64 u + 8 g + 2 i, + 1, so word i of two keys, byte-permuted
 //       accumulators of unit u: heads 2c, 2c+1; 8 consecutive elements 64 u + 8 g ..
 //
-//     What is left of HEAD_DIM after units of 64 (32) is read in units of 32, 16 and 8 by 8, 4 and 2
-//     bytes (8 and 4); the other half of a unit of 8 is zeros. A record of `partial`: out[GROUP_HEADS][HEAD_DIM] before division, then
-//     max[GROUP_HEADS] (in exponents of 2) and sum[GROUP_HEADS], padded to 4 floats.
+//     What is left of HEAD_DIM after units of 64 (32) is read in units of 32, 16 and 8 by 8, 4 and
+//     2 bytes (8 and 4); the other half of a unit of 8 is zeros. A record of `partial`:
+//     out[GROUP_HEADS][HEAD_DIM] before division, then max[GROUP_HEADS] (in exponents of 2) and
+//     sum[GROUP_HEADS], padded to 4 floats.
 //
 // (4) Bytes: KV_HEADS * length * HEAD_DIM * 4 per row. 8 KV heads of 128, 1024 tokens: 4.2 MB, 1.0
 //     us at 4.1 TB/s on an H200, where latency decides: about 3 us and 1.5 for the merge. 8192
@@ -372,7 +373,8 @@ __device__ __forceinline__ float *record_of(float *partial, s64 token, int kv, i
 
 // ---- entries ------------------------------------------------------------------------------------
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+// One block at least: without that ptxas 13.0 spills wide heads in order to fit one more.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_decode(const act_t *q, const u8 *kv, const s32 *positions, const s32 *slots,
                      const s32 *page_table, float *partial, s64 tokens) {
     __shared__ __align__(16) Shared shared;

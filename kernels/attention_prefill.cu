@@ -1,6 +1,6 @@
-// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for `tokens` consecutive
-//     tokens t of one sequence; k and v of KV head h / (HEADS / KV_HEADS); j = 0 .. positions[0] + t,
-//     of them the last WINDOW (if any).
+// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for `tokens`
+//     consecutive tokens t of one sequence; k and v of KV head h / (HEADS / KV_HEADS); j = 0 ..
+//     positions[0] + t, of them the last WINDOW (if any).
 //
 // (2) operand     dtype  shape                      notes
 //     q           act    [tokens, HEADS, HEAD_DIM]  rotated
@@ -106,6 +106,7 @@ __device__ __forceinline__ s64 query_at(const Block &b, int r, int kv_index) {
     return token_at(b, r) + head_at(r, kv_index);
 }
 
+// Plain loads, not ld.nc: the kernel before may still write q while this one runs.
 __device__ __forceinline__ void load_query_registers(u32 query[STEPS][4], const act_t *q,
                                                      const Block &b, int kv_index) {
     int lane = (int)threadIdx.x % WARP_LANES, c = lane % 4;
@@ -113,11 +114,11 @@ __device__ __forceinline__ void load_query_registers(u32 query[STEPS][4], const 
     const act_t *low = q + query_at(b, row, kv_index), *high = q + query_at(b, row + 8, kv_index);
 #pragma unroll // fragments stay in registers
     for (int step = 0; step < STEPS; step++) {
-        query[step][0] = ld_nc_u32(low + step * 16 + 2 * c);
-        query[step][1] = ld_nc_u32(high + step * 16 + 2 * c);
+        query[step][0] = ld_global_u32(low + step * 16 + 2 * c);
+        query[step][1] = ld_global_u32(high + step * 16 + 2 * c);
         bool half      = PADDED && step == STEPS - 1;
-        query[step][2] = half ? 0 : ld_nc_u32(low + step * 16 + 2 * c + 8);
-        query[step][3] = half ? 0 : ld_nc_u32(high + step * 16 + 2 * c + 8);
+        query[step][2] = half ? 0 : ld_global_u32(low + step * 16 + 2 * c + 8);
+        query[step][3] = half ? 0 : ld_global_u32(high + step * 16 + 2 * c + 8);
     }
 }
 

@@ -35,7 +35,8 @@
 
 constexpr int THREADS = 256;
 constexpr int V       = VECTOR;
-static_assert(OPERATION >= ACT_MUL && OPERATION <= PERMUTE && WIDTH > 0 && WIDTH % V == 0, "parameters");
+static_assert(OPERATION >= ACT_MUL && OPERATION <= PERMUTE, "OPERATION");
+static_assert(WIDTH > 0 && WIDTH % V == 0, "VECTOR");
 
 // Elements first .. first + V - 1 of a token.
 #if OPERATION == ACT_MUL

@@ -20,7 +20,7 @@
 // (4) Bytes: tokens * WIDTH * (4 + 4): half of each table sector belongs to the other token. 2048 x
 //     4096: 67 MB, 16 us at 4.1 TB/s on an H200; one token: about 2 us of launch and latency.
 //
-// (5) WIDTH       k of a token, even
+// (5) WIDTH       k of a token, even (recode.c makes it a multiple of 8)
 //     K_PADDED    k stored, multiple of 64
 //     VOCAB       tokens of the table
 //     SCALE_BITS  scale as the bits of a float

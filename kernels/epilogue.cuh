@@ -2,23 +2,26 @@
 // Idea: a lane of an mma holds the packed rows r and r + 8 of a tile of 16 for one token, and row
 //     orders (compiler/compile.h, RowOrder) are chosen so that these two belong together: gate and
 //     up of one feature, or the two halves of a rotated pair. An epilogue is two calls, so that its
-//     loads can be under way while the sums are still being made: pair_before, then pair_store.
-// Parameters: EPILOGUE, HAS_BIAS, OUT_F32, ACT, ROWS, OUT_FEATURES; for EPILOGUE_ROPE_KV HEADS,
-//     KV_HEADS, HEAD_DIM, PAGE_TOKENS, PAGES_PER_SEQ, KV_PAGE_BYTES, KV_VALUES_AT and
-//     ROPE_FACTOR_BITS (fp32).
+//     loads can be under way while the sums are still being made: pair_bias and pair_before, then
+//     pair_store.
+// Parameters: EPILOGUE, HAS_BIAS, OUT_F32, ACT, ROWS, OUT_FEATURES, OUT_SCALE_BITS (fp32) that sum
+//     and bias are multiplied with; for EPILOGUE_STORE SOFTCAP_BITS (fp32, 0 for none); for
+//     EPILOGUE_ROPE_KV HEADS, KV_HEADS, HEAD_DIM, PAGE_TOKENS, PAGES_PER_SEQ, KV_PAGE_BYTES,
+//     KV_VALUES_AT and ROPE_FACTOR_BITS (fp32).
 #ifndef EPILOGUE_CUH
 #define EPILOGUE_CUH
+
+#include "activation.cuh"
+#include "rope.cuh"
 
 #define EPILOGUE_STORE 0 // ORDER EPILOGUES (compiler/compile.h)
 #define EPILOGUE_ADD 1
 #define EPILOGUE_ACT_MUL 2
 #define EPILOGUE_ROPE_KV 3
-#define ACT_SILU 0 // ORDER ACTIVATIONS (compiler/compile.h)
-#define ACT_GELU_TANH 1
 
 static_assert(EPILOGUE >= EPILOGUE_STORE && EPILOGUE <= EPILOGUE_ROPE_KV, "EPILOGUE");
 static_assert(ROWS % 16 == 0 && OUT_FEATURES <= ROWS, "ROWS");
-static_assert(ACT == ACT_SILU || ACT == ACT_GELU_TANH, "ACT");
+static_assert(SOFTCAP_BITS == 0 || EPILOGUE == EPILOGUE_STORE, "SOFTCAP_BITS");
 
 // Where results go and what they are combined with; unused ones are null.
 struct EpilogueOperands {
@@ -56,8 +59,10 @@ __device__ __forceinline__ TokenPlace token_place(const EpilogueOperands &o, int
 
 // What a pair of rows needs besides its sums.
 struct PairBefore {
-    float low, high;       // ADD: the residual; ROPE_KV: cos and sin
-    float bias_low, bias_high;
+    float low, high; // ADD: the residual; ROPE_KV: cos and sin
+};
+struct PairBias { // the same for all tokens
+    float low, high;
 };
 
 #if EPILOGUE == EPILOGUE_ROPE_KV
@@ -65,58 +70,60 @@ constexpr int HEAD_TILES = HEAD_DIM / 16;
 constexpr int Q_TILES = HEADS * HEAD_TILES;
 constexpr int K_TILES = KV_HEADS * HEAD_TILES;
 static_assert(HEAD_DIM % 16 == 0 && ROWS == (HEADS + 2 * KV_HEADS) * HEAD_DIM, "heads");
-
-// cos and sin of position * inv_freq, times the rope factor. The angle is rounded to fp32 as the
-// reference implementation rounds it, then reduced to [-pi, pi] by 2 pi in three parts (Cody and
-// Waite); there the hardware's sine is within 2^-20.9 (PTX ISA).
-__device__ __forceinline__ void rope_cos_sin(float *cosine, float *sine, int position,
-                                             float inv_freq) {
-    float angle = __fmul_rn((float)position, inv_freq);
-    float turns = rintf(angle * 0.15915494309f);
-    float rest = __fmaf_rn(-turns, 6.28125f, angle);
-    rest = __fmaf_rn(-turns, 1.93500518798828125e-3f, rest);
-    rest = __fmaf_rn(-turns, 3.0199159819567e-7f, rest);
-    const float factor = __uint_as_float(ROPE_FACTOR_BITS);
-    *cosine = cos_approx(rest) * factor;
-    *sine = sin_approx(rest) * factor;
-}
 #endif
 
-__device__ __forceinline__ float activation(float x) {
-    constexpr float LOG2_E = 1.4426950409f;
-    // gelu_tanh(x) = x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x^3))
-    float z = ACT == ACT_SILU ? x : 1.5957691216f * (x + 0.044715f * x * x * x);
-    return x * rcp_approx(1.0f + ex2_approx(-z * LOG2_E));
+// What the model does to y = sum + bias before anything else sees it.
+__device__ __forceinline__ float scaled(float y) {
+    constexpr u32 ONE = 0x3f800000;
+    return OUT_SCALE_BITS == ONE ? y : y * __uint_as_float(OUT_SCALE_BITS);
 }
 
-// The rows 16 * tile + r and + 8, r = 0..7, of one token.
+// cap * tanh(y / cap), by 1 - 2 / (e^2x + 1): an error of 2^-22 of the cap.
+__device__ __forceinline__ float softcapped(float y) {
+    if (SOFTCAP_BITS == 0) {
+        return y;
+    }
+    constexpr float TWO_LOG2_E = 2.8853900818f;
+    const float cap = __uint_as_float(SOFTCAP_BITS);
+    float power = ex2_approx(y * (TWO_LOG2_E / cap));
+    return cap - 2.0f * cap * rcp_approx(power + 1.0f);
+}
+
+// The rows 16 * tile + r and + 8, r = 0..7.
+__device__ __forceinline__ PairBias pair_bias(const EpilogueOperands &o, int tile, int r) {
+    PairBias bias = {0.0f, 0.0f};
+    if (HAS_BIAS) {
+        bias.low = ld_global_f32(o.bias + tile * 16 + r);
+        bias.high = ld_global_f32(o.bias + tile * 16 + r + 8);
+    }
+    return bias;
+}
+
+// The same rows of one token.
 __device__ __forceinline__ PairBefore pair_before(const EpilogueOperands &o,
                                                   const TokenPlace &place, int tile, int r,
                                                   int token) {
-    PairBefore before = {0.0f, 0.0f, 0.0f, 0.0f};
-    int row = tile * 16 + r;
-    if (HAS_BIAS) {
-        before.bias_low = ld_global_f32(o.bias + row);
-        before.bias_high = ld_global_f32(o.bias + row + 8);
-    }
+    PairBefore before = {0.0f, 0.0f};
 #if EPILOGUE == EPILOGUE_ADD
+    int row = tile * 16 + r;
     const float *residual = (const float *)o.out + (s64)token * OUT_FEATURES + row;
     before.low = row < OUT_FEATURES ? ld_global_f32(residual) : 0.0f;
     before.high = row + 8 < OUT_FEATURES ? ld_global_f32(residual + 8) : 0.0f;
 #elif EPILOGUE == EPILOGUE_ROPE_KV
     if (tile < Q_TILES + K_TILES) {
         float inv_freq = ld_global_f32(o.inv_freq + tile % HEAD_TILES * 8 + r);
-        rope_cos_sin(&before.low, &before.high, place.position, inv_freq);
+        rope_cos_sin(&before.low, &before.high, place.position, inv_freq,
+                     __uint_as_float(ROPE_FACTOR_BITS));
     }
 #endif
     return before;
 }
 
 __device__ __forceinline__ void pair_store(const EpilogueOperands &o, const TokenPlace &place,
-                                           const PairBefore &before, int tile, int r, int token,
-                                           float low, float high) {
-    low += before.bias_low;
-    high += before.bias_high;
+                                           const PairBefore &before, const PairBias &bias,
+                                           int tile, int r, int token, float low, float high) {
+    low = softcapped(scaled(HAS_BIAS ? low + bias.low : low));
+    high = softcapped(scaled(HAS_BIAS ? high + bias.high : high));
 #if EPILOGUE == EPILOGUE_STORE || EPILOGUE == EPILOGUE_ADD
     int row = tile * 16 + r;
     s64 at = (s64)token * OUT_FEATURES + row;

@@ -6,20 +6,22 @@
 //     out        fp32   [rows, WIDTH]
 //     rows       int64
 //
-// (3) Layouts: plain row-major, 16 bytes a thread.
+// (3) Layouts: plain row-major.
 //
 // (4) Bytes: rows * WIDTH * 8: at most a few dozen rows, so launch and latency, about 2 us.
 //
-// (5) WIDTH  elements of a row, multiple of 4
+// (5) WIDTH  elements of a row; a thread takes 4 of them at a time, or 2 or 1 if they divide it
 //     ROWS   rows that x has room for
 //
 // (6) One block of 256 threads per row: grid {1, rows, 1}.
 //
 // (7) Read: the entry.
 #include "ptx.cuh"
+#include "rows.cuh"
 
 constexpr int THREADS = 256;
-static_assert(WIDTH > 0 && WIDTH % 4 == 0 && ROWS > 0, "shape");
+constexpr int V       = vector_of(WIDTH, 4);
+static_assert(WIDTH > 0 && ROWS > 0, "shape");
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     gather(const float *x, const s32 *head_rows, float *out, s64 rows) {
@@ -31,9 +33,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     s64 from   = head_rows[row];
     bool known = from >= 0 && from < ROWS;
-    for (int k = (int)threadIdx.x * 4; k < WIDTH; k += THREADS * 4) {
-        float4 v = known ? ld_global_v4_f32(x + from * WIDTH + k)
-                         : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        *(float4 *)(out + row * WIDTH + k) = v;
+    for (int k = (int)threadIdx.x * V; k < WIDTH; k += THREADS * V) {
+        float v[V] = {};
+        if (known) {
+            load_elems<true, V>(v, x, from * WIDTH + k);
+        }
+        store_elems<true, V>(out, row * WIDTH + k, v);
     }
 }

@@ -1,13 +1,15 @@
 // (1) out = epilogue(prologue(x) W^T + bias) for few tokens, bound by reading W once.
 //
 // (2) Operands, in this order; each is an 8-byte slot, unused ones are 0:
-//     x            PROLOGUE_NONE: act [tokens, K]; PROLOGUE_NORM: fp32 [tokens, K], used as
-//                  act(x * rsqrt(mean(x^2) + eps) * norm_weight)
+//     x            PROLOGUE_NONE: act [tokens, K]; PROLOGUE_NORM: fp32 [tokens, NORM_WIDTH], used
+//                  as act(x * rsqrt(mean(x^2) + eps) * norm_weight)
 //     weights      layout tile16 [ROWS / 16, k_padded], aligned to 16 bytes
 //     norm_weight  fp32 [K]
 //     bias         fp32 [ROWS], packed row order
 //     out, kv, inv_freq, positions, slots, page_table   epilogue.cuh
 //     tokens       1 .. TOKENS_MAX
+//     order        int32 [K], HAS_ORDER: input k is x[order[k]], 0 where that is -1
+//     With EXPERTS the entry is experts_decode, whose operands stand there.
 //
 // (3) Layout tile16 and the fragment words are drawn in docs/kernels.md. Shared memory:
 //
@@ -16,16 +18,21 @@
 //     partials  [2][WARPS][TILES][HALVES][32 lanes][4] fp32 sums of a pass, by parity of the pass
 //     squares   [TOKENS_MAX][WARPS]                    PROLOGUE_NORM: parts of sum x^2
 //     barriers  [WARPS][STAGES]                        LOAD_BULK: mbarriers
+//     pairs     [TOKENS_MAX]                           EXPERTS: what the block's tokens are
 //
-// (4) Bytes: ROWS * k_padded * (BITS + 16 / GROUP) / 8 once; 2 * tokens * N * K flops. On an H200
-//     the read rate is 3 TB/s at 64 MiB and 4.6 at 4 GiB (docs/performance.md has the table).
+// (4) Bytes: ROWS * k_padded * (BITS + 16 / GROUP) / 8 once (fp32 scales, zero points: 16 bits
+//     more each per group); 2 * tokens * N * K flops. On an H200 the read rate is 3 TB/s at 64 MiB
+//     and 4.6 at 4 GiB (docs/performance.md has the table).
 //
-// (5) Parameters: BITS, GROUP (dequant.cuh); IN_FEATURES = K, multiple of 8; ROWS, OUT_FEATURES;
-//     TOKENS_MAX 1..32; WARPS that split K, 1..24; STAGES of a ring, 2..; TILES that share
-//     activations, 1..4; X_PHASES in which K is staged, 1..; LOAD_BULK 0, or 1 from sm_90 on;
-//     CTAS_PER_SM; PROLOGUE 0 none, 1 norm, with EPS_BITS (fp32); EPILOGUE and its parameters
-//     (epilogue.cuh); SHARED_BYTES, as the launch reserves them.
-//     The sum of an output depends on K, BITS, GROUP and WARPS only: not on the number of tokens.
+// (5) Parameters: BITS, GROUP, ZEROS, SCALE_F32, WEIGHT_BF16 (dequant.cuh); IN_FEATURES = K,
+//     multiple of 8; ROWS, OUT_FEATURES; HAS_ORDER; NORM_WIDTH, K without HAS_ORDER; TOKENS_MAX
+//     1..32; WARPS that split K, 1..24; STAGES of a ring, 2..; TILES that share activations, 1..4;
+//     X_PHASES in which K is staged, 1..; LOAD_BULK 0, or 1 from sm_90 on; CTAS_PER_SM; PROLOGUE 0
+//     none, 1 norm, with EPS_BITS (fp32); EPILOGUE and its parameters (epilogue.cuh);
+//     SHARED_BYTES, as the launch reserves them; EXPERTS: linears of a stack, 0 for an ordinary
+//     linear, and then TOP_K of them per token, EXPERT_BYTES of each, HAS_SLOTS, and X_SHARE
+//     choices that share a row of x: TOP_K or 1. The sum of an output depends on K, BITS, GROUP
+//     and WARPS only: not on the number of tokens.
 //
 // (6) A pass is TILES row tiles; block b does passes b, b + grid, ...; the records of a row tile
 //     are split over WARPS compute warps, each a contiguous range of K; lane l feeds itself and its
@@ -41,6 +48,9 @@
 #include "reduce.cuh"
 #include "dequant.cuh"
 #include "epilogue.cuh"
+#if EXPERTS
+#include "experts.cuh"
+#endif
 
 #define PROLOGUE_NONE 0 // ORDER PROLOGUES (compiler/compile.h)
 #define PROLOGUE_NORM 1
@@ -50,6 +60,9 @@ static_assert(TOKENS_MAX >= 1 && TOKENS_MAX <= 32, "TOKENS_MAX");
 static_assert(WARPS >= 1 && WARPS <= 24, "WARPS");
 static_assert(STAGES >= 2 && TILES >= 1 && TILES <= 4 && X_PHASES >= 1, "STAGES, TILES, X_PHASES");
 static_assert(PROLOGUE == PROLOGUE_NONE || PROLOGUE == PROLOGUE_NORM, "PROLOGUE");
+static_assert(PROLOGUE == PROLOGUE_NORM || EXPERTS || !HAS_ORDER, "HAS_ORDER");
+static_assert(HAS_ORDER || NORM_WIDTH == IN_FEATURES, "NORM_WIDTH");
+static_assert(!EXPERTS || PROLOGUE == PROLOGUE_NONE, "EXPERTS");
 
 constexpr int HALVES = (TOKENS_MAX + 7) / 8; // mma n8 tiles of tokens
 constexpr int COMPUTE_THREADS = WARPS * WARP_LANES;
@@ -82,7 +95,9 @@ constexpr int SQUARES_AT = PARTIALS_AT + 2 * PARTIALS_BYTES;
 constexpr int SQUARES_BYTES = PROLOGUE == PROLOGUE_NORM ? TOKENS_MAX * WARPS * 4 : 0;
 constexpr int BARRIERS_AT = (SQUARES_AT + SQUARES_BYTES + 7) / 8 * 8;
 constexpr int BARRIERS_BYTES = LOAD_BULK ? WARPS * STAGES * 8 : 0;
-static_assert(SHARED_BYTES == BARRIERS_AT + BARRIERS_BYTES, "compiler/kernel_linear_decode.c");
+constexpr int PAIRS_AT = BARRIERS_AT + BARRIERS_BYTES;
+constexpr int PAIRS_BYTES = EXPERTS ? TOKENS_MAX * 4 : 0;
+static_assert(SHARED_BYTES == PAIRS_AT + PAIRS_BYTES, "compiler/kernel_linear_decode.c");
 
 enum { BAR_COMPUTE = 1, BAR_FULL = 2, BAR_EMPTY = 4 }; // FULL and EMPTY: one per parity
 
@@ -90,8 +105,10 @@ struct Operands {
     const void *x;
     const u8 *weights;
     const float *norm_weight;
+    const s32 *order;
     EpilogueOperands epilogue;
     int tokens;
+    u32 pairs; // EXPERTS: shared address of the choices that the block's tokens are
 };
 
 // The passes first, first + step, ... of one block.
@@ -139,11 +156,11 @@ __device__ __forceinline__ void record_copy(const Stream &s, int lane) {
             cp_async_bulk(to, from, RECORD_BYTES, barrier);
         }
 #else
-        if (lane < RECORD_SCALE_BYTES / 16) {
+        if (lane < RECORD_HEAD_BYTES / 16) {
             cp_async_16(to + lane * 16, from + lane * 16);
         }
         for (int tile = 0; tile < RECORD_TILES; tile++) {
-            int at = RECORD_SCALE_BYTES + tile * TILE_BYTES + lane * 16;
+            int at = RECORD_HEAD_BYTES + tile * TILE_BYTES + lane * 16;
             cp_async_16(to + at, from + at);
         }
 #endif
@@ -227,6 +244,34 @@ __device__ __forceinline__ int staged_k(int at, int phase) {
     return record < warp_first_record(warp + 1) ? record * RECORD_K + at % RECORD_K : -1;
 }
 
+// Row of the results, and of x, for a token of the block.
+__device__ __forceinline__ int out_row(const Operands &o, int token) {
+    return EXPERTS ? (int)ld_shared_u32(o.pairs + token * 4) : token;
+}
+__device__ __forceinline__ int x_row(const Operands &o, int token) {
+#if EXPERTS
+    return out_row(o, token) / X_SHARE;
+#else
+    return token;
+#endif
+}
+
+// Eight activations from k on in the order of the inputs, before a norm's weights.
+__device__ __forceinline__ void x_gather(float x[8], const Operands &o, int token, int k) {
+    uint4 a = ld_nc_v4(o.order + k), b = ld_nc_v4(o.order + k + 4);
+    const u32 from[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    s64 row = (s64)x_row(o, token) * NORM_WIDTH;
+#pragma unroll // x stays in registers
+    for (int i = 0; i < 8; i++) {
+        x[i] = 0.0f;
+        if ((s32)from[i] >= 0) {
+            x[i] = PROLOGUE == PROLOGUE_NORM
+                       ? ld_global_f32((const float *)o.x + row + from[i])
+                       : act_to_f32(ld_global_u16((const act_t *)o.x + row + from[i]));
+        }
+    }
+}
+
 __device__ __forceinline__ u32 norm_pair(float a, float b, float factor, float wa, float wb) {
     return act2_from_f32(a * factor * wa, b * factor * wb);
 }
@@ -237,11 +282,24 @@ __device__ __forceinline__ uint4 x_load(const Operands &o, int token, int k, flo
     if (k < 0 || k >= IN_FEATURES) {
         return v;
     }
-    if (PROLOGUE == PROLOGUE_NONE) {
-        return ld_global_v4((const act_t *)o.x + (s64)token * IN_FEATURES + k);
+    if (PROLOGUE == PROLOGUE_NONE && !HAS_ORDER) {
+        return ld_global_v4((const act_t *)o.x + (s64)x_row(o, token) * IN_FEATURES + k);
     }
-    const float *x = (const float *)o.x + (s64)token * IN_FEATURES + k;
-    float4 a = ld_global_v4_f32(x), b = ld_global_v4_f32(x + 4);
+    float4 a, b;
+    if (HAS_ORDER) {
+        float x[8];
+        x_gather(x, o, token, k);
+        a = make_float4(x[0], x[1], x[2], x[3]);
+        b = make_float4(x[4], x[5], x[6], x[7]);
+    } else {
+        const float *x = (const float *)o.x + (s64)token * IN_FEATURES + k;
+        a = ld_global_v4_f32(x);
+        b = ld_global_v4_f32(x + 4);
+    }
+    if (PROLOGUE == PROLOGUE_NONE) {
+        return make_uint4(act2_from_f32(a.x, a.y), act2_from_f32(a.z, a.w),
+                          act2_from_f32(b.x, b.y), act2_from_f32(b.z, b.w));
+    }
     float4 wa = ld_global_v4_f32(o.norm_weight + k), wb = ld_global_v4_f32(o.norm_weight + k + 4);
     v.x = norm_pair(a.x, a.y, factor, wa.x, wa.y);
     v.y = norm_pair(a.z, a.w, factor, wa.z, wa.w);
@@ -259,12 +317,13 @@ __device__ __forceinline__ float norm_factor(u32 shared, int token) {
     for (int warp = 0; warp < WARPS; warp++) {
         sum += ld_shared_f32(shared + SQUARES_AT + (token * WARPS + warp) * 4);
     }
-    return rsqrt_approx(sum * (1.0f / IN_FEATURES) + __uint_as_float(EPS_BITS));
+    return rsqrt_approx(sum * (1.0f / NORM_WIDTH) + __uint_as_float(EPS_BITS));
 }
 
 // Stages what phase `phase` needs of all tokens. Loads go out in batches, ahead of their use.
 __device__ __forceinline__ void x_stage(const Operands &o, u32 shared, int phase) {
-    constexpr int CHUNKS = STAGED_K / 8, BATCH = PROLOGUE == PROLOGUE_NORM ? 1 : 4;
+    constexpr int CHUNKS = STAGED_K / 8;
+    constexpr int BATCH = PROLOGUE == PROLOGUE_NORM || HAS_ORDER ? 1 : 4;
     int total = o.tokens * CHUNKS;
     for (int first = threadIdx.x; first < total; first += BATCH * COMPUTE_THREADS) {
         uint4 v[BATCH];
@@ -286,17 +345,61 @@ __device__ __forceinline__ void x_stage(const Operands &o, u32 shared, int phase
     }
 }
 
-constexpr int NORM_CHUNKS = (IN_FEATURES / 4 + COMPUTE_THREADS - 1) / COMPUTE_THREADS; // per thread
-constexpr int NORM_TOKENS = NORM_CHUNKS >= 8 || TOKENS_MAX == 1 ? 1
-                            : 8 / NORM_CHUNKS < TOKENS_MAX      ? 8 / NORM_CHUNKS
+// Chunks of four elements per thread: of a row, and of what is staged of it. With an order they
+// differ, and a thread holds both.
+constexpr int NORM_CHUNKS = ((NORM_WIDTH + 3) / 4 + COMPUTE_THREADS - 1) / COMPUTE_THREADS;
+constexpr int STAGE_CHUNKS = (IN_FEATURES / 4 + COMPUTE_THREADS - 1) / COMPUTE_THREADS;
+constexpr int HELD_CHUNKS = HAS_ORDER ? NORM_CHUNKS + STAGE_CHUNKS : NORM_CHUNKS;
+constexpr int NORM_TOKENS = HELD_CHUNKS >= 8 || TOKENS_MAX == 1 ? 1
+                            : 8 / HELD_CHUNKS < TOKENS_MAX      ? 8 / HELD_CHUNKS
                                                                 : TOKENS_MAX; // held at a time
+// From registers, in the pass that makes the sums of squares.
+constexpr bool NORM_STAGES = X_PHASES == 1 && (!HAS_ORDER || HELD_CHUNKS <= 8);
+
+// What a thread needs of the weights' side: loaded before the block waits for x.
+struct NormConstants {
+    float4 w[STAGE_CHUNKS];
+    uint4 order[STAGE_CHUNKS]; // HAS_ORDER
+};
+
+__device__ __forceinline__ void norm_constants(NormConstants &c, const Operands &o) {
+#pragma unroll // c stays in registers
+    for (int i = 0; i < STAGE_CHUNKS; i++) {
+        int k = (i * COMPUTE_THREADS + (int)threadIdx.x) * 4;
+        c.w[i] = k < IN_FEATURES ? ld_global_v4_f32(o.norm_weight + k)
+                                 : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (HAS_ORDER) {
+            c.order[i] = k < IN_FEATURES ? ld_nc_v4(o.order + k) : make_uint4(~0u, ~0u, ~0u, ~0u);
+        }
+    }
+}
+
+__device__ __forceinline__ float ordered_load(const float *row, u32 from) {
+    return (s32)from < 0 ? 0.0f : ld_global_f32(row + from);
+}
+
+__device__ __forceinline__ void norm_gather(float4 x[STAGE_CHUNKS], const float *row,
+                                            const uint4 order[STAGE_CHUNKS]) {
+#pragma unroll // x stays in registers
+    for (int i = 0; i < STAGE_CHUNKS; i++) {
+        x[i] = make_float4(ordered_load(row, order[i].x), ordered_load(row, order[i].y),
+                           ordered_load(row, order[i].z), ordered_load(row, order[i].w));
+    }
+}
 
 // This thread's part of a token: four elements of every COMPUTE_THREADS * 4.
 __device__ __forceinline__ void norm_load(float4 x[NORM_CHUNKS], const float *row) {
 #pragma unroll // x stays in registers
     for (int i = 0; i < NORM_CHUNKS; i++) {
         int k = (i * COMPUTE_THREADS + (int)threadIdx.x) * 4;
-        x[i] = k < IN_FEATURES ? ld_global_v4_f32(row + k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (NORM_WIDTH % 4 == 0) {
+            x[i] = k < NORM_WIDTH ? ld_global_v4_f32(row + k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        } else {
+            x[i].x = k < NORM_WIDTH ? ld_global_f32(row + k) : 0.0f;
+            x[i].y = k + 1 < NORM_WIDTH ? ld_global_f32(row + k + 1) : 0.0f;
+            x[i].z = k + 2 < NORM_WIDTH ? ld_global_f32(row + k + 2) : 0.0f;
+            x[i].w = k + 3 < NORM_WIDTH ? ld_global_f32(row + k + 3) : 0.0f;
+        }
     }
 }
 
@@ -309,10 +412,10 @@ __device__ __forceinline__ float norm_squares(const float4 x[NORM_CHUNKS]) {
     return warp_sum(sum);
 }
 
-__device__ __forceinline__ void norm_store(const float4 x[NORM_CHUNKS], const float4 w[NORM_CHUNKS],
-                                           u32 row, float factor) {
+__device__ __forceinline__ void norm_store(const float4 x[STAGE_CHUNKS],
+                                           const float4 w[STAGE_CHUNKS], u32 row, float factor) {
 #pragma unroll // x stays in registers
-    for (int i = 0; i < NORM_CHUNKS; i++) {
+    for (int i = 0; i < STAGE_CHUNKS; i++) {
         int k = (i * COMPUTE_THREADS + (int)threadIdx.x) * 4;
         if (k < IN_FEATURES) {
             st_shared_v2(row + k * 2,
@@ -324,15 +427,19 @@ __device__ __forceinline__ void norm_store(const float4 x[NORM_CHUNKS], const fl
     }
 }
 
-// Sums of squares of all tokens; with one phase of K also the staging, from registers.
-__device__ __forceinline__ void x_norm(const Operands &o, u32 shared, const float4 w[NORM_CHUNKS]) {
+// Sums of squares of all tokens; with NORM_STAGES also the staging.
+__device__ __forceinline__ void x_norm(const Operands &o, u32 shared, const NormConstants &c) {
     int warp = threadIdx.x / WARP_LANES;
     for (int first = 0; first < o.tokens; first += NORM_TOKENS) {
-        float4 x[NORM_TOKENS][NORM_CHUNKS];
+        float4 x[NORM_TOKENS][NORM_CHUNKS], ordered[NORM_TOKENS][STAGE_CHUNKS];
 #pragma unroll // x stays in registers
         for (int i = 0; i < NORM_TOKENS; i++) {
             int token = first + i < o.tokens ? first + i : o.tokens - 1;
-            norm_load(x[i], (const float *)o.x + (s64)token * IN_FEATURES);
+            const float *row = (const float *)o.x + (s64)token * NORM_WIDTH;
+            norm_load(x[i], row);
+            if (HAS_ORDER && NORM_STAGES) {
+                norm_gather(ordered[i], row, c.order);
+            }
         }
 #pragma unroll // x stays in registers
         for (int i = 0; i < NORM_TOKENS; i++) {
@@ -344,14 +451,14 @@ __device__ __forceinline__ void x_norm(const Operands &o, u32 shared, const floa
         bar_sync(BAR_COMPUTE, COMPUTE_THREADS);
 #pragma unroll // x stays in registers
         for (int i = 0; i < NORM_TOKENS; i++) {
-            if (X_PHASES == 1 && first + i < o.tokens) {
-                norm_store(x[i], w, shared + X_AT + (first + i) * X_STRIDE,
-                           norm_factor(shared, first + i));
+            if (NORM_STAGES && first + i < o.tokens) {
+                norm_store(HAS_ORDER ? ordered[i] : x[i], c.w,
+                           shared + X_AT + (first + i) * X_STRIDE, norm_factor(shared, first + i));
             }
         }
     }
-    for (int k = NORM_CHUNKS * COMPUTE_THREADS * 4 + (int)threadIdx.x * 4;
-         X_PHASES == 1 && k < K_PADDED; k += COMPUTE_THREADS * 4) {
+    for (int k = STAGE_CHUNKS * COMPUTE_THREADS * 4 + (int)threadIdx.x * 4;
+         NORM_STAGES && k < K_PADDED; k += COMPUTE_THREADS * 4) {
         for (int token = 0; token < o.tokens; token++) {
             st_shared_v2(shared + X_AT + token * X_STRIDE + k * 2, make_uint2(0, 0));
         }
@@ -362,11 +469,11 @@ __device__ __forceinline__ void x_norm(const Operands &o, u32 shared, const floa
 
 typedef float Sums[TILES][HALVES][4]; // of one lane: rows r, r + 8 and two tokens each
 
-// sums += scale * group
+// sums += scale * group. scales: shared address of the group's scales.
 __device__ __forceinline__ void group_add(float sums[HALVES][4], const float group[HALVES][4],
-                                          u32 scales) {
+                                          u32 scales, int lane) {
     float low, high;
-    dequant_scales(&low, &high, scales);
+    sum_factors(&low, &high, scales, lane);
 #pragma unroll // sums stay in registers
     for (int half = 0; half < HALVES; half++) {
         sums[half][0] += low * group[half][0];
@@ -383,9 +490,9 @@ __device__ __forceinline__ void step_sums(float group[HALVES][4], const u32 a[4]
     for (int half = 0; half < HALVES; half++) {
         u32 b0 = b[half][step % 2 * 2], b1 = b[half][step % 2 * 2 + 1];
         if (first) {
-            mma_m16n8k16_f16_zero(group[half], a[0], a[1], a[2], a[3], b0, b1);
+            mma_m16n8k16_act_zero(group[half], a[0], a[1], a[2], a[3], b0, b1);
         } else {
-            mma_m16n8k16_f16(group[half], a[0], a[1], a[2], a[3], b0, b1);
+            mma_m16n8k16_act(group[half], a[0], a[1], a[2], a[3], b0, b1);
         }
     }
 }
@@ -403,6 +510,7 @@ __device__ __forceinline__ void tile_load(u32 words[4], u32 shared) {
 __device__ __forceinline__ void record_sums(Sums sums, u32 stage, const u32 x[HALVES], int lane) {
     float group[TILES][HALVES][4];
     u32 words[TILES][4];
+    Zeros<false> zeros[TILES];
 #pragma unroll // steps index registers
     for (int pair = 0; pair < RECORD_STEPS / 2; pair++) {
         u32 b[HALVES][4]; // two k16 steps
@@ -415,18 +523,22 @@ __device__ __forceinline__ void record_sums(Sums sums, u32 stage, const u32 x[HA
             int t = i / 2, step = pair * 2 + i % 2;
             u32 record = stage + t * RECORD_BYTES, a[4];
             if (step % TILE_STEPS == 0) {
-                tile_load(words[t], record + RECORD_SCALE_BYTES + step / TILE_STEPS * TILE_BYTES +
-                                        lane * 16);
+                tile_load(words[t],
+                          record + RECORD_HEAD_BYTES + step / TILE_STEPS * TILE_BYTES + lane * 16);
             }
-            dequant_step(a, words[t], step % TILE_STEPS);
+            if (step % GROUP_STEPS == 0) {
+                zeros[t] = zeros_load<false>(
+                    record + RECORD_ZEROS_AT + step / GROUP_STEPS * ZERO_BLOCK_BYTES, lane);
+            }
+            dequant_step(a, words[t], step % TILE_STEPS, zeros[t]);
             if (BITS == 16) {
                 step_sums(sums[t], a, b, step, false);
                 continue;
             }
             step_sums(group[t], a, b, step, step % GROUP_STEPS == 0);
             if (step % GROUP_STEPS == GROUP_STEPS - 1) {
-                u32 at = record + step / GROUP_STEPS * SCALE_BLOCK_BYTES + lane / 4 * 4;
-                group_add(sums[t], group[t], ld_shared_u32(at));
+                u32 scales = record + step / GROUP_STEPS * SCALE_BLOCK_BYTES;
+                group_add(sums[t], group[t], scales, lane);
             }
         }
     }
@@ -460,22 +572,24 @@ __device__ __forceinline__ void sums_hand_over(const Sums sums, u32 shared, int 
 
 __device__ __forceinline__ void prologue(const Operands &o, u32 shared) {
 #if PROLOGUE == PROLOGUE_NORM
-    float4 w[NORM_CHUNKS];
-    norm_load(w, o.norm_weight);
+    NormConstants constants;
+    if (NORM_STAGES || !HAS_ORDER) {
+        norm_constants(constants, o);
+    }
     griddepcontrol_wait();
-    x_norm(o, shared, w);
+    x_norm(o, shared, constants);
 #else
     griddepcontrol_wait();
-    if (X_PHASES == 1) {
+#endif
+    if (X_PHASES == 1 && (PROLOGUE == PROLOGUE_NONE || !NORM_STAGES)) {
         x_stage(o, shared, 0);
     }
-#endif
     bar_sync(BAR_COMPUTE, COMPUTE_THREADS);
 }
 
 // Where this lane's row of an ldmatrix of four 8 x 8 parts (k 0-7, 8-15, 16-23, 24-31) lies, for
 // the first k of the warp. Behind the last token that one again, whose sums nobody uses.
-__device__ __forceinline__ void x_rows(u32 x[HALVES], const Operands &o, u32 shared, int warp,
+__device__ __forceinline__ void staged_rows(u32 x[HALVES], const Operands &o, u32 shared, int warp,
                                        int lane) {
     int k = X_PHASES == 1 ? warp_first_record(warp) * RECORD_K : warp * SLICE_K;
 #pragma unroll // x stays in registers
@@ -491,8 +605,8 @@ __device__ __forceinline__ void compute_warps(const Operands &o, WorkRange range
     Stream stream = stream_open(o, range, shared, warp, lane); // before anything that waits
     int records = stream.records;
     prologue(o, shared);
-    u32 x_row[HALVES];
-    x_rows(x_row, o, shared, warp, lane);
+    u32 first[HALVES];
+    staged_rows(first, o, shared, warp, lane);
     int turn = 0;
     for (int pass = range.first; pass < PASSES; pass += range.step, turn++) {
         Sums sums;
@@ -506,7 +620,7 @@ __device__ __forceinline__ void compute_warps(const Operands &o, WorkRange range
             u32 x[HALVES];
 #pragma unroll // x stays in registers
             for (int half = 0; half < HALVES; half++) {
-                x[half] = x_row[half];
+                x[half] = first[half];
             }
             int end = (phase + 1) * PHASE_RECORDS < records ? (phase + 1) * PHASE_RECORDS : records;
 #pragma unroll 1 // a record is long enough
@@ -552,13 +666,20 @@ __device__ __forceinline__ void epilogue_warp(const Operands &o, WorkRange range
         places[i / 2][i % 2] = token_place(o.epilogue, token < o.tokens ? token : o.tokens - 1);
     }
     for (int pass = range.first + parity * range.step; pass < PASSES; pass += 2 * range.step) {
+        PairBias bias[TILES];
         PairBefore before[TILES][HALVES][2];
+#pragma unroll // bias stays in registers
+        for (int t = 0; t < TILES; t++) {
+            if (pass * TILES + t < ROW_TILES) {
+                bias[t] = pair_bias(o.epilogue, pass * TILES + t, r);
+            }
+        }
 #pragma unroll // before stays in registers
         for (int i = 0; i < TILES * HALVES * 2; i++) {
             int t = i / (HALVES * 2), half = i / 2 % HALVES, token = half * 8 + column + i % 2;
             if (token < o.tokens && pass * TILES + t < ROW_TILES) {
                 before[t][half][i % 2] = pair_before(o.epilogue, places[half][i % 2],
-                                                     pass * TILES + t, r, token);
+                                                     pass * TILES + t, r, out_row(o, token));
             }
         }
         float4 sums[TILES][HALVES];
@@ -575,8 +696,8 @@ __device__ __forceinline__ void epilogue_warp(const Operands &o, WorkRange range
             int t = i / (HALVES * 2), half = i / 2 % HALVES, token = half * 8 + column + i % 2;
             float4 sum = sums[t][half];
             if (token < o.tokens && pass * TILES + t < ROW_TILES) {
-                pair_store(o.epilogue, places[half][i % 2], before[t][half][i % 2],
-                           pass * TILES + t, r, token, i % 2 ? sum.y : sum.x,
+                pair_store(o.epilogue, places[half][i % 2], before[t][half][i % 2], bias[t],
+                           pass * TILES + t, r, out_row(o, token), i % 2 ? sum.y : sum.x,
                            i % 2 ? sum.w : sum.z);
             }
         }
@@ -584,6 +705,8 @@ __device__ __forceinline__ void epilogue_warp(const Operands &o, WorkRange range
 }
 
 // ---- the kernel ---------------------------------------------------------------------------------
+
+extern __shared__ __align__(128) u8 block_shared[];
 
 __device__ __forceinline__ void linear_decode_body(const Operands &o, WorkRange range, u32 shared) {
     griddepcontrol_launch_dependents();
@@ -595,17 +718,69 @@ __device__ __forceinline__ void linear_decode_body(const Operands &o, WorkRange 
     }
 }
 
+#if !EXPERTS
 extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
     linear_decode(const void *x, const void *weights, const void *norm_weight, const void *bias,
                   void *out, void *kv, const void *inv_freq, const void *positions,
-                  const void *slots, const void *page_table, long long tokens) {
-    extern __shared__ __align__(128) u8 shared[];
+                  const void *slots, const void *page_table, long long tokens, const void *order) {
     Operands o = {x,
                   (const u8 *)weights,
                   (const float *)norm_weight,
+                  (const s32 *)order,
                   {(const float *)bias, out, (u8 *)kv, (const float *)inv_freq,
                    (const s32 *)positions, (const s32 *)slots, (const s32 *)page_table},
-                  (int)tokens};
+                  (int)tokens,
+                  0};
     WorkRange range = {(int)blockIdx.x, (int)gridDim.x};
-    linear_decode_body(o, range, shared_address(shared));
+    linear_decode_body(o, range, shared_address(block_shared));
 }
+#else
+
+// ---- experts ------------------------------------------------------------------------------------
+
+// This block's rows of one choice whose expert is in another stack.
+__device__ __forceinline__ void zeros_store(const Operands &o, WorkRange range, int choice) {
+    TokenPlace place = {0, nullptr};
+    PairBefore before = {0.0f, 0.0f};
+    PairBias bias = {0.0f, 0.0f};
+    for (int tile = range.first * TILES; tile < ROW_TILES; tile += range.step * TILES) {
+        int pair = tile * 8 + (int)threadIdx.x;
+        if (threadIdx.x < TILES * 8 && pair / 8 < ROW_TILES) {
+            pair_store(o.epilogue, place, before, bias, pair / 8, pair % 8, choice, 0.0f, 0.0f);
+        }
+    }
+}
+
+// x       act [tokens * TOP_K / X_SHARE, NORM_WIDTH]
+// weights layout tile16 [EXPERTS], EXPERT_BYTES each
+// routes  fp32 [tokens, 2 * TOP_K]: numbers of experts, then what this kernel does not read
+// slots   int32 [routed experts], HAS_SLOTS: which of the stack an expert is, -1: none
+// order   int32 [EXPERTS, K], HAS_ORDER
+// out     act or fp32 [tokens * TOP_K, N or N / 2]
+extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
+    experts_decode(const void *x, const void *weights, const void *routes, const void *slots,
+                   const void *order, void *out, long long tokens) {
+    int mine = (int)blockIdx.y, choices = (int)tokens * TOP_K;
+    if (mine >= choices) {
+        return;
+    }
+    griddepcontrol_wait();
+    int expert = choice_expert((const float *)routes, mine);
+    int slot = HAS_SLOTS ? (s32)ld_global_u32((const s32 *)slots + expert) : expert;
+    WorkRange range = {(int)blockIdx.x, (int)gridDim.x};
+    Operands o = {x,       (const u8 *)weights + (s64)slot * EXPERT_BYTES,
+                  nullptr, (const s32 *)order + (s64)slot * (HAS_ORDER ? IN_FEATURES : 0),
+                  {},      0,
+                  shared_address(block_shared) + PAIRS_AT};
+    o.epilogue.out = out;
+    if (slot < 0) {
+        zeros_store(o, range, mine);
+        return;
+    }
+    o.tokens = choices_find((const float *)routes, choices, mine, expert, o.pairs);
+    __syncthreads();
+    if (o.tokens > 0) {
+        linear_decode_body(o, range, shared_address(block_shared));
+    }
+}
+#endif

@@ -6,11 +6,12 @@
 //     bias     fp32 [ROWS], packed row order
 //     out, kv, inv_freq, positions, slots, page_table   epilogue.cuh
 //     tokens   1 ..
+//     With EXPERTS the entry is experts_gemm, whose operands stand there.
 //
 // (3) Layout tile16 and the fragment words are drawn in docs/kernels.md. A stage in
 //     shared memory, of STAGES:
 //
-//     weights  [BLOCK_TILES][STEP_BYTES]   for each row tile: scale blocks of 64 k, tiles of 64 k
+//     weights  [BLOCK_TILES][STEP_BYTES]   of 64 k of each row tile: scales, zero points, tiles
 //     x        [BLOCK_TOKENS][64]          act; 16-byte chunk c of token t stands at c ^ (t % 8),
 //                                          so that ldmatrix reads 8 tokens without a bank conflict
 //
@@ -18,7 +19,9 @@
 //     peak on Ampere and Ada. A step of 64 k is 4 * BLOCK_ROWS / 16 * BLOCK_TOKENS / 8 mma, against
 //     13 (4 bits) instructions of dequantization per 8 weights and 1 ldmatrix per 16 x 16 of x.
 //
-// (5) Parameters: BITS, GROUP (dequant.cuh); IN_FEATURES = K, multiple of 8; ROWS, OUT_FEATURES;
+// (5) Parameters: BITS, GROUP, ZEROS, SCALE_F32, WEIGHT_BF16 (dequant.cuh); IN_FEATURES = K,
+//     multiple of 8; ROWS, OUT_FEATURES; EXPERTS: linears of a stack, 0 for an ordinary linear,
+//     and then EXPERT_BYTES of each and X_SHARE choices of experts that share a row of x;
 //     BLOCK_TOKENS 32, 64, 128 or 256; WARP_TILES 1, 2 or 4: row tiles of a warp; STAGES 2..;
 //     RASTER_ROWS: row blocks that walk over the tokens together; CTAS_PER_SM; EPILOGUE and its
 //     parameters (epilogue.cuh); SHARED_BYTES, as the launch reserves them.
@@ -59,8 +62,9 @@ constexpr int STEP_TILES = STEP_K / TILE_K;
 constexpr int STEP_GROUPS = BITS == 16        ? 0
                             : GROUP >= STEP_K ? 1
                                               : STEP_K / (BITS == 16 ? 1 : GROUP);
-constexpr int STEP_SCALE_BYTES = STEP_GROUPS * SCALE_BLOCK_BYTES;
-constexpr int STEP_BYTES = STEP_SCALE_BYTES + STEP_TILES * TILE_BYTES;
+constexpr int STEP_ZEROS_AT = STEP_GROUPS * SCALE_BLOCK_BYTES;
+constexpr int STEP_HEAD_BYTES = STEP_ZEROS_AT + STEP_GROUPS * ZERO_BLOCK_BYTES;
+constexpr int STEP_BYTES = STEP_HEAD_BYTES + STEP_TILES * TILE_BYTES;
 constexpr int RECORDS = (IN_FEATURES + RECORD_K - 1) / RECORD_K;
 constexpr int TILES_ALONG_K = RECORDS * RECORD_TILES;
 constexpr int GROUPS_ALONG_K = RECORDS * RECORD_GROUPS;
@@ -81,6 +85,7 @@ struct Operands {
     const u8 *weights;
     EpilogueOperands epilogue;
     int tokens;
+    const s32 *choices; // EXPERTS: [tokens], rows of the results
 };
 
 // What one block makes.
@@ -88,6 +93,18 @@ struct WorkBlock {
     int row_tile; // first
     int token;    // first
 };
+
+// Row of the results, and of x, for a token.
+__device__ __forceinline__ int out_row(const Operands &o, int token) {
+    return EXPERTS ? (int)ld_global_u32(o.choices + token) : token;
+}
+__device__ __forceinline__ int x_row_of(const Operands &o, int token) {
+#if EXPERTS
+    return out_row(o, token) / X_SHARE;
+#else
+    return token;
+#endif
+}
 
 // ---- filling a stage ----------------------------------------------------------------------------
 
@@ -100,24 +117,30 @@ constexpr int TILE_CHUNKS = STEP_TILES * WARP_LANES;            // of a row tile
 constexpr int ALL_TILE_CHUNKS = BLOCK_TILES * TILE_CHUNKS;
 constexpr int THREAD_TILE_CHUNKS = (ALL_TILE_CHUNKS + THREADS - 1) / THREADS;
 constexpr int ROW_TILES_APART = THREADS / TILE_CHUNKS;
-constexpr int SCALE_CHUNKS = STEP_SCALE_BYTES / 16; // of a row tile
-static_assert(BLOCK_TILES * SCALE_CHUNKS <= THREADS, "one chunk of scales per thread");
+constexpr int BLOCK_CHUNKS = SCALE_BLOCK_BYTES / 16;  // of a scale block
+constexpr int SCALE_CHUNKS = STEP_ZEROS_AT / 16;      // of a row tile
+constexpr int HEAD_CHUNKS = STEP_HEAD_BYTES / 16;     // the same with the zero points
+static_assert(BLOCK_TILES * HEAD_CHUNKS <= THREADS, "one chunk of scales per thread");
 static_assert(ROW_TILES * ROW_TILE_BYTES < 1ll << 32, "offsets of 32 bits");
 
 struct Feed {
     u32 x[X_CHUNKS];               // elements from o.x
     u32 tiles[THREAD_TILE_CHUNKS]; // bytes from o.weights
-    u32 scales;                    // bytes from o.weights
+    u32 head;                      // bytes from o.weights: scales, zero points
 };
 
-// Where scale block `group` and tile `tile` along K stand in a row tile.
+// Where scale block `group`, zero point block `group` and tile `tile` along K stand in a row tile.
+constexpr u32 GROUPS_OF_RECORD = RECORD_GROUPS > 0 ? RECORD_GROUPS : 1;
 __device__ __forceinline__ u32 group_at(u32 group) {
-    constexpr u32 GROUPS = RECORD_GROUPS > 0 ? RECORD_GROUPS : 1;
-    return group / GROUPS * RECORD_BYTES + group % GROUPS * SCALE_BLOCK_BYTES;
+    return group / GROUPS_OF_RECORD * RECORD_BYTES + group % GROUPS_OF_RECORD * SCALE_BLOCK_BYTES;
+}
+__device__ __forceinline__ u32 zeros_at(u32 group) {
+    return group / GROUPS_OF_RECORD * RECORD_BYTES + RECORD_ZEROS_AT +
+           group % GROUPS_OF_RECORD * ZERO_BLOCK_BYTES;
 }
 __device__ __forceinline__ u32 tile_at(u32 tile) {
     constexpr u32 TILES = RECORD_TILES;
-    return tile / TILES * RECORD_BYTES + RECORD_SCALE_BYTES + tile % TILES * TILE_BYTES;
+    return tile / TILES * RECORD_BYTES + RECORD_HEAD_BYTES + tile % TILES * TILE_BYTES;
 }
 
 // Row tiles behind the last one repeat it, tokens too: nobody uses their sums.
@@ -132,7 +155,7 @@ __device__ __forceinline__ Feed feed_open(const Operands &o, WorkBlock b) {
     for (int i = 0; i < X_CHUNKS; i++) {
         int token = b.token + (int)(thread / X_ROW_CHUNKS) + i * X_TOKENS_APART;
         token = token < o.tokens ? token : o.tokens - 1;
-        f.x[i] = (u32)token * IN_FEATURES + thread % X_ROW_CHUNKS * 8;
+        f.x[i] = (u32)x_row_of(o, token) * IN_FEATURES + thread % X_ROW_CHUNKS * 8;
     }
 #pragma unroll // f stays in registers
     for (int i = 0; i < THREAD_TILE_CHUNKS; i++) {
@@ -140,10 +163,14 @@ __device__ __forceinline__ Feed feed_open(const Operands &o, WorkBlock b) {
         u32 chunk = thread % TILE_CHUNKS;
         f.tiles[i] = row_tile_at(tile) + tile_at(chunk / WARP_LANES) + chunk % WARP_LANES * 16;
     }
-    constexpr u32 CHUNKS = SCALE_CHUNKS > 0 ? SCALE_CHUNKS : 1;
+    constexpr u32 CHUNKS = HEAD_CHUNKS > 0 ? HEAD_CHUNKS : 1;
     u32 part = thread % CHUNKS;
-    f.scales =
-        row_tile_at(b.row_tile + (int)(thread / CHUNKS)) + group_at(part / 2) + part % 2 * 16;
+    f.head = row_tile_at(b.row_tile + (int)(thread / CHUNKS));
+    if (!ZEROS || part < SCALE_CHUNKS) {
+        f.head += group_at(part / BLOCK_CHUNKS) + part % BLOCK_CHUNKS * 16;
+    } else {
+        f.head += zeros_at((part - SCALE_CHUNKS) / 2) + part % 2 * 16;
+    }
     return f;
 }
 
@@ -156,7 +183,7 @@ __device__ __forceinline__ void weights_copy(const Operands &o, const Feed &f, u
     u32 thread = threadIdx.x;
     u32 tiles_at = tile_at(step * STEP_TILES) - tile_at(0);
     u32 to =
-        stage + thread / TILE_CHUNKS * STEP_BYTES + STEP_SCALE_BYTES + thread % TILE_CHUNKS * 16;
+        stage + thread / TILE_CHUNKS * STEP_BYTES + STEP_HEAD_BYTES + thread % TILE_CHUNKS * 16;
     u32 tile = step * STEP_TILES + thread % TILE_CHUNKS / WARP_LANES;
     bool exists = WHOLE || tile < TILES_ALONG_K;
 #pragma unroll // f stays in registers
@@ -166,12 +193,15 @@ __device__ __forceinline__ void weights_copy(const Operands &o, const Feed &f, u
                               o.weights + f.tiles[i] + (exists ? tiles_at : 0), exists ? 16 : 0);
         }
     }
-    if (SCALE_CHUNKS > 0 && thread < BLOCK_TILES * SCALE_CHUNKS) {
-        constexpr u32 CHUNKS = SCALE_CHUNKS > 0 ? SCALE_CHUNKS : 1;
-        u32 group = step / STEPS_OF_GROUP * STEP_GROUPS;
-        exists = WHOLE || group + thread % CHUNKS / 2 < GROUPS_ALONG_K;
-        cp_async_16_zfill(stage + thread / CHUNKS * STEP_BYTES + thread % CHUNKS * 16,
-                          o.weights + f.scales + (exists ? group_at(group) : 0), exists ? 16 : 0);
+    if (HEAD_CHUNKS > 0 && thread < BLOCK_TILES * HEAD_CHUNKS) {
+        constexpr u32 CHUNKS = HEAD_CHUNKS > 0 ? HEAD_CHUNKS : 1;
+        u32 group = step / STEPS_OF_GROUP * STEP_GROUPS; // the first of a record
+        u32 part = thread % CHUNKS;
+        u32 of_step = !ZEROS || part < SCALE_CHUNKS ? part / BLOCK_CHUNKS
+                                                    : (part - SCALE_CHUNKS) / 2;
+        exists = WHOLE || group + of_step < GROUPS_ALONG_K;
+        cp_async_16_zfill(stage + thread / CHUNKS * STEP_BYTES + part * 16,
+                          o.weights + f.head + (exists ? group_at(group) : 0), exists ? 16 : 0);
     }
 }
 
@@ -189,13 +219,6 @@ __device__ __forceinline__ void x_copy(const Operands &o, const Feed &f, u32 sta
 // ---- products -----------------------------------------------------------------------------------
 
 typedef float Sums[WARP_TILES][TOKEN_TILES][4];
-
-// Both scales of this lane's rows, each twice in a word.
-__device__ __forceinline__ void scales_load(u32 scales[2], u32 shared) {
-    u32 pair = ld_shared_u32(shared);
-    scales[0] = prmt(pair, 0, 0x1010);
-    scales[1] = prmt(pair, 0, 0x3232);
-}
 
 __device__ __forceinline__ void words_load(u32 words[4], u32 shared) {
     uint4 v = ld_shared_v4(shared);
@@ -216,6 +239,7 @@ __device__ __forceinline__ u32 x_row(u32 x, int step, int lane) {
 __device__ __forceinline__ void step_products(Sums sums, u32 weights, u32 x, int lane) {
     constexpr int STEP_OF_GROUP = BITS == 16 || GROUP >= STEP_K ? STEP_K / 16 : GROUP / 16;
     u32 words[WARP_TILES][4], scales[WARP_TILES][2];
+    Zeros<true> zeros[WARP_TILES];
 #pragma unroll // steps index registers
     for (int step = 0; step < STEP_K / 16; step++) {
         u32 a[WARP_TILES][4], at = x_row(x, step, lane);
@@ -223,14 +247,15 @@ __device__ __forceinline__ void step_products(Sums sums, u32 weights, u32 x, int
         for (int t = 0; t < WARP_TILES; t++) {
             u32 tile = weights + t * STEP_BYTES;
             if (BITS != 16 && step % STEP_OF_GROUP == 0) {
-                scales_load(scales[t], tile + step / STEP_OF_GROUP * SCALE_BLOCK_BYTES +
-                                           lane / 4 * 4);
+                int group = step / STEP_OF_GROUP;
+                weight_scales(scales[t], tile + group * SCALE_BLOCK_BYTES, lane);
+                zeros[t] = zeros_load<true>(tile + STEP_ZEROS_AT + group * ZERO_BLOCK_BYTES, lane);
             }
             if (step % TILE_STEPS == 0) {
-                words_load(words[t], tile + STEP_SCALE_BYTES + step / TILE_STEPS * TILE_BYTES +
+                words_load(words[t], tile + STEP_HEAD_BYTES + step / TILE_STEPS * TILE_BYTES +
                                          lane * 16);
             }
-            dequant_scaled_step(a[t], words[t], step % TILE_STEPS, scales[t]);
+            dequant_scaled_step(a[t], words[t], step % TILE_STEPS, scales[t], zeros[t]);
         }
 #pragma unroll // sums stay in registers
         for (int pair = 0; pair < TOKEN_TILES / 2; pair++) {
@@ -238,8 +263,8 @@ __device__ __forceinline__ void step_products(Sums sums, u32 weights, u32 x, int
             ldmatrix_x4(b, at + pair * 16 * X_ROW_BYTES);
 #pragma unroll // sums stay in registers
             for (int t = 0; t < WARP_TILES; t++) {
-                mma_m16n8k16_f16(sums[t][pair * 2], a[t][0], a[t][1], a[t][2], a[t][3], b[0], b[1]);
-                mma_m16n8k16_f16(sums[t][pair * 2 + 1], a[t][0], a[t][1], a[t][2], a[t][3], b[2],
+                mma_m16n8k16_act(sums[t][pair * 2], a[t][0], a[t][1], a[t][2], a[t][3], b[0], b[1]);
+                mma_m16n8k16_act(sums[t][pair * 2 + 1], a[t][0], a[t][1], a[t][2], a[t][3], b[2],
                                  b[3]);
             }
         }
@@ -282,12 +307,14 @@ __device__ __forceinline__ void sums_store(const Operands &o, WorkBlock b, u32 s
         int row = first_row + i / 2 * 8 + i % 2, token = b.token + row;
         if (token < o.tokens) {
             TokenPlace place = place_load(shared, row);
+            int out = out_row(o, token);
 #pragma unroll // sums stay in registers
             for (int t = 0; t < WARP_TILES; t++) {
                 int tile = first_tile + t;
                 if (tile < ROW_TILES) {
-                    PairBefore before = pair_before(o.epilogue, place, tile, r, token);
-                    pair_store(o.epilogue, place, before, tile, r, token, sums[t][i / 2][i % 2],
+                    PairBias bias = pair_bias(o.epilogue, tile, r);
+                    PairBefore before = pair_before(o.epilogue, place, tile, r, out);
+                    pair_store(o.epilogue, place, before, bias, tile, r, out, sums[t][i / 2][i % 2],
                                sums[t][i / 2][i % 2 + 2]);
                 }
             }
@@ -296,6 +323,8 @@ __device__ __forceinline__ void sums_store(const Operands &o, WorkBlock b, u32 s
 }
 
 // ---- the kernel ---------------------------------------------------------------------------------
+
+extern __shared__ __align__(128) u8 block_shared[];
 
 __device__ __forceinline__ void stages_open(const Operands &o, const Feed &f, u32 shared) {
     for (int step = 0; step < STAGES - 1 && step < STEPS; step++) {
@@ -342,6 +371,7 @@ __device__ __forceinline__ void linear_gemm_body(const Operands &o, WorkBlock b,
     sums_store(o, b, shared, sums);
 }
 
+#if !EXPERTS
 // Row blocks go in bands of RASTER_ROWS that walk over the tokens together, so that a band's
 // weights and the tokens near it stay in the second-level cache.
 __device__ __forceinline__ WorkBlock work_block() {
@@ -358,12 +388,59 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
     linear_gemm(const void *x, const void *weights, const void *bias, void *out, void *kv,
                 const void *inv_freq, const void *positions, const void *slots,
                 const void *page_table, long long tokens) {
-    extern __shared__ __align__(128) u8 shared[];
     griddepcontrol_launch_dependents();
     Operands o = {(const act_t *)x,
                   (const u8 *)weights,
                   {(const float *)bias, out, (u8 *)kv, (const float *)inv_freq,
                    (const s32 *)positions, (const s32 *)slots, (const s32 *)page_table},
-                  (int)tokens};
-    linear_gemm_body(o, work_block(), shared_address(shared));
+                  (int)tokens,
+                  nullptr};
+    linear_gemm_body(o, work_block(), shared_address(block_shared));
 }
+#else
+
+// ---- experts ------------------------------------------------------------------------------------
+
+// Rows of choices whose expert is in another stack.
+__device__ __forceinline__ void zeros_store(const Operands &o, int row_tile) {
+    TokenPlace place = {0, nullptr};
+    PairBefore before = {0.0f, 0.0f};
+    PairBias bias = {0.0f, 0.0f};
+    for (int i = threadIdx.x; i < o.tokens * BLOCK_TILES * 8; i += THREADS) {
+        int tile = row_tile + i / 8 % BLOCK_TILES, out = out_row(o, i / (8 * BLOCK_TILES));
+        if (tile < ROW_TILES) {
+            pair_store(o.epilogue, place, before, bias, tile, i % 8, out, 0.0f, 0.0f);
+        }
+    }
+}
+
+// x       act [rows, K]: row choice / X_SHARE
+// weights layout tile16 [EXPERTS], EXPERT_BYTES each
+// choices int32 [tokens * top_k], by expert (experts_sort.cu)
+// tiles   int32 {count, -, -, -}, then count times {linear of the stack or -1, first choice in
+//         choices, how many, -}: up to BLOCK_TOKENS choices of one expert
+// out     act or fp32 [tokens * top_k, N or N / 2]
+// Grid (row blocks, any, any): blocks with one row block take turns at the tiles.
+extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
+    experts_gemm(const void *x, const void *weights, const void *choices, const void *tiles,
+                 void *out) {
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();
+    Operands o = {(const act_t *)x, nullptr, {}, 0, nullptr};
+    WorkBlock b = {(int)blockIdx.x * BLOCK_TILES, 0};
+    o.epilogue.out = out;
+    int count = (int)ld_global_u32(tiles), turn = (int)(gridDim.y * gridDim.z);
+    for (int at = (int)(blockIdx.y * gridDim.z + blockIdx.z); at < count; at += turn) {
+        uint4 tile = ld_global_v4((const uint4 *)tiles + 1 + at);
+        o.weights = (const u8 *)weights + (s64)(int)tile.x * EXPERT_BYTES;
+        o.choices = (const s32 *)choices + tile.y;
+        o.tokens = (int)tile.z;
+        if ((int)tile.x < 0) {
+            zeros_store(o, b.row_tile);
+            continue;
+        }
+        linear_gemm_body(o, b, shared_address(block_shared));
+        __syncthreads(); // the ring has been read
+    }
+}
+#endif

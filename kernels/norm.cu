@@ -111,7 +111,8 @@ __device__ __forceinline__ void store_ordered(const void *x, float factor, const
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+// One block at least: without that ptxas 13.0 spills in order to fit one more (WIDTH 5000, sm_80).
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     rms_norm(const void *x, const float *w, const s32 *order, void *out, s64 tokens) {
     __shared__ float scratch[ROW_WARPS];
     s64 token = blockIdx.y;

@@ -1,7 +1,7 @@
 // What: fixed-width types and one function per PTX instruction, named after it.
 // Idea: NVRTC gets no toolkit header (design, "Dependencies"), so all that C++ lacks is here:
-//     16-bit floats, fragments of the tensor cores, asynchronous copies, memory scopes. Nothing else in
-//     kernels/ holds assembly.
+//     16-bit floats, fragments of the tensor cores, asynchronous copies, memory scopes. Nothing
+//     else in kernels/ holds assembly.
 // Source: PTX ISA 8.x; fragment layouts as drawn in docs/kernels.md.
 // Non-goals: wgmma and tensor maps (sm_90a only; they come with the kernel that needs them).
 #ifndef PTX_CUH
@@ -113,6 +113,11 @@ __device__ __forceinline__ u32 mul_f16x2(u32 a, u32 b) {
 __device__ __forceinline__ u32 fma_f16x2(u32 a, u32 b, u32 c) {
     u32 d;
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+__device__ __forceinline__ u32 fma_bf16x2(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
 // LUT is the truth table of f(a, b, c) with a = 0xf0, b = 0xcc, c = 0xaa.
@@ -343,6 +348,11 @@ __device__ __forceinline__ void st_shared_f32(u32 p, float v) {
 __device__ __forceinline__ void st_shared_v2_f32(u32 p, float x, float y) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(p), "f"(x), "f"(y) : "memory");
 }
+__device__ __forceinline__ u32 atom_shared_add_u32(u32 p, u32 v) {
+    u32 old;
+    asm volatile("atom.shared.add.u32 %0, [%1], %2;" : "=r"(old) : "r"(p), "r"(v) : "memory");
+    return old;
+}
 __device__ __forceinline__ void bar_sync(int barrier, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
@@ -413,7 +423,8 @@ __device__ __forceinline__ void cp_async_bulk(u32 shared, const void *global, u3
 // D += A B. A: 16 x 16 (rows of weights or queries), B: 16 x 8, D: 16 x 8 in fp32. With lane l,
 // r = l / 4, c = l % 4:
 //     a0 = A[r][2c, 2c+1]  a1 = A[r+8][2c, 2c+1]  a2 = A[r][2c+8, 2c+9]  a3 = A[r+8][2c+8, 2c+9]
-//     b0 = B[2c, 2c+1][r]  b1 = B[2c+8, 2c+9][r]  d0, d1 = D[r][2c, 2c+1]  d2, d3 = D[r+8][2c, 2c+1]
+//     b0 = B[2c, 2c+1][r]  b1 = B[2c+8, 2c+9][r]
+//     d0, d1 = D[r][2c, 2c+1]  d2, d3 = D[r+8][2c, 2c+1]
 __device__ __forceinline__ void mma_m16n8k16_f16(float d[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0,
                                                  u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "

@@ -16,6 +16,9 @@ typedef struct AttentionCase {
     int lengths[ATTENTION_ROWS_MAX];
     // prefill: tokens that follow `start` others of one sequence; 0: this is a decode case
     int tokens, start;
+    int window;    // 0: none
+    float softcap; // 0: none
+    bool places, bf16;
 } AttentionCase;
 
 typedef struct AttentionRun {
@@ -27,10 +30,11 @@ typedef struct AttentionRun {
     int rows;
     PhasePlan phase;
     int first_kernel;
-    int64_t arena_bytes, kv_bytes;
+    int64_t arena_bytes, kv_bytes, weights_bytes;
     uint64_t base[REGION_COUNT];
+    const int32_t *places; // [heads * head_dim]; NULL: none
     // host copies
-    uint16_t *q_half, *kv;
+    uint16_t *q_act, *kv;
     unsigned char *batch;
 } AttentionRun;
 
@@ -60,9 +64,25 @@ static inline void attention_model(AttentionRun *run, const Target *target, Aren
     run->plan.arena = a;
 }
 
+// Every element of a row somewhere else.
+static inline int attention_places(AttentionRun *run, Arena *a) {
+    const AttentionCase *c = run->c;
+    int64_t width = (int64_t)c->heads * c->head_dim;
+    Random r = {.state = 9};
+    int32_t *places = ARENA_NEW(a, int32_t, width);
+    for (int64_t at = 0; at < width; at++) {
+        int64_t other = random_u32(&r) % (at + 1);
+        places[at] = places[other];
+        places[other] = (int32_t)at;
+    }
+    run->places = places;
+    return graph_index(&run->graph, "places", places, width);
+}
+
 static inline void attention_graph(AttentionRun *run, Arena *a) {
     const AttentionCase *c = run->c;
     run->graph = graph_new(a);
+    run->graph.dtype = c->bf16 ? DTYPE_BF16 : DTYPE_FP16;
     run->q = graph_value(&run->graph, "q", VALUE_ACT, (int64_t)c->heads * c->head_dim);
     graph_op(&run->graph, OP_EMBED, -1)->output = run->q;
     run->out = graph_value(&run->graph, "out", VALUE_ACT, (int64_t)c->heads * c->head_dim);
@@ -73,6 +93,9 @@ static inline void attention_graph(AttentionRun *run, Arena *a) {
     op->attention.kv_heads = c->kv_heads;
     op->attention.head_dim = c->head_dim;
     op->attention.scale = 1.0f / sqrtf((float)c->head_dim);
+    op->attention.window = c->window;
+    op->attention.softcap = c->softcap;
+    op->attention.places = c->places ? attention_places(run, a) : -1;
     run->op = op;
 }
 
@@ -85,10 +108,11 @@ static inline void attention_add(AttentionRun *run, const AttentionCase *c, int 
         run->rows++;
     attention_graph(run, a);
     attention_model(run, lab->target, a);
-    run->phase.max_tokens = run->plan.info.max_num_tokens;
-    run->phase.value_buffer = ARENA_NEW(a, int, run->graph.value_count);
-    for (int value = 0; value < run->graph.value_count; value++)
-        run->phase.value_buffer[value] = -1;
+    Error err;
+    bool laid_out = weights_layout(&run->graph, &run->weights_bytes, &err);
+    assert(laid_out);
+    (void)laid_out;
+    lab_values(&run->phase, &run->graph, run->plan.info.max_num_tokens, a);
     const Kernel *kernel = c->tokens ? &kernel_attention_prefill : &kernel_attention_decode;
     Problem problem = {.plan = &run->plan,
                        .op = run->op,
@@ -158,7 +182,7 @@ static inline void attention_fill(AttentionRun *run, Random *r) {
     const AttentionCase *c = run->c;
     for (int64_t at = 0; at < (int64_t)run->rows * c->heads * c->head_dim; at++) {
         bool loud = at / c->head_dim % 3 == 2; // peaked weights
-        run->q_half[at] = half_from_float(random_normal(r) * (loud ? 6.0f : 1.0f));
+        run->q_act[at] = lab_act(random_normal(r) * (loud ? 6.0f : 1.0f), c->bf16);
     }
     int last = c->tokens ? 1 : run->rows;
     for (int row = 0; row < last; row++) {
@@ -168,7 +192,7 @@ static inline void attention_fill(AttentionRun *run, Random *r) {
                 for (int which = 0; which < 2; which++) {
                     int64_t to = attention_at(run, attention_slot(run, row), position, head, which);
                     for (int element = 0; element < c->head_dim; element++)
-                        run->kv[to + element] = half_from_float(random_normal(r));
+                        run->kv[to + element] = lab_act(random_normal(r), c->bf16);
                 }
     }
 }
@@ -183,8 +207,9 @@ static inline void attention_data(AttentionRun *run, StepLab *lab) {
         attention_batch(run, b->slots)[row] = attention_slot(run, row);
     }
     attention_pages(run, a);
-    run->q_half = ARENA_NEW(a, uint16_t, (int64_t)run->rows * run->c->heads * run->c->head_dim);
+    run->q_act = ARENA_NEW(a, uint16_t, (int64_t)run->rows * run->c->heads * run->c->head_dim);
     attention_fill(run, &r);
+    run->base[REGION_WEIGHTS] = lab_weights(lab, &run->graph, run->weights_bytes);
     run->base[REGION_ARENA] = lab_alloc(lab, (size_t)run->arena_bytes);
     run->base[REGION_KV] = lab_alloc(lab, (size_t)run->kv_bytes);
     run->base[REGION_BATCH] = lab_alloc(lab, (size_t)b->bytes);
@@ -193,9 +218,8 @@ static inline void attention_data(AttentionRun *run, StepLab *lab) {
 }
 
 static inline void attention_release(AttentionRun *run, StepLab *lab) {
-    lab_release(lab, run->base[REGION_ARENA]);
-    lab_release(lab, run->base[REGION_KV]);
-    lab_release(lab, run->base[REGION_BATCH]);
+    for (int region = 0; region < REGION_COUNT; region++)
+        lab_release(lab, run->base[region]);
 }
 
 // ---- checks -------------------------------------------------------------------------------------
@@ -210,7 +234,7 @@ static inline uint16_t *attention_run(AttentionRun *run, StepLab *lab, int first
     uint64_t q = arena + (uint64_t)phase->buffers[phase->value_buffer[run->q]].offset;
     const Buffer *out = &phase->buffers[phase->value_buffer[run->out]];
     lab_fill(lab, arena, 0xff, (size_t)run->arena_bytes);
-    lab_upload(lab, q, run->q_half + first * width, (size_t)(count * width * 2));
+    lab_upload(lab, q, run->q_act + first * width, (size_t)(count * width * 2));
     for (int field = 0; field < 2; field++) {
         int64_t offset = field ? b->slots : b->positions;
         lab_upload(lab, run->base[REGION_BATCH] + (uint64_t)offset,
@@ -228,31 +252,38 @@ static inline uint16_t *attention_run(AttentionRun *run, StepLab *lab, int first
     return result;
 }
 
+static inline double attention_value(const AttentionRun *run, uint16_t act) {
+    return (double)lab_act_value(act, run->c->bf16);
+}
+
 // out[element] and the same with absolute values, for the bound.
 static inline void attention_reference(const AttentionRun *run, int row, int head, double *out,
                                        double *size) {
     const AttentionCase *c = run->c;
     int length = attention_length(run, row), slot = attention_slot(run, row);
+    int first = c->window && c->window < length ? length - c->window : 0;
     int kv_head = head / (c->heads / c->kv_heads);
-    const uint16_t *q = run->q_half + ((int64_t)row * c->heads + head) * c->head_dim;
+    const uint16_t *q = run->q_act + ((int64_t)row * c->heads + head) * c->head_dim;
     double *weight = malloc((size_t)length * sizeof *weight), most = -HUGE_VAL, sum = 0;
-    for (int key = 0; key < length; key++) {
+    double cap = (double)c->softcap;
+    for (int key = first; key < length; key++) {
         const uint16_t *k = run->kv + attention_at(run, slot, key, kv_head, 0);
         double score = 0;
         for (int e = 0; e < c->head_dim; e++)
-            score += (double)half_to_float(q[e]) * (double)half_to_float(k[e]);
-        weight[key] = score * (double)run->op->attention.scale;
+            score += attention_value(run, q[e]) * attention_value(run, k[e]);
+        score *= (double)run->op->attention.scale;
+        weight[key] = cap > 0 ? cap * tanh(score / cap) : score;
         most = fmax(most, weight[key]);
     }
     for (int e = 0; e < c->head_dim; e++)
         out[e] = size[e] = 0;
-    for (int key = 0; key < length; key++) {
+    for (int key = first; key < length; key++) {
         const uint16_t *v = run->kv + attention_at(run, slot, key, kv_head, 1);
         double w = exp(weight[key] - most);
         sum += w;
         for (int e = 0; e < c->head_dim; e++) {
-            out[e] += w * (double)half_to_float(v[e]);
-            size[e] += w * fabs((double)half_to_float(v[e]));
+            out[e] += w * attention_value(run, v[e]);
+            size[e] += w * fabs(attention_value(run, v[e]));
         }
     }
     for (int e = 0; e < c->head_dim; e++) {
@@ -267,10 +298,10 @@ static inline bool attention_checked(const AttentionRun *run, int row) {
     return run->rows <= 64 || row < 4 || row >= run->rows - 4 || row % 29 == 0;
 }
 
-// Weights are rounded to fp16 (2^-11) before they meet the values, and the result is.
+// Weights are rounded to fp16 (2^-11; bf16: 2^-8) before they meet the values, and the result is.
 static inline bool attention_compare(const AttentionRun *run, const uint16_t *found) {
     const AttentionCase *c = run->c;
-    double out[256], size[256], worst = 0;
+    double out[256], size[256], worst = 0, unit = c->bf16 ? 8 : 1;
     char where[160] = "";
     for (int row = 0; row < run->rows; row++)
         for (int head = 0; head < c->heads && attention_checked(run, row); head++) {
@@ -279,9 +310,12 @@ static inline bool attention_compare(const AttentionRun *run, const uint16_t *fo
                 attention_reference(run, row, head, out, size);
             for (int e = 0; e < c->head_dim; e++) {
                 double expected = empty ? 0 : out[e];
-                double bound = empty ? 1e-30 : 7e-4 * size[e] + 6e-4 * fabs(out[e]) + 1e-6;
-                double got = (double)half_to_float(
-                    found[((int64_t)row * c->heads + head) * c->head_dim + e]);
+                double bound = unit * (7e-4 * size[e] + 6e-4 * fabs(out[e]) + 1e-6);
+                int64_t width = (int64_t)c->heads * c->head_dim, at = head * c->head_dim + e;
+                if (run->places)
+                    at = run->places[at];
+                double got = attention_value(run, found[row * width + at]);
+                bound = empty ? 1e-30 : bound;
                 double share = fabs(got - expected) / bound;
                 if (!(share <= worst)) {
                     worst = isnan(share) ? HUGE_VAL : share;

@@ -12,12 +12,13 @@
 // kernels. More than 256 MB of weights rotate, so nothing stays in the second-level cache. "read"
 // is a plain read of the same bytes in the same way.
 #include "tests/gpu.h"
-#include "tests/linear_lab.h"
+#include "tests/linear_check.h"
+#include "tests/linear_formats.h"
 
 #include <inttypes.h>
 #include <unistd.h>
 
-enum { RUNS_MAX = 1200, THREADS_MAX = 16 };
+enum { RUNS_MAX = 2400, THREADS_MAX = 16 };
 
 // clang-format off
 static const Case check_cases[] = {
@@ -68,13 +69,15 @@ static const Case time_cases[] = {
     {"1B head", 16, 0, 2048, {128256}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
 };
 // clang-format on
-enum { CHECK_CASES = sizeof check_cases / sizeof *check_cases,
+enum { SHAPE_CASES = sizeof check_cases / sizeof *check_cases,
+       CHECK_CASES = SHAPE_CASES + FORMAT_COUNT, // shapes, then formats
        TIME_CASES = sizeof time_cases / sizeof *time_cases };
 
 typedef struct Bench {
     Arena arena;
     Gpu gpu;
     const Target *target;
+    Formats formats;
     Lab labs[CHECK_CASES + TIME_CASES];
     Run *runs; // [RUNS_MAX]
     int run_count;
@@ -222,201 +225,15 @@ static void step_launch(Bench *b, const Run *run, int step, const Regions *regio
            1, (unsigned)s->shared_bytes, b->gpu.stream, slots, NULL));
 }
 
-// ---- data of a check ----------------------------------------------------------------------------
-
-enum { CHECK_TOKENS = 200 };
-
-typedef struct Data {
-    uint16_t *x_half;
-    float *x, *residual; // [CHECK_TOKENS, ...]
-    int32_t positions[CHECK_TOKENS], slots[CHECK_TOKENS];
-    int32_t table[LAB_SLOTS * LAB_SEQ / LAB_PAGE];
-    double *y;      // [CHECK_TOKENS, rows]: before the epilogue
-    double largest; // of |y|
-} Data;
-
-static void data_places(Data *d) {
-    for (int m = 0; m < CHECK_TOKENS; m++) {
-        d->slots[m] = m == 3 ? -1 : m % LAB_SLOTS;
-        d->positions[m] = m / LAB_SLOTS * 5 % LAB_SEQ;
-    }
-    for (int i = 0; i < LAB_SLOTS * LAB_SEQ / LAB_PAGE; i++)
-        d->table[i] = 1 + i * 5 % (LAB_PAGES - 1); // 5 and 64 have no common divisor
-}
-
-static void data_make(Data *d, const Lab *lab, Arena *a) {
-    Random r = {.state = 99};
-    const PackedTensor *t = &lab->graph.packed[lab->op->linear.weight];
-    int64_t k = t->in_features;
-    *d = (Data){.x_half = ARENA_NEW(a, uint16_t, CHECK_TOKENS * k),
-                .x = ARENA_NEW(a, float, CHECK_TOKENS * k),
-                .residual = ARENA_NEW(a, float, CHECK_TOKENS * t->out_features),
-                .y = ARENA_NEW(a, double, CHECK_TOKENS * t->rows)};
-    data_places(d);
-    for (int64_t i = 0; i < CHECK_TOKENS * t->out_features; i++)
-        d->residual[i] = random_normal(&r);
-    float *in = ARENA_NEW(a, float, CHECK_TOKENS * k), *row = ARENA_NEW(a, float, k);
-    for (int64_t m = 0; m < CHECK_TOKENS; m++) {
-        double squares = 0;
-        for (int64_t i = m * k; i < (m + 1) * k; i++) {
-            d->x[i] = random_normal(&r) * (m % 5 == 4 && i % 97 == 0 ? 30.0f : 1.0f);
-            d->x_half[i] = half_from_float(d->x[i]);
-            squares += (double)d->x[i] * (double)d->x[i];
-        }
-        double factor = 1 / sqrt(squares / (double)k + (double)lab->op->linear.eps);
-        for (int64_t i = 0; i < k; i++)
-            in[m * k + i] =
-                half_to_float(lab->norm ? half_from_float((float)((double)d->x[m * k + i] * factor *
-                                                                  (double)lab->norm[i]))
-                                        : d->x_half[m * k + i]);
-    }
-    for (int64_t at = 0; at < t->rows; at++) {
-        int part;
-        int64_t n;
-        packed_row(t, at, &part, &n);
-        if (n >= 0)
-            weight_row(t->parts[part], n, row);
-        for (int64_t m = 0; m < CHECK_TOKENS && n >= 0; m++) {
-            double sum = lab->bias ? (double)lab->bias[at] : 0;
-            for (int64_t i = 0; i < k; i++)
-                sum += (double)row[i] * (double)in[m * k + i];
-            d->y[m * t->rows + at] = sum;
-            d->largest = fmax(d->largest, fabs(sum));
-        }
-    }
-}
-
 // ---- one check ----------------------------------------------------------------------------------
-
-typedef struct Result {
-    unsigned char *arena, *kv;
-    double worst; // error over its bound
-    int64_t compared;
-    char where[128];
-} Result;
-
-static void compare(Result *r, double found, double expected, double bound, int64_t token,
-                    int64_t row) {
-    double share = fabs(found - expected) / bound;
-    r->compared++;
-    if (share <= r->worst)
-        return;
-    r->worst = isnan(share) ? HUGE_VAL : share;
-    snprintf(r->where, sizeof r->where, "token %lld row %lld: %.6g, expected %.6g",
-             (long long)token, (long long)row, found, expected);
-}
-
-static double half_at(const unsigned char *base, int64_t index) {
-    uint16_t half;
-    memcpy(&half, base + index * 2, 2);
-    return (double)half_to_float(half);
-}
-
-static double float_at(const unsigned char *base, int64_t index) {
-    float value;
-    memcpy(&value, base + index * 4, 4);
-    return (double)value;
-}
-
-// Error of fp32 sums (relative to the largest one), and of rounding a result to fp16. The GEMM also
-// rounds each weight to fp16.
-static double sum_bound(const Run *run, const Data *d) {
-    const PackedTensor *t = linear_weight(&(Problem){.plan = &run->lab->plan, .op = run->lab->op});
-    bool rounded = !run->decode && t->bits != 16;
-    return d->largest * (rounded ? 6e-4 : run->lab->norm ? 2e-4 : 3e-5) + 1e-6;
-}
-
-static const unsigned char *kv_row(const Run *run, const Data *d, const Result *r, int64_t m,
-                                   int64_t head, bool value) {
-    const ModelInfo *info = &run->lab->plan.info;
-    int64_t position = d->positions[m], slot = d->slots[m];
-    int64_t page = slot < 0 ? 0 : d->table[slot * (LAB_SEQ / LAB_PAGE) + position / LAB_PAGE];
-    return r->kv + page * info->kv_page_bytes + LAB_LAYER * info->kv_layer_stride +
-           (value ? info->kv_layer_stride / 2 : 0) +
-           (head * LAB_PAGE + position % LAB_PAGE) * run->lab->c->head_dim * 2;
-}
-
-static void compare_rope(const Run *run, const Data *d, Result *r, const unsigned char *out,
-                         int64_t m, int64_t tile, int i) {
-    const Case *c = run->lab->c;
-    int64_t rows = (c->heads + 2 * c->kv_heads) * c->head_dim, at = tile * 16 + i;
-    double low = d->y[m * rows + at], high = d->y[m * rows + at + 8], bound = sum_bound(run, d) * 2;
-    int64_t head = at / c->head_dim, in_head = tile % (c->head_dim / 16);
-    bool rotated = head < c->heads + c->kv_heads;
-    int64_t first = rotated ? in_head * 8 + i : in_head * 16 + i;
-    int64_t second = rotated ? first + c->head_dim / 2 : first + 8;
-    if (rotated) {
-        float angle = (float)d->positions[m] * run->lab->inv_freq[first];
-        double cosine = cos((double)angle), sine = sin((double)angle), x = low;
-        double factor = (double)run->lab->op->linear.rope_factor;
-        low = (x * cosine - high * sine) * factor;
-        high = (high * cosine + x * sine) * factor;
-    }
-    const unsigned char *row = out + (m * c->heads + head) * c->head_dim * 2;
-    if (head >= c->heads)
-        row = kv_row(run, d, r, m, rotated ? head - c->heads : head - c->heads - c->kv_heads,
-                     !rotated);
-    compare(r, half_at(row, first), low, bound + fabs(low) * 6e-4 + 1e-4, m, at);
-    compare(r, half_at(row, second), high, bound + fabs(high) * 6e-4 + 1e-4, m, at + 8);
-}
-
-static double gate(Activation act, double x) {
-    if (act == ACT_SILU)
-        return x / (1 + exp(-x));
-    return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
-}
-
-// Rows i and i + 8 of a tile.
-static void compare_pair(const Run *run, const Data *d, Result *r, const unsigned char *out,
-                         int64_t m, int64_t tile, int i) {
-    const Lab *lab = run->lab;
-    const PackedTensor *t = &lab->graph.packed[lab->op->linear.weight];
-    double bound = sum_bound(run, d);
-    const double *y = d->y + m * t->rows + tile * 16 + i;
-    if (lab->c->epilogue == EPILOGUE_ROPE_KV) {
-        compare_rope(run, d, r, out, m, tile, i);
-        return;
-    }
-    if (lab->c->epilogue == EPILOGUE_ACT_MUL) {
-        int64_t feature = tile * 8 + i, features = t->out_features / 2;
-        double value = gate(lab->c->act, y[0]) * y[8];
-        if (feature < features)
-            compare(r, half_at(out, m * features + feature), value,
-                    fabs(value) * 6e-4 + bound * (fabs(y[0]) + fabs(y[8]) + 1) + 1e-6, m, feature);
-        return;
-    }
-    for (int half = 0; half < 2; half++) {
-        int64_t row = tile * 16 + i + 8 * half, at = m * t->out_features + row;
-        if (row >= t->out_features)
-            continue;
-        double value = y[8 * half];
-        if (lab->c->epilogue == EPILOGUE_ADD)
-            compare(r, float_at(out, at), value + (double)d->residual[at], bound + 1e-5, m, row);
-        else if (lab->c->f32)
-            compare(r, float_at(out, at), value, bound, m, row);
-        else
-            compare(r, half_at(out, at), value, bound + fabs(value) * 6e-4, m, row);
-    }
-}
-
-// Everything behind the last output, up to the end of the buffer and its guard, is as it was
-// filled.
-static bool guards_hold(const Run *run, const Result *r, int64_t tokens) {
-    const Value *v = &run->lab->graph.values[run->lab->op->output];
-    const Buffer *b = &run->phase.buffers[run->phase.value_buffer[run->lab->op->output]];
-    int64_t used = tokens * v->width * plan_value_elem(&run->lab->plan, run->lab->op->output);
-    for (int64_t at = b->offset + used; at < b->offset + b->bytes + LAB_GUARD; at++)
-        if (r->arena[at] != 0xff)
-            return false;
-    return true;
-}
 
 static void run_upload(Bench *b, const Run *run, const Data *d, const Regions *regions,
                        int64_t tokens) {
     const Gpu *g = &b->gpu;
     const Lab *lab = run->lab;
     const BatchLayout *batch = &lab->plan.batch;
-    int64_t k = lab->c->in, n = lab->graph.packed[lab->op->linear.weight].out_features;
+    int64_t k = lab->graph.values[lab->x].width;
+    int64_t n = lab->graph.packed[lab->op->linear.weight].out_features;
     const PhasePlan *phase = &run->phase;
     GpuAddress x = regions->base[REGION_ARENA] +
                    (uint64_t)phase->buffers[phase->value_buffer[lab->x]].offset;
@@ -440,7 +257,6 @@ static void run_upload(Bench *b, const Run *run, const Data *d, const Regions *r
 static Result run_check(Bench *b, const Run *run, const Data *d, const Regions *regions,
                         int64_t tokens, Arena *a) {
     const Lab *lab = run->lab;
-    const PackedTensor *t = &lab->graph.packed[lab->op->linear.weight];
     size_t kv_bytes = (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes);
     Result r = {.arena = arena_alloc(a, (size_t)run->arena_bytes),
                 .kv = arena_alloc(a, kv_bytes + 1)};
@@ -451,13 +267,7 @@ static Result run_check(Bench *b, const Run *run, const Data *d, const Regions *
     GPU_DO(&b->gpu, download(r.arena, regions->base[REGION_ARENA], (size_t)run->arena_bytes));
     if (kv_bytes)
         GPU_DO(&b->gpu, download(r.kv, regions->base[REGION_KV], kv_bytes));
-    const unsigned char *out =
-        r.arena + run->phase.buffers[run->phase.value_buffer[lab->op->output]].offset;
-    for (int64_t m = 0; m < tokens; m++)
-        for (int64_t pair = 0; pair < t->rows / 2; pair++)
-            compare_pair(run, d, &r, out, m, pair / 8, (int)(pair % 8));
-    if (!guards_hold(run, &r, tokens))
-        compare(&r, HUGE_VAL, 0, 1, tokens, -1);
+    compare_all(run, d, &r, tokens);
     return r;
 }
 
@@ -477,8 +287,7 @@ typedef struct First {
 static bool first_same(First *first, const Run *run, const Result *r, Arena *a) {
     const Value *v = &run->lab->graph.values[run->lab->op->output];
     size_t size = (size_t)(v->width * plan_value_elem(&run->lab->plan, run->lab->op->output));
-    const unsigned char *out =
-        r->arena + run->phase.buffers[run->phase.value_buffer[run->lab->op->output]].offset;
+    const unsigned char *out = result_out(run, r);
     if (!first->bytes) {
         *first = (First){arena_alloc(a, size), size};
         memcpy(first->bytes, out, size);
@@ -512,7 +321,7 @@ static void run_checks(Bench *b, const Run *run, const Data *d, const Regions *r
 static void lab_check(Bench *b, Lab *lab, Tally *tally) {
     Arena a = {0};
     Data d;
-    data_make(&d, lab, &a);
+    data_make(&d, lab, CHECK_TOKENS, &a);
     int64_t arena_bytes = 0;
     for (int i = 0; i < b->run_count; i++)
         if (b->runs[i].lab == lab && b->runs[i].arena_bytes > arena_bytes)
@@ -542,7 +351,7 @@ static bool check_all(Bench *b) {
     for (int i = 0; i < CHECK_CASES; i++) {
         Tally tally = {0};
         lab_check(b, &b->labs[i], &tally);
-        printf("%-10s %3d checks, %d failed, worst %.3f of its bound\n", check_cases[i].name,
+        printf("%-22s %3d checks, %d failed, worst %.3f of its bound\n", b->labs[i].c->name,
                tally.checks, tally.failures, tally.worst);
         all.checks += tally.checks;
         all.failures += tally.failures;
@@ -722,8 +531,10 @@ static bool bench_make(Bench *b, const Target *target, bool check, bool time, co
                        Error *err) {
     b->target = target;
     b->runs = ARENA_NEW(&b->arena, Run, RUNS_MAX);
+    formats_make(&b->formats);
     for (int i = 0; i < CHECK_CASES; i++) {
-        lab_make(&b->labs[i], &check_cases[i], target, check, &b->arena);
+        const Case *c = i < SHAPE_CASES ? &check_cases[i] : &b->formats.cases[i - SHAPE_CASES];
+        lab_make(&b->labs[i], c, target, check, &b->arena);
         if (check)
             runs_check(b, &b->labs[i]);
     }

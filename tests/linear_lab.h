@@ -20,6 +20,10 @@ typedef struct Case {
     bool bias, f32;
     Activation act;
     int64_t heads, kv_heads, head_dim;
+    bool zeros, scale_f32; // how quantized weights are stored
+    bool bf16;             // activations, and weights of 16 bits
+    bool act_order;        // inputs in the order of their groups, by the norm where there is one
+    float scale, softcap;  // 0: none
 } Case;
 
 enum { LAB_LAYERS = 3, LAB_LAYER = 1, LAB_SLOTS = 8, LAB_SEQ = 128, LAB_PAGE = 16,
@@ -64,41 +68,98 @@ static inline void lab_model(Lab *lab, const Target *target, Arena *a) {
     lab->plan.arena = a;
 }
 
-// with_data: weights that can be packed; else only their shapes.
-static inline void lab_make(Lab *lab, const Case *c, const Target *target, bool with_data,
-                            Arena *a) {
-    Random r = {.state = 1000 + (uint64_t)c->in};
-    *lab = (Lab){.c = c, .graph = graph_new(a), .residual = -1};
-    lab_model(lab, target, a);
-    Graph *g = &lab->graph;
-    const Weight *parts[3];
-    int count = 0, bias = -1, norm = -1, inv_freq = -1;
-    for (; count < 3 && c->out[count]; count++) {
-        Weight *w = ARENA_NEW(a, Weight, 1);
-        *w = (Weight){.in_features = c->in, .out_features = c->out[count], .bits = c->bits,
-                      .group_size = c->group_size,
-                      .groups = c->group_size ? ceil_div(c->in, c->group_size) : 0};
-        parts[count] = !with_data ? w : random_weight(a, &r, c->bits, c->group_size, c->in,
-                                                      c->out[count], 0.001f, 0.02f);
+// ---- weights ------------------------------------------------------------------------------------
+
+// Every scale is an fp32 number that no fp16 number is.
+static inline void lab_scales_f32(Weight *w, Random *r, Arena *a) {
+    Tensor *scales = random_tensor(a, "random.scales", TENSOR_F32, w->groups, w->out_features, 4);
+    for (int64_t i = 0; i < w->groups * w->out_features; i++) {
+        float value = random_uniform(r, -0.02f, 0.02f);
+        memcpy((unsigned char *)(uintptr_t)scales->data + 4 * i, &value, 4);
     }
-    int weight = graph_linear_weight(g, "w", parts, count);
-    g->packed[weight].order = c->order;
-    g->packed[weight].head_dim = c->head_dim;
-    int64_t rows = g->packed[weight].rows, features = g->packed[weight].out_features;
-    if (c->bias)
-        lab->bias = lab_vector(lab, a, &r, &bias, "bias", rows, -1, 1);
-    if (c->prologue == PROLOGUE_NORM)
-        lab->norm = lab_vector(lab, a, &r, &norm, "norm", c->in, 0.5f, 1.5f);
-    if (c->epilogue == EPILOGUE_ROPE_KV)
-        lab->inv_freq = lab_vector(lab, a, &r, &inv_freq, "inv_freq", c->head_dim / 2, 0, 1);
+    w->scales = scales;
+    w->scales_half = false;
+}
+
+static inline void lab_zeros(Weight *w, Random *r, Arena *a) {
+    Tensor *zeros = random_tensor(a, "random.qzeros", TENSOR_I32, w->groups,
+                                  ceil_div(w->out_features * w->bits, 32), 4);
+    for (size_t i = 0; i < zeros->bytes / 4; i++) {
+        uint32_t word = random_u32(r);
+        memcpy((unsigned char *)(uintptr_t)zeros->data + 4 * i, &word, 4);
+    }
+    w->qzeros = zeros;
+    w->zero_rule = ZERO_STORED;
+    w->sym = false;
+}
+
+static inline uint16_t lab_bf16(float value) { // to the nearest, ties to even
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float lab_bf16_float(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+static inline void lab_plain_bf16(Weight *w, Random *r, Arena *a) {
+    Tensor *plain =
+        random_tensor(a, "random.weight", TENSOR_BF16, w->out_features, w->in_features, 2);
+    for (int64_t i = 0; i < w->out_features * w->in_features; i++) {
+        uint16_t bits = lab_bf16(random_normal(r) * 0.02f);
+        memcpy((unsigned char *)(uintptr_t)plain->data + 2 * i, &bits, 2);
+    }
+    w->weight = plain;
+}
+
+// with_data: one that can be packed; else only its shape.
+static inline const Weight *lab_weight(const Case *c, Random *r, int64_t out, bool with_data,
+                                       Arena *a) {
+    if (!with_data) {
+        Weight *w = ARENA_NEW(a, Weight, 1);
+        *w = (Weight){.in_features = c->in, .out_features = out, .bits = c->bits,
+                      .group_size = c->group_size, .scales_half = !c->scale_f32,
+                      .zero_rule = c->zeros ? ZERO_STORED : ZERO_MIDDLE,
+                      .groups = c->group_size ? ceil_div(c->in, c->group_size) : 0};
+        return w;
+    }
+    Weight *w = random_weight(a, r, c->bits, c->group_size, c->in, out, 0.001f, 0.02f);
+    if (c->bits == 16 && c->bf16)
+        lab_plain_bf16(w, r, a);
+    if (c->scale_f32)
+        lab_scales_f32(w, r, a);
+    if (c->zeros)
+        lab_zeros(w, r, a);
+    if (c->act_order)
+        random_act_order(w, a, 7);
+    return w;
+}
+
+// ---- the op -------------------------------------------------------------------------------------
+
+// Width of the op's output.
+static inline int64_t lab_out_width(const Case *c, int64_t features) {
+    return c->epilogue == EPILOGUE_ACT_MUL   ? features / 2
+           : c->epilogue == EPILOGUE_ROPE_KV ? c->heads * c->head_dim
+                                             : features;
+}
+
+static inline void lab_op(Lab *lab, const Case *c, int weight, int bias, int norm, int inv_freq) {
+    Graph *g = &lab->graph;
+    const PackedTensor *t = &g->packed[weight];
     bool f32_in = c->prologue == PROLOGUE_NORM, f32_out = c->f32 || c->epilogue == EPILOGUE_ADD;
-    lab->x = lab_input(g, "x", f32_in ? VALUE_F32 : VALUE_ACT, c->in);
+    int order = -1;
+    if (f32_in && t->input_order)
+        order = graph_index(g, "order", t->input_order, t->in_features);
+    lab->x = lab_input(g, "x", f32_in ? VALUE_F32 : VALUE_ACT, f32_in ? c->in : t->in_features);
     if (c->epilogue == EPILOGUE_ADD)
-        lab->residual = lab_input(g, "residual", VALUE_F32, features);
-    int64_t width = c->epilogue == EPILOGUE_ACT_MUL   ? features / 2
-                    : c->epilogue == EPILOGUE_ROPE_KV ? c->heads * c->head_dim
-                                                      : features;
-    int out = graph_value(g, "out", f32_out ? VALUE_F32 : VALUE_ACT, width);
+        lab->residual = lab_input(g, "residual", VALUE_F32, t->out_features);
+    int out = graph_value(g, "out", f32_out ? VALUE_F32 : VALUE_ACT,
+                          lab_out_width(c, t->out_features));
     Op *op = graph_op(g, OP_LINEAR, LAB_LAYER);
     op->inputs[0] = lab->x;
     op->inputs[1] = lab->residual;
@@ -107,7 +168,10 @@ static inline void lab_make(Lab *lab, const Case *c, const Target *target, bool 
     op->linear.bias = bias;
     op->linear.prologue = c->prologue;
     op->linear.norm_weight = norm;
+    op->linear.norm_order = order;
     op->linear.eps = 1e-5f;
+    op->linear.scale = c->scale > 0 ? c->scale : 1;
+    op->linear.softcap = c->softcap;
     op->linear.epilogue = c->epilogue;
     op->linear.act = c->act;
     op->linear.heads = c->heads;
@@ -116,6 +180,31 @@ static inline void lab_make(Lab *lab, const Case *c, const Target *target, bool 
     op->linear.inv_freq = inv_freq;
     op->linear.rope_factor = 1.25f;
     lab->op = op;
+}
+
+// with_data: weights that can be packed; else only their shapes.
+static inline void lab_make(Lab *lab, const Case *c, const Target *target, bool with_data,
+                            Arena *a) {
+    Random r = {.state = 1000 + (uint64_t)c->in};
+    *lab = (Lab){.c = c, .graph = graph_new(a), .residual = -1};
+    lab_model(lab, target, a);
+    Graph *g = &lab->graph;
+    g->dtype = c->bf16 ? DTYPE_BF16 : DTYPE_FP16;
+    const Weight *parts[3];
+    int count = 0, bias = -1, norm = -1, inv_freq = -1;
+    for (; count < 3 && c->out[count]; count++)
+        parts[count] = lab_weight(c, &r, c->out[count], with_data, a);
+    int weight = graph_linear_weight(g, "w", parts, count);
+    g->packed[weight].order = c->order;
+    g->packed[weight].head_dim = c->head_dim;
+    if (c->bias)
+        lab->bias = lab_vector(lab, a, &r, &bias, "bias", g->packed[weight].rows, -1, 1);
+    if (c->prologue == PROLOGUE_NORM)
+        lab->norm = lab_vector(lab, a, &r, &norm, "norm", g->packed[weight].in_features, 0.5f,
+                               1.5f);
+    if (c->epilogue == EPILOGUE_ROPE_KV)
+        lab->inv_freq = lab_vector(lab, a, &r, &inv_freq, "inv_freq", c->head_dim / 2, 0, 1);
+    lab_op(lab, c, weight, bias, norm, inv_freq);
     Error err;
     bool laid_out = weights_layout(g, &lab->weights_bytes, &err);
     assert(laid_out);

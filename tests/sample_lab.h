@@ -2,9 +2,11 @@
 #ifndef SAMPLE_LAB_H
 #define SAMPLE_LAB_H
 
-#include "tests/rows_lab.h"
+#include "tests/random_weight.h"
+#include "tests/step_lab.h"
 
 #include <float.h>
+#include <math.h>
 
 enum { SAMPLE_ROWS = 16, SAMPLE_TOKENS = 64 };
 
@@ -56,8 +58,15 @@ static inline void sample_add(SampleRun *run, int64_t vocab, StepLab *lab) {
     *run = (SampleRun){.vocab = vocab, .graph = graph_new(a)};
     run->graph.logits = graph_value(&run->graph, "logits", VALUE_F32, vocab);
     graph_op(&run->graph, OP_EMBED, -1)->output = run->graph.logits;
-    rows_model(&run->plan, &run->graph, lab->target, vocab, SAMPLE_ROWS, SAMPLE_TOKENS, a);
-    phase_values(&run->phase, &run->graph, SAMPLE_ROWS, a);
+    run->plan = (Plan){.target = lab->target, .graph = &run->graph, .arena = a};
+    run->plan.info = (ModelInfo){.vocab_size = vocab,
+                                 .max_seq_len = 64,
+                                 .max_batch_size = SAMPLE_ROWS,
+                                 .max_num_tokens = SAMPLE_TOKENS,
+                                 .max_head_rows = SAMPLE_ROWS,
+                                 .page_tokens = 16};
+    run->plan.batch = batch_layout(&run->plan.info);
+    lab_values(&run->phase, &run->graph, SAMPLE_ROWS, a);
     kernel_sample_lower(&run->plan, &run->phase);
     run->first_kernel = lab_phase_add(lab, &run->phase, &run->arena_bytes);
 }

@@ -204,6 +204,47 @@ static inline void lab_download(StepLab *lab, void *data, uint64_t address, size
     }
 }
 
+// ---- values and weights -------------------------------------------------------------------------
+
+// The bits of an activation, and what they stand for.
+static inline uint16_t lab_act(float x, bool bf16) {
+    if (!bf16)
+        return half_from_float(x);
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        return 0x7fc0; // not a number
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float lab_act_value(uint16_t act, bool bf16) {
+    if (!bf16)
+        return half_to_float(act);
+    uint32_t bits = (uint32_t)act << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline void lab_values(PhasePlan *phase, const Graph *g, int64_t max_tokens, Arena *a) {
+    phase->max_tokens = max_tokens;
+    phase->value_buffer = ARENA_NEW(a, int, g->value_count);
+    for (int value = 0; value < g->value_count; value++)
+        phase->value_buffer[value] = -1;
+}
+
+// All packed tensors, at their offsets in `bytes` bytes.
+static inline uint64_t lab_weights(StepLab *lab, const Graph *g, int64_t bytes) {
+    Arena scratch = {0};
+    unsigned char *host = arena_alloc(&scratch, (size_t)bytes + 1);
+    for (int at = 0; at < g->packed_count; at++)
+        tensor_pack(&g->packed[at], host + g->packed[at].offset);
+    uint64_t base = lab_alloc(lab, (size_t)bytes + 256);
+    lab_upload(lab, base, host, (size_t)bytes);
+    arena_free(&scratch);
+    return base;
+}
+
 // ---- running ------------------------------------------------------------------------------------
 
 // base: by StepRegion.

@@ -142,6 +142,17 @@ static inline void __syncthreads() { simt_wait(simt_barriers[0], simt_thread_cou
 static inline void bar_sync(int barrier, int threads) {
     simt_wait(simt_barriers[barrier], threads);
 }
+// Counts the warp in; its lanes go on.
+static inline void simt_arrive(SimtBarrier &b, int count) {
+    if (++b.arrived == count) {
+        b.arrived = 0;
+        b.generation++;
+        simt_progress = true;
+    }
+}
+static inline void bar_arrive(int barrier, int threads) {
+    simt_arrive(simt_barriers[barrier], threads);
+}
 static inline void __syncwarp() {
     int all[WARP_LANES];
     simt_exchange(0, all);
@@ -257,6 +268,10 @@ static inline u32 fma_f16x2(u32 a, u32 b, u32 c) {
     return cvt_rn_f16x2_f32(fmaf(f16x2_low(a), f16x2_low(b), f16x2_low(c)),
                             fmaf(f16x2_high(a), f16x2_high(b), f16x2_high(c)));
 }
+static inline u32 fma_bf16x2(u32 a, u32 b, u32 c) {
+    return cvt_rn_bf16x2_f32(fmaf(bf16x2_low(a), bf16x2_low(b), bf16x2_low(c)),
+                             fmaf(bf16x2_high(a), bf16x2_high(b), bf16x2_high(c)));
+}
 static inline u32 add_f16x2(u32 a, u32 b) {
     return cvt_rn_f16x2_f32(f16x2_low(a) + f16x2_low(b), f16x2_high(a) + f16x2_high(b));
 }
@@ -337,6 +352,14 @@ static inline void st_shared_u16(u32 p, u16 v) { simt_store(simt_at(p), v); }
 static inline void st_shared_f32(u32 p, float v) { simt_store(simt_at(p), v); }
 static inline void st_shared_v2_f32(u32 p, float x, float y) {
     simt_store(simt_at(p), make_float2(x, y));
+}
+
+static inline float4 ld_shared_v4_f32(u32 p) { return simt_load<float4>(simt_at(p)); }
+static inline void st_shared_v4_f32(u32 p, float4 v) { simt_store(simt_at(p), v); }
+static inline u32 atom_shared_add_u32(u32 p, u32 v) {
+    u32 old = simt_load<u32>(simt_at(p));
+    simt_store(simt_at(p), old + v);
+    return old;
 }
 
 static inline void cp_async_16_zfill(u32 to, const void *from, int bytes) {

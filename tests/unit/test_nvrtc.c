@@ -1,9 +1,13 @@
 // Every GPU kernel, with the parameters that the compiler gives it, compiles for every target,
 // without spills and without local memory (cubins_make refuses both): all kernels of the sample's
-// plan, and shapes of other models where registers or shared memory are tighter. Also: bytes do not
-// depend on threads, parameters arrive as macros, and what does not compile is named.
+// plan, shapes of other models where registers or shared memory are tighter, and whatever the
+// fixtures' graphs have besides linears and experts, fused or not. Also: bytes do not depend on
+// threads, parameters arrive as macros, and what does not compile is named.
 #include "tests/attention_lab.h"
-#include "tests/rows_lab.h"
+#include "tests/rows_cases.h"
+#include "tests/sample_lab.h"
+
+#include <dirent.h>
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,17 +18,36 @@
 static const char *const target_names[] = {"sm_80",  "sm_86",   "sm_87",  "sm_89",
                                            "sm_90a", "sm_100a", "sm_120a"};
 static const AttentionCase attention_cases[] = {
-    {"decode 128", 32, 8, 128, 64, {9, 9}, 0, 0},  {"decode 128 mqa", 16, 1, 128, 64, {9}, 0, 0},
-    {"decode 256", 8, 4, 256, 64, {9}, 0, 0},      {"prefill 128", 32, 8, 128, 64, {0}, 99, 0},
-    {"prefill 96", 8, 8, 96, 64, {0}, 99, 0},      {"prefill 256", 8, 4, 256, 64, {0}, 99, 0},
+    {.name = "decode 128", .heads = 32, .kv_heads = 8, .head_dim = 128, .page = 64,
+     .lengths = {9, 9}},
+    {.name = "decode 128 mqa", .heads = 16, .kv_heads = 1, .head_dim = 128, .page = 64,
+     .lengths = {9}},
+    {.name = "decode 256", .heads = 8, .kv_heads = 4, .head_dim = 256, .page = 64, .lengths = {9}},
+    {.name = "prefill 128", .heads = 32, .kv_heads = 8, .head_dim = 128, .page = 64, .tokens = 99},
+    {.name = "prefill 96", .heads = 8, .kv_heads = 8, .head_dim = 96, .page = 64, .tokens = 99},
+    {.name = "prefill 256", .heads = 8, .kv_heads = 4, .head_dim = 256, .page = 64, .tokens = 99},
+    {.name = "decode 256, gemma", .heads = 8, .kv_heads = 4, .head_dim = 256, .page = 64,
+     .lengths = {9999}, .window = 4096, .softcap = 50, .places = true, .bf16 = true},
+    {.name = "prefill 256, gemma", .heads = 8, .kv_heads = 4, .head_dim = 256, .page = 64,
+     .tokens = 99, .start = 4096, .window = 4096, .softcap = 50, .places = true, .bf16 = true},
+    {.name = "decode 128, window", .heads = 32, .kv_heads = 8, .head_dim = 128, .page = 64,
+     .lengths = {9999}, .window = 4096, .bf16 = true},
+    {.name = "prefill 128, window", .heads = 32, .kv_heads = 8, .head_dim = 128, .page = 64,
+     .tokens = 99, .start = 4096, .window = 4096, .places = true, .bf16 = true},
+    {.name = "prefill 64, cap", .heads = 32, .kv_heads = 8, .head_dim = 64, .page = 64,
+     .tokens = 99, .start = 4096, .window = 4096, .softcap = 30, .places = true},
+    {.name = "decode 120", .heads = 32, .kv_heads = 1, .head_dim = 120, .page = 64, .lengths = {9},
+     .places = true, .softcap = 30},
+    {.name = "prefill 248", .heads = 32, .kv_heads = 1, .head_dim = 248, .page = 16, .tokens = 9,
+     .softcap = 30},
+    {.name = "decode 248", .heads = 32, .kv_heads = 1, .head_dim = 248, .page = 16, .lengths = {9},
+     .softcap = 30},
 };
-static const RowsCase rows_cases[] = {{"norm 8192", OP_NORM, 8192, 0}};
 static const int64_t vocabularies[] = {128256};
 // clang-format on
 enum {
     TARGETS = sizeof target_names / sizeof *target_names,
     ATTENTION_CASES = sizeof attention_cases / sizeof *attention_cases,
-    ROWS_CASES = sizeof rows_cases / sizeof *rows_cases,
     VOCABULARIES = sizeof vocabularies / sizeof *vocabularies
 };
 
@@ -36,26 +59,43 @@ typedef struct Kernels {
     Plan plan;
 } Kernels;
 
-static void kernels_make(Kernels *k, const char *target) {
+static const Target *target_named(const char *name) {
     Error err;
     const Target *targets[4];
     int count;
+    assert_true(targets_parse(targets, &count, 4, name, &err));
+    return targets[0];
+}
+
+static Plan plan_of_kernels(const Target *target, Arena *a) {
+    return (Plan){
+        .target = target, .arena = a, .kernels = ARENA_NEW(a, Step *, LAB_KERNELS_MAX)};
+}
+
+// A kernel of the plan, unless it is there.
+static void kernel_keep(Plan *plan, const Step *step) {
+    for (int at = 0; at < plan->kernel_count; at++)
+        if (strcmp(plan->kernels[at]->entry, step->entry) == 0 &&
+            params_equal(&plan->kernels[at]->params, &step->params))
+            return;
+    assert_true(plan->kernel_count < LAB_KERNELS_MAX);
+    Step *copy = ARENA_NEW(plan->arena, Step, 1);
+    *copy = *step;
+    plan->kernels[plan->kernel_count++] = copy;
+}
+
+static void kernels_make(Kernels *k, const char *target) {
     memset(k, 0, sizeof *k);
-    assert_true(targets_parse(targets, &count, 4, target, &err));
-    k->lab.target = targets[0];
+    k->lab.target = target_named(target);
     for (int at = 0; at < ATTENTION_CASES; at++)
         attention_add(&k->attention[at], &attention_cases[at], 0, &k->lab);
     for (int at = 0; at < ROWS_CASES; at++)
         rows_add(&k->rows[at], &rows_cases[at], &k->lab);
     for (int at = 0; at < VOCABULARIES; at++)
         sample_add(&k->samples[at], vocabularies[at], &k->lab);
-    k->plan =
-        (Plan){.target = targets[0], .arena = &k->lab.arena, .kernel_count = k->lab.kernel_count};
-    k->plan.kernels = ARENA_NEW(&k->lab.arena, Step *, k->plan.kernel_count);
-    for (int at = 0; at < k->plan.kernel_count; at++) {
-        k->plan.kernels[at] = ARENA_NEW(&k->lab.arena, Step, 1);
-        *k->plan.kernels[at] = *k->lab.kernels[at].step;
-    }
+    k->plan = plan_of_kernels(k->lab.target, &k->lab.arena);
+    for (int at = 0; at < k->lab.kernel_count; at++)
+        kernel_keep(&k->plan, k->lab.kernels[at].step);
 }
 
 static void nvrtc_or_skip(void) {
@@ -130,6 +170,120 @@ static void kernels_of_the_sample_compile(void **state) {
     arena_free(&a);
 }
 
+// ---- the fixtures -------------------------------------------------------------------------------
+
+static const Sizes fixture_sizes = {.max_seq_len = 512,
+                                    .max_batch_size = 8,
+                                    .max_num_tokens = 256,
+                                    .max_head_rows = 8,
+                                    .page_tokens = 16};
+
+static void fixture_model(Plan *plan, const Graph *g, const Config *c, const Target *t, Arena *a) {
+    const Sizes *s = &fixture_sizes;
+    *plan = (Plan){.target = t, .graph = g, .arena = a};
+    ModelInfo *info = &plan->info;
+    *info = (ModelInfo){.vocab_size = c->vocab_size,
+                        .hidden_size = c->hidden_size,
+                        .max_seq_len = s->max_seq_len,
+                        .max_batch_size = s->max_batch_size,
+                        .max_num_tokens = s->max_num_tokens,
+                        .max_head_rows = s->max_head_rows,
+                        .page_tokens = s->page_tokens};
+    info->kv_layer_stride = 2 * c->num_key_value_heads * s->page_tokens * c->head_dim * 2;
+    info->kv_page_bytes = c->num_hidden_layers * info->kv_layer_stride;
+    plan->batch = batch_layout(info);
+}
+
+static bool is_linear(OpKind kind) {
+    return kind == OP_LINEAR || kind == OP_EXPERTS_UP || kind == OP_EXPERTS_DOWN;
+}
+
+// Every family that takes the op lowers it; one must.
+static void fixture_op(Plan *plan, PhasePlan *phase, const Op *op) {
+    Problem problem = {
+        .plan = plan, .op = op, .phase = phase->phase, .max_tokens = phase->max_tokens};
+    char reason[REASON_BYTES] = "no family";
+    int takers = 0;
+    for (int at = 0; at < kernel_table_count; at++) {
+        const Kernel *kernel = kernel_table[at];
+        Params params[KERNEL_MAX_CANDIDATES];
+        memset(params, 0, sizeof params);
+        if (kernel->device != DEVICE_CUDA || kernel->op != op->kind ||
+            !kernel->accepts(&problem, reason))
+            continue;
+        assert_true(kernel->candidates(&problem, params) > 0);
+        Cost cost = kernel->cost(&problem, &params[0]);
+        kernel->lower(&problem, &params[0], &cost, plan, phase);
+        takers++;
+    }
+    if (!takers)
+        fail_msg("%s of layer %d: %s", op_name(op->kind), op->layer, reason);
+}
+
+static void fixture_add(Plan *kernels, const Graph *g, const Config *c) {
+    static const int phases[] = {PHASE_PREFILL, PHASE_DECODE};
+    Plan plan;
+    fixture_model(&plan, g, c, kernels->target, kernels->arena);
+    for (int at = 0; at < 2; at++) {
+        PhasePlan phase = {.phase = phases[at]};
+        int64_t tokens = at ? fixture_sizes.max_batch_size : fixture_sizes.max_num_tokens;
+        lab_values(&phase, g, tokens, kernels->arena);
+        for (int op = 0; op < g->op_count; op++)
+            if (!is_linear(g->ops[op].kind))
+                fixture_op(&plan, &phase, &g->ops[op]);
+        for (int step = 0; step < phase.step_count; step++)
+            kernel_keep(kernels, &phase.steps[step]);
+    }
+}
+
+// Both graphs of a checkpoint, unfused and fused.
+static void fixture_read(Graph graphs[2], Config *c, const char *dir, Arena *a) {
+    Error err = {0};
+    int64_t bytes;
+    Checkpoint *checkpoint = ARENA_NEW(a, Checkpoint, 1);
+    graphs[0] = graph_new(a);
+    if (!checkpoint_open(checkpoint, dir, a, &err) || !config_read(c, dir, a, &err) ||
+        !arch_build(arch_find(c->architecture), &graphs[0], c, checkpoint,
+                    fixture_sizes.max_seq_len, a, &err) ||
+        !graph_fuse(&graphs[1], &graphs[0], a, &err))
+        fail_msg("%s", err.message);
+    for (int at = 0; at < 2; at++)
+        assert_true(weights_layout(&graphs[at], &bytes, &err));
+}
+
+static void fixtures_compile(void **state) {
+    (void)state;
+    nvrtc_or_skip();
+    static const char folder[] = "tests/vectors/fixtures";
+    static const char *const names[] = {"sm_80", "sm_89", "sm_90a", "sm_120a"};
+    enum { NAMES = sizeof names / sizeof *names, FIXTURES = 18 };
+    Arena a = {0};
+    Plan plans[NAMES];
+    for (int at = 0; at < NAMES; at++)
+        plans[at] = plan_of_kernels(target_named(names[at]), &a);
+    int fixtures = 0;
+    DIR *entries = opendir(folder);
+    assert_non_null(entries);
+    for (const struct dirent *entry; (entry = readdir(entries));) {
+        char dir[512], file[600];
+        snprintf(dir, sizeof dir, "%s/%s", folder, entry->d_name);
+        snprintf(file, sizeof file, "%s/config.json", dir);
+        if (access(file, R_OK) != 0)
+            continue;
+        Graph graphs[2];
+        Config config;
+        fixture_read(graphs, &config, dir, &a);
+        fixtures++;
+        for (int at = 0; at < NAMES * 2; at++)
+            fixture_add(&plans[at / 2], &graphs[at % 2], &config);
+    }
+    closedir(entries);
+    assert_int_equal(fixtures, FIXTURES);
+    for (int at = 0; at < NAMES; at++)
+        compile_or_fail(&plans[at], &a);
+    arena_free(&a);
+}
+
 static void bytes_do_not_depend_on_threads_or_cache(void **state) {
     (void)state;
     nvrtc_or_skip();
@@ -183,7 +337,7 @@ static void what_does_not_compile_is_named(void **state) {
     Arena a = {0};
     Error err = {0};
     Step step = {.source = "kernels/gather.cu", .entry = "gather"};
-    params_set(&step.params, "WIDTH", 3); // no multiple of 4
+    params_set(&step.params, "WIDTH", 0);
     params_set(&step.params, "ROWS", 8);
     const Target *targets[2];
     int count;
@@ -206,6 +360,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernels_of_the_sample_compile),
         cmocka_unit_test(kernels_of_other_shapes_compile),
+        cmocka_unit_test(fixtures_compile),
         cmocka_unit_test(bytes_do_not_depend_on_threads_or_cache),
         cmocka_unit_test(parameters_stand_in_front_of_the_source),
         cmocka_unit_test(what_does_not_compile_is_named),

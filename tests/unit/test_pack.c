@@ -266,7 +266,8 @@ static void row_expected(const PackedTensor *t, int expert, int part, int64_t n,
     }
 }
 
-static void expert_check(const PackedTensor *t, int expert, int shape, const unsigned char *packed) {
+static void expert_check(const PackedTensor *t, int expert, int shape,
+                         const unsigned char *packed) {
     Arena a = {0};
     float *w = unpack(t, packed, &a), *row = ARENA_NEW(&a, float, t->k_padded);
     int *part = ARENA_NEW(&a, int, t->rows);
@@ -318,8 +319,8 @@ static void test_threads(void **state) {
     for (int i = 0; i < 300; i++)
         values[i] = random_normal(&random);
     for (int i = 0; i < 3; i++) {
-        const Weight *part = random_weight(&a, &random, i == 1 ? 8 : 4, 128, 1024, 1000 + 200 * i,
-                                           0.001f, 0.02f);
+        const Weight *part =
+            random_weight(&a, &random, i == 1 ? 8 : 4, 128, 1024, 1000 + 200 * i, 0.001f, 0.02f);
         graph_linear_weight(&g, "linear", &part, 1);
         graph_vector(&g, "vector", values, 100 * (i + 1));
     }
