@@ -14,7 +14,7 @@ enum {
     BLOCK_ROWS = 64,         // of the prefill kernel: tokens times heads of a group
     WIDE_HEAD_DIM = 128,     // above it, tiles of keys are smaller and queries in shared memory
     ROW_PADDING = 16,
-    MMA_K = 16, // rows are filled up to it
+    MMA_K = 16,             // rows are filled up to it
     TYPICAL_CONTEXT = 1024, // for predicted times
 };
 

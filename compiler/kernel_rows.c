@@ -15,8 +15,8 @@ enum {
 bool rows_accepts(const Problem *p, char reason[REASON_BYTES]) {
     if (p->max_tokens <= TOKENS_LIMIT)
         return true;
-    snprintf(reason, REASON_BYTES, "steps of %lld tokens, takes up to %d",
-             (long long)p->max_tokens, TOKENS_LIMIT);
+    snprintf(reason, REASON_BYTES, "steps of %lld tokens, takes up to %d", (long long)p->max_tokens,
+             TOKENS_LIMIT);
     return false;
 }
 

@@ -1,6 +1,6 @@
-// Chat templates to SEGMENT_TEMPLATE: lexer, parser, code, then the blob with the Unicode tables that
-// the runtime needs to do as Python does: what repr() shows as it is, and, if the template uses
-// them, upper and lower case. Unicode data: utf8proc, which the executable does not carry.
+// Chat templates to SEGMENT_TEMPLATE: lexer, parser, code, then the blob with the Unicode tables
+// that the runtime needs to do as Python does: what repr() shows as it is, and, if the template
+// uses them, upper and lower case. Unicode data: utf8proc, which the executable does not carry.
 #include "compiler/template.h"
 
 #include <stdlib.h>
@@ -46,11 +46,10 @@ static void range_add(Grow *ranges, uint32_t code, int32_t delta) {
 // Python's str.isprintable.
 static bool is_printable(int32_t code) {
     utf8proc_category_t category = utf8proc_category(code);
-    return code == ' ' ||
-           !(category == UTF8PROC_CATEGORY_CN || category == UTF8PROC_CATEGORY_ZS ||
-             category == UTF8PROC_CATEGORY_ZL || category == UTF8PROC_CATEGORY_ZP ||
-             category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF ||
-             category == UTF8PROC_CATEGORY_CS || category == UTF8PROC_CATEGORY_CO);
+    return code == ' ' || !(category == UTF8PROC_CATEGORY_CN || category == UTF8PROC_CATEGORY_ZS ||
+                            category == UTF8PROC_CATEGORY_ZL || category == UTF8PROC_CATEGORY_ZP ||
+                            category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF ||
+                            category == UTF8PROC_CATEGORY_CS || category == UTF8PROC_CATEGORY_CO);
 }
 
 enum { LAST_CASED = 0x20000 }; // no letter behind it has two cases

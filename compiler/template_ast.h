@@ -6,8 +6,8 @@
 #include "runtime/base.h"
 
 enum {
-    TEMPLATE_MAX_NESTING = 64,   // blocks and brackets inside each other
-    TEMPLATE_MAX_DEPTH   = 1000, // of the tree: a chain a + b + c is as deep as it is long
+    TEMPLATE_MAX_NESTING = 64, // blocks and brackets inside each other
+    TEMPLATE_MAX_DEPTH = 1000, // of the tree: a chain a + b + c is as deep as it is long
 };
 
 typedef enum TokenKind { // ORDER TOKENS (template_lex.c: names)
@@ -70,26 +70,26 @@ const char *token_describe(TokenKind kind);
 
 typedef enum NodeKind {
     // statements
-    NODE_TEXT,      // text
-    NODE_PRINT,     // a
-    NODE_IF,        // a: test, body, other; NODE_IF in `other` is an elif
-    NODE_FOR,       // a: target, b: sequence, c: filter or NULL, body, other
-    NODE_SET,       // a: target, b: value
-    NODE_SET_BLOCK, // a: target, b: filters over a NULL or NULL, body
-    NODE_MACRO,     // text: name, list: NODE_PARAM, body
-    NODE_CALL_BLOCK, // a: call or NULL (generation), list: NODE_PARAM, body
+    NODE_TEXT,         // text
+    NODE_PRINT,        // a
+    NODE_IF,           // a: test, body, other; NODE_IF in `other` is an elif
+    NODE_FOR,          // a: target, b: sequence, c: filter or NULL, body, other
+    NODE_SET,          // a: target, b: value
+    NODE_SET_BLOCK,    // a: target, b: filters over a NULL or NULL, body
+    NODE_MACRO,        // text: name, list: NODE_PARAM, body
+    NODE_CALL_BLOCK,   // a: call or NULL (generation), list: NODE_PARAM, body
     NODE_FILTER_BLOCK, // b: filters, body
-    NODE_WITH,      // list: NODE_PARAM with a value in a, body
+    NODE_WITH,         // list: NODE_PARAM with a value in a, body
     NODE_BREAK,
     NODE_CONTINUE,
-    NODE_PARAM,     // text: name, a: default or NULL
+    NODE_PARAM, // text: name, a: default or NULL
     // expressions
-    NODE_NAME,      // text
+    NODE_NAME,           // text
     NODE_NAMESPACE_NAME, // an assignment target ns.attr: text, attr
-    NODE_STRING,    // text
+    NODE_STRING,         // text
     NODE_INTEGER,
     NODE_FLOAT,
-    NODE_BOOL,      // integer
+    NODE_BOOL, // integer
     NODE_NONE,
     NODE_LIST,      // list
     NODE_TUPLE,     // list
@@ -126,8 +126,8 @@ typedef struct Node {
     struct Node *next;  // sibling in the list that this node is in
 } Node;
 
-// Whether what stands in `other` of an if is its elif, or an else with nothing but an if in it, which
-// is the same. Chains of them can be long, so they are walked along and not into.
+// Whether what stands in `other` of an if is its elif, or an else with nothing but an if in it,
+// which is the same. Chains of them can be long, so they are walked along and not into.
 static inline bool node_is_elif(const Node *other) {
     return other && other->kind == NODE_IF && !other->next;
 }

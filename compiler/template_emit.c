@@ -1,5 +1,6 @@
-// Syntax tree of a chat template to the code of payload_template.h: one function per kind of node. Each
-// expression leaves one value on the stack, each statement none. Scopes and names: template_scope.c.
+// Syntax tree of a chat template to the code of payload_template.h: one function per kind of node.
+// Each expression leaves one value on the stack, each statement none. Scopes and names:
+// template_scope.c.
 #include "compiler/template_emitter.h"
 
 #include <stdlib.h>
@@ -46,9 +47,9 @@ static bool emit_arguments(Emitter *e, const Node *list, int *positional, uint32
 // then, as in jinja2's sandbox.
 static bool check_method(Emitter *e, const Node *attr) {
     static const char *const refused[] = {
-        "casefold", "encode", "expandtabs", "format_map", "isalnum", "isalpha", "isascii", "isdecimal", "isidentifier",
-        "isnumeric", "isprintable", "istitle", "maketrans", "rindex", "swapcase", "translate",
-        "copy", "fromkeys",
+        "casefold",  "encode",    "expandtabs",   "format_map", "isalnum",     "isalpha",
+        "isascii",   "isdecimal", "isidentifier", "isnumeric",  "isprintable", "istitle",
+        "maketrans", "rindex",    "swapcase",     "translate",  "copy",        "fromkeys",
     };
     for (size_t which = 0; which < sizeof refused / sizeof refused[0]; which++) {
         if (bytes_are(attr->text, refused[which]))
@@ -62,10 +63,10 @@ static bool check_method(Emitter *e, const Node *attr) {
 
 // Which case tables the template needs: by the names of filters, tests and methods.
 static void note_case(Emitter *e, Bytes name) {
-    static const char *const cased[] = {"upper", "lower", "title", "capitalize", "sort", "dictsort",
-                                        "unique", "min", "max", "map", "islower", "isupper",
-                                        "isalpha", "isalnum", "select", "reject", "selectattr",
-                                        "rejectattr"};
+    static const char *const cased[] = {
+        "upper",   "lower",   "title",  "capitalize", "sort",       "dictsort",
+        "unique",  "min",     "max",    "map",        "islower",    "isupper",
+        "isalpha", "isalnum", "select", "reject",     "selectattr", "rejectattr"};
     for (size_t which = 0; which < sizeof cased / sizeof cased[0]; which++) {
         if (bytes_are(name, cased[which]))
             e->out->cased = true;
@@ -167,14 +168,17 @@ static bool emit_operator(Emitter *e, const Node *node) {
 // Filters of a block stand over no subject: it is on the stack already.
 static bool emit_expression(Emitter *e, const Node *node) {
     static bool (*const by_kind[])(Emitter *, const Node *) = {
-        [NODE_NAME] = emit_name,       [NODE_STRING] = emit_string, [NODE_INTEGER] = emit_plain,
-        [NODE_FLOAT] = emit_plain,     [NODE_BOOL] = emit_plain,    [NODE_NONE] = emit_plain,
-        [NODE_LIST] = emit_display,    [NODE_TUPLE] = emit_display, [NODE_DICT] = emit_display,
-        [NODE_CONCAT] = emit_display,  [NODE_UNARY] = emit_operator,
-        [NODE_BINARY] = emit_operator, [NODE_AND] = emit_logic,     [NODE_OR] = emit_logic,
+        [NODE_NAME] = emit_name,           [NODE_STRING] = emit_string,
+        [NODE_INTEGER] = emit_plain,       [NODE_FLOAT] = emit_plain,
+        [NODE_BOOL] = emit_plain,          [NODE_NONE] = emit_plain,
+        [NODE_LIST] = emit_display,        [NODE_TUPLE] = emit_display,
+        [NODE_DICT] = emit_display,        [NODE_CONCAT] = emit_display,
+        [NODE_UNARY] = emit_operator,      [NODE_BINARY] = emit_operator,
+        [NODE_AND] = emit_logic,           [NODE_OR] = emit_logic,
         [NODE_CONDITION] = emit_condition, [NODE_ATTR] = emit_access,
-        [NODE_ITEM] = emit_access,     [NODE_SLICE] = emit_access,  [NODE_CALL] = emit_call,
-        [NODE_FILTER] = emit_call,     [NODE_TEST] = emit_call,
+        [NODE_ITEM] = emit_access,         [NODE_SLICE] = emit_access,
+        [NODE_CALL] = emit_call,           [NODE_FILTER] = emit_call,
+        [NODE_TEST] = emit_call,
     };
     return node ? by_kind[node->kind](e, node) : true;
 }
@@ -226,7 +230,8 @@ static bool emit_if(Emitter *e, const Node *node) {
         done = done && emit_body(e, node->body);
         const Node *other = node->other;
         if (other)
-            *(uint32_t *)grow(&ends, sizeof(uint32_t)) = emit_instr(e, node, TEMPLATE_OP_JUMP, 0, 0);
+            *(uint32_t *)grow(&ends, sizeof(uint32_t)) =
+                emit_instr(e, node, TEMPLATE_OP_JUMP, 0, 0);
         emit_patch(e, to_next);
         if (!node_is_elif(other)) {
             done = done && emit_body(e, other);
@@ -389,8 +394,9 @@ static bool emit_for(Emitter *e, const Node *node) {
 
 static bool emit_leave_round(Emitter *e, const Node *node) {
     if (!e->loop || e->loop->crossed)
-        return emit_fail(e, node, "break and continue need a loop around them, in the same macro "
-                                  "and with no set, filter or call block between");
+        return emit_fail(e, node,
+                         "break and continue need a loop around them, in the same macro "
+                         "and with no set, filter or call block between");
     uint32_t jump = emit_instr(e, node, TEMPLATE_OP_JUMP, 0, e->loop->start);
     if (node->kind == NODE_BREAK)
         *(uint32_t *)grow(e->loop->breaks, sizeof(uint32_t)) = jump;
@@ -450,9 +456,8 @@ static void function_finish(Emitter *e, const Function *f, const Grow *code) {
 }
 
 static bool emit_function_body(Emitter *e, const Node *node, uint32_t index) {
-    TemplateFunction info = {.caller_slot = TEMPLATE_NONE,
-                             .kwargs_slot = TEMPLATE_NONE,
-                             .varargs_slot = TEMPLATE_NONE};
+    TemplateFunction info = {
+        .caller_slot = TEMPLATE_NONE, .kwargs_slot = TEMPLATE_NONE, .varargs_slot = TEMPLATE_NONE};
     for (const Node *param = node->list; param; param = param->next)
         TRY(symbol_define(e, param->text, LOAD_PARAMETER));
     info.param_first = e->out->params.count;
@@ -507,8 +512,8 @@ static bool emit_macro(Emitter *e, const Node *node) {
     return true;
 }
 
-// {% call(...) f(x) %}: f gets the body as the keyword argument `caller`. {% generation %}: the body
-// is called at once.
+// {% call(...) f(x) %}: f gets the body as the keyword argument `caller`. {% generation %}: the
+// body is called at once.
 static bool emit_call_block(Emitter *e, const Node *node) {
     uint32_t index, value = 0;
     int positional = 0;
@@ -520,7 +525,7 @@ static bool emit_call_block(Emitter *e, const Node *node) {
         if (value & (TEMPLATE_CALL_LIST | TEMPLATE_CALL_DICT))
             return emit_fail(e, node, "* and ** in a {% call %} are not supported");
         emit_instr(e, node, TEMPLATE_OP_CONST, 0,
-             const_text(e, (Bytes){(const unsigned char *)"caller", 6}));
+                   const_text(e, (Bytes){(const unsigned char *)"caller", 6}));
         value++;
     }
     TRY(emit_function(e, node, &index));
@@ -532,12 +537,17 @@ static bool emit_call_block(Emitter *e, const Node *node) {
 
 static bool emit_body(Emitter *e, const Node *node) {
     static bool (*const by_kind[])(Emitter *, const Node *) = {
-        [NODE_TEXT] = emit_text,           [NODE_PRINT] = emit_print,
-        [NODE_IF] = emit_if,               [NODE_FOR] = emit_for,
-        [NODE_SET] = emit_set,             [NODE_SET_BLOCK] = emit_set_block,
-        [NODE_MACRO] = emit_macro,         [NODE_CALL_BLOCK] = emit_call_block,
+        [NODE_TEXT] = emit_text,
+        [NODE_PRINT] = emit_print,
+        [NODE_IF] = emit_if,
+        [NODE_FOR] = emit_for,
+        [NODE_SET] = emit_set,
+        [NODE_SET_BLOCK] = emit_set_block,
+        [NODE_MACRO] = emit_macro,
+        [NODE_CALL_BLOCK] = emit_call_block,
         [NODE_FILTER_BLOCK] = emit_filter_block,
-        [NODE_WITH] = emit_with,           [NODE_BREAK] = emit_leave_round,
+        [NODE_WITH] = emit_with,
+        [NODE_BREAK] = emit_leave_round,
         [NODE_CONTINUE] = emit_leave_round,
     };
     for (; node; node = node->next)

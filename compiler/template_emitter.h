@@ -1,5 +1,5 @@
-// The code of chat templates: what template_emit.c (statements and expressions) and template_scope.c
-// (names, constants) share.
+// The code of chat templates: what template_emit.c (statements and expressions) and
+// template_scope.c (names, constants) share.
 #ifndef TEMPLATE_EMITTER_H
 #define TEMPLATE_EMITTER_H
 

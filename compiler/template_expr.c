@@ -1,12 +1,14 @@
 // Expressions of chat templates: jinja2/parser.py from parse_expression down, with its precedences.
 //
-// Not taken: chained comparisons, tuples in [ ].
+// Not taken: tuples in [ ], chains of comparisons of long expressions.
 #include "compiler/template_parser.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "runtime/payload_template.h"
+
+enum { MAX_SHARED_DEPTH = 8 }; // of an expression that stands in the tree twice
 
 static bool parse_unary(Parser *p, bool filters, Node **out);
 
@@ -88,7 +90,7 @@ Node *parse_name_node(Parser *p, const Token *token) {
         char name[6];
         NodeKind kind;
         int64_t value;
-    } constants[] = {{"true", NODE_BOOL, 1}, {"True", NODE_BOOL, 1}, {"false", NODE_BOOL, 0},
+    } constants[] = {{"true", NODE_BOOL, 1},  {"True", NODE_BOOL, 1}, {"false", NODE_BOOL, 0},
                      {"False", NODE_BOOL, 0}, {"none", NODE_NONE, 0}, {"None", NODE_NONE, 0}};
     Node *node = node_new(p, NODE_NAME, token);
     node->text = token->text;
@@ -382,12 +384,12 @@ typedef struct Operator {
 } Operator;
 
 static const Operator operators[] = {
-    {TOKEN_POW, TEMPLATE_OP_POW, 0},           {TOKEN_MUL, TEMPLATE_OP_MUL, 1},
-    {TOKEN_DIV, TEMPLATE_OP_DIV, 1},           {TOKEN_FLOORDIV, TEMPLATE_OP_FLOORDIV, 1},
-    {TOKEN_MOD, TEMPLATE_OP_MOD, 1},           {TOKEN_ADD, TEMPLATE_OP_ADD, 3},
-    {TOKEN_SUB, TEMPLATE_OP_SUB, 3},           {TOKEN_EQ, TEMPLATE_OP_EQ, 4},
-    {TOKEN_NE, TEMPLATE_OP_NE, 4},             {TOKEN_LT, TEMPLATE_OP_LT, 4},
-    {TOKEN_LE, TEMPLATE_OP_LE, 4},             {TOKEN_GT, TEMPLATE_OP_GT, 4},
+    {TOKEN_POW, TEMPLATE_OP_POW, 0}, {TOKEN_MUL, TEMPLATE_OP_MUL, 1},
+    {TOKEN_DIV, TEMPLATE_OP_DIV, 1}, {TOKEN_FLOORDIV, TEMPLATE_OP_FLOORDIV, 1},
+    {TOKEN_MOD, TEMPLATE_OP_MOD, 1}, {TOKEN_ADD, TEMPLATE_OP_ADD, 3},
+    {TOKEN_SUB, TEMPLATE_OP_SUB, 3}, {TOKEN_EQ, TEMPLATE_OP_EQ, 4},
+    {TOKEN_NE, TEMPLATE_OP_NE, 4},   {TOKEN_LT, TEMPLATE_OP_LT, 4},
+    {TOKEN_LE, TEMPLATE_OP_LE, 4},   {TOKEN_GT, TEMPLATE_OP_GT, 4},
     {TOKEN_GE, TEMPLATE_OP_GE, 4},
 };
 
@@ -410,13 +412,13 @@ static bool parse_power(Parser *p, Node **out) {
 }
 
 static bool parse_product(Parser *p, Node **out) {
-    const Operator *operator;
+    const Operator *found;
     TRY(parse_power(p, out));
-    while ((operator = operator_at(p, 1))) {
+    while ((found = operator_at(p, 1))) {
         Node *right;
         token_next(p);
         TRY(parse_power(p, &right));
-        TRY(binary(p, NODE_BINARY, operator->op, out, right));
+        TRY(binary(p, NODE_BINARY, found->op, out, right));
     }
     return true;
 }
@@ -438,38 +440,50 @@ static bool parse_concat(Parser *p, Node **out) {
 }
 
 static bool parse_sum(Parser *p, Node **out) {
-    const Operator *operator;
+    const Operator *found;
     TRY(parse_concat(p, out));
-    while ((operator = operator_at(p, 3))) {
+    while ((found = operator_at(p, 3))) {
         Node *right;
         token_next(p);
         TRY(parse_concat(p, &right));
-        TRY(binary(p, NODE_BINARY, operator->op, out, right));
+        TRY(binary(p, NODE_BINARY, found->op, out, right));
     }
     return true;
 }
 
+// The comparison that stands here, or -1.
+static int comparison_at(const Parser *p) {
+    const Operator *found = operator_at(p, 4);
+    if (found)
+        return found->op;
+    if (token_is(p, "in"))
+        return TEMPLATE_OP_IN;
+    bool not_in =
+        token_is(p, "not") && p->token[1].kind == TOKEN_NAME && bytes_are(p->token[1].text, "in");
+    return not_in ? TEMPLATE_OP_NOT_IN : -1;
+}
+
+// a < b < c is a < b and b < c, with b twice in the tree. So that it does not double at every level,
+// b must be short.
 static bool parse_comparison(Parser *p, Node **out) {
+    Node *left, *right, *pair;
+    int op;
     TRY(parse_sum(p, out));
-    for (int count = 0;; count++) {
-        const Token *token = p->token;
-        const Operator *operator = operator_at(p, 4);
-        int op;
-        if (operator)
-            op = operator->op;
-        else if (token_is(p, "in"))
-            op = TEMPLATE_OP_IN;
-        else if (token_is(p, "not") && token[1].kind == TOKEN_NAME && bytes_are(token[1].text, "in"))
-            op = TEMPLATE_OP_NOT_IN;
-        else
-            return true;
-        if (count)
-            return parse_unsupported(p, token, "a chain of comparisons is");
+    left = *out;
+    for (int count = 0; (op = comparison_at(p)) >= 0; count++) {
+        if (left->depth > MAX_SHARED_DEPTH && count)
+            return parse_unsupported(p, p->token, "a chain of comparisons of long expressions is");
         p->token += op == TEMPLATE_OP_NOT_IN ? 2 : 1;
-        Node *right;
         TRY(parse_sum(p, &right));
-        TRY(binary(p, NODE_BINARY, op, out, right));
+        pair = left;
+        TRY(binary(p, NODE_BINARY, op, &pair, right));
+        if (count)
+            TRY(binary(p, NODE_AND, 0, out, pair));
+        else
+            *out = pair;
+        left = right;
     }
+    return true;
 }
 
 static bool parse_not(Parser *p, Node **out) {

@@ -11,11 +11,44 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const token_names[TOKEN_KINDS] = { // ORDER TOKENS
-    "the end of the template", "text", "'{{'", "'}}'", "'{%'", "'%}'", "a name", "a string",
-    "an integer", "a number", "'+'", "'-'", "'*'", "'**'", "'/'", "'//'", "'%'", "'~'", "'=='",
-    "'!='", "'<'", "'<='", "'>'", "'>='", "'='", "'.'", "':'", "','", "';'", "'|'", "'('", "')'",
-    "'['", "']'", "'{'", "'}'",
+static const char *const token_names[TOKEN_KINDS] = {
+    // ORDER TOKENS
+    "the end of the template",
+    "text",
+    "'{{'",
+    "'}}'",
+    "'{%'",
+    "'%}'",
+    "a name",
+    "a string",
+    "an integer",
+    "a number",
+    "'+'",
+    "'-'",
+    "'*'",
+    "'**'",
+    "'/'",
+    "'//'",
+    "'%'",
+    "'~'",
+    "'=='",
+    "'!='",
+    "'<'",
+    "'<='",
+    "'>'",
+    "'>='",
+    "'='",
+    "'.'",
+    "':'",
+    "','",
+    "';'",
+    "'|'",
+    "'('",
+    "')'",
+    "'['",
+    "']'",
+    "'{'",
+    "'}'",
 };
 
 const char *token_describe(TokenKind kind) {
@@ -76,10 +109,10 @@ static size_t space_size(const char *text, size_t size, size_t at) {
     if (c < 0x80)
         return c == ' ' || (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x1f);
     static const char wide[][4] = {
-        "\xc2\x85", "\xc2\xa0", "\xe1\x9a\x80", "\xe2\x80\xa8", "\xe2\x80\xa9", "\xe2\x80\xaf",
-        "\xe2\x81\x9f", "\xe3\x80\x80", "\xe2\x80\x80", "\xe2\x80\x81", "\xe2\x80\x82",
-        "\xe2\x80\x83", "\xe2\x80\x84", "\xe2\x80\x85", "\xe2\x80\x86", "\xe2\x80\x87",
-        "\xe2\x80\x88", "\xe2\x80\x89", "\xe2\x80\x8a",
+        "\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80", "\xe2\x80\xa8", "\xe2\x80\xa9",
+        "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80", "\xe2\x80\x80", "\xe2\x80\x81",
+        "\xe2\x80\x82", "\xe2\x80\x83", "\xe2\x80\x84", "\xe2\x80\x85", "\xe2\x80\x86",
+        "\xe2\x80\x87", "\xe2\x80\x88", "\xe2\x80\x89", "\xe2\x80\x8a",
     };
     for (size_t which = 0; which < sizeof wide / sizeof wide[0]; which++) {
         size_t length = strlen(wide[which]);
@@ -269,9 +302,8 @@ static bool lex_escape(Lexer *l, size_t end, char *out, size_t *used) {
         return lexer_fail(l, "named characters (\\N{...}) are not supported; write \\u");
     if (c >= '0' && c <= '7') {
         uint32_t code = (uint32_t)(c - '0');
-        for (int digit = 0; digit < 2 && l->at < end && l->text[l->at] >= '0' &&
-                            l->text[l->at] <= '7';
-             digit++)
+        for (int digit = 0;
+             digit < 2 && l->at < end && l->text[l->at] >= '0' && l->text[l->at] <= '7'; digit++)
             code = code * 8 + (uint32_t)(l->text[l->at++] - '0');
         *used += utf8_write(out + *used, code);
         return true;
@@ -324,16 +356,15 @@ static bool lex_operator(Lexer *l) {
     static const struct {
         char text[3];
         TokenKind kind;
-    } operators[] = { // the longer ones first
-        {"**", TOKEN_POW},      {"//", TOKEN_FLOORDIV}, {"==", TOKEN_EQ},
-        {"!=", TOKEN_NE},       {"<=", TOKEN_LE},       {">=", TOKEN_GE},
-        {"+", TOKEN_ADD},       {"-", TOKEN_SUB},       {"*", TOKEN_MUL},
-        {"/", TOKEN_DIV},       {"%", TOKEN_MOD},       {"~", TOKEN_TILDE},
-        {"<", TOKEN_LT},        {">", TOKEN_GT},        {"=", TOKEN_ASSIGN},
-        {".", TOKEN_DOT},       {":", TOKEN_COLON},     {",", TOKEN_COMMA},
-        {";", TOKEN_SEMICOLON}, {"|", TOKEN_PIPE},      {"(", TOKEN_LPAREN},
-        {")", TOKEN_RPAREN},    {"[", TOKEN_LBRACKET},  {"]", TOKEN_RBRACKET},
-        {"{", TOKEN_LBRACE},    {"}", TOKEN_RBRACE},
+    } operators[] = {
+        // the longer ones first
+        {"**", TOKEN_POW},   {"//", TOKEN_FLOORDIV}, {"==", TOKEN_EQ},       {"!=", TOKEN_NE},
+        {"<=", TOKEN_LE},    {">=", TOKEN_GE},       {"+", TOKEN_ADD},       {"-", TOKEN_SUB},
+        {"*", TOKEN_MUL},    {"/", TOKEN_DIV},       {"%", TOKEN_MOD},       {"~", TOKEN_TILDE},
+        {"<", TOKEN_LT},     {">", TOKEN_GT},        {"=", TOKEN_ASSIGN},    {".", TOKEN_DOT},
+        {":", TOKEN_COLON},  {",", TOKEN_COMMA},     {";", TOKEN_SEMICOLON}, {"|", TOKEN_PIPE},
+        {"(", TOKEN_LPAREN}, {")", TOKEN_RPAREN},    {"[", TOKEN_LBRACKET},  {"]", TOKEN_RBRACKET},
+        {"{", TOKEN_LBRACE}, {"}", TOKEN_RBRACE},
     };
     for (size_t which = 0; which < sizeof operators / sizeof operators[0]; which++) {
         if (!starts(l, l->at, operators[which].text))

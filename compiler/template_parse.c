@@ -1,6 +1,6 @@
-// Tokens of a chat template to a syntax tree: jinja2/parser.py, statement by statement; expressions are
-// in template_expr.c. The nesting of blocks and brackets and the depth of the tree are bounded, so
-// that the recursion here and in template_emit.c is.
+// Tokens of a chat template to a syntax tree: jinja2/parser.py, statement by statement;
+// expressions are in template_expr.c. The nesting of blocks and brackets and the depth of the tree
+// are bounded, so that the recursion here and in template_emit.c is.
 //
 // Not taken, each with its message: include, import, extends, block, autoescape, do, trans, print,
 // recursive loops.
@@ -11,8 +11,8 @@
 #include "runtime/payload_template.h"
 
 bool parse_fail(Parser *p, const Token *at, const char *what) {
-    return fail(p->err, ERR_CORRUPT, 932, "%s: line %d, column %d: %s, found %s", p->name,
-                at->line, at->column, what, token_describe(at->kind));
+    return fail(p->err, ERR_CORRUPT, 932, "%s: line %d, column %d: %s, found %s", p->name, at->line,
+                at->column, what, token_describe(at->kind));
 }
 
 bool parse_unsupported(Parser *p, const Token *at, const char *what) {
@@ -353,8 +353,8 @@ static bool parse_body(Parser *p, const char *const *ends, Node **out) {
         if (token->kind == TOKEN_EOF && !ends)
             break;
         if (token->kind == TOKEN_EOF)
-            return fail(p->err, ERR_CORRUPT, 939,
-                        "%s: the template ends where %s is expected", p->name, ends[0]);
+            return fail(p->err, ERR_CORRUPT, 939, "%s: the template ends where %s is expected",
+                        p->name, ends[0]);
         token_next(p);
         if (token->kind == TOKEN_DATA) {
             node = node_new(p, NODE_TEXT, token);

@@ -1,5 +1,5 @@
-// The parser of chat templates: what template_parse.c (statements) and template_expr.c (expressions)
-// share.
+// The parser of chat templates: what template_parse.c (statements) and template_expr.c
+// (expressions) share.
 #ifndef TEMPLATE_PARSER_H
 #define TEMPLATE_PARSER_H
 

@@ -171,8 +171,9 @@ bool note_expression(Emitter *e, const Node *node) {
         static const char *const missing[] = {"lipsum", "cycler", "joiner", "self"};
         for (size_t which = 0; which < sizeof missing / sizeof missing[0]; which++) {
             if (bytes_are(node->text, missing[which]) && !symbol_find(e->scope, node->text))
-                return emit_fail(e, node, "lipsum, cycler, joiner and self are not supported "
-                                          "in chat templates");
+                return emit_fail(e, node,
+                                 "lipsum, cycler, joiner and self are not supported "
+                                 "in chat templates");
         }
         return symbol_load(e, node->text);
     }

@@ -168,36 +168,37 @@ __device__ __forceinline__ void sum_factors(float *low, float *high, u32 block, 
     *high *= BITS == 4 && !ACT_BF16 ? 0.0625f : 1.0f;
 }
 
-// Scales of the rows r and r + 8 for dequant_scaled_step: fp16, each twice in a word, where weights
-// and scales are fp16; else fp32.
-constexpr bool SCALES_HALF = !SCALE_F32 && !ACT_BF16;
-
+// Scales of the rows r and r + 8 for dequant_scaled_step: in the activations' dtype, each twice in a
+// word; with SCALE_F32 fp32.
 __device__ __forceinline__ void weight_scales(u32 scales[2], u32 block, int lane) {
-    if constexpr (SCALES_HALF) {
-        u32 pair = ld_shared_u32(block + lane / 4 * 4);
-        scales[0] = prmt(pair, 0, 0x1010);
-        scales[1] = prmt(pair, 0, 0x3232);
-    } else if constexpr (SCALE_F32) {
+    if constexpr (SCALE_F32) {
         uint2 pair = ld_shared_v2(block + lane / 4 * 8);
         scales[0] = pair.x;
         scales[1] = pair.y;
+        return;
+    }
+    u32 pair = ld_shared_u32(block + lane / 4 * 4);
+    if constexpr (ACT_BF16) {
+        scales[0] = twice_bf16(f16x2_low(pair));
+        scales[1] = twice_bf16(f16x2_high(pair));
     } else {
-        u32 pair = ld_shared_u32(block + lane / 4 * 4);
-        scales[0] = __float_as_uint(f16x2_low(pair));
-        scales[1] = __float_as_uint(f16x2_high(pair));
+        scales[0] = prmt(pair, 0, 0x1010);
+        scales[1] = prmt(pair, 0, 0x3232);
     }
 }
 
 __device__ __forceinline__ u32 weights_scaled(u32 pair, u32 scale) {
-    if constexpr (SCALES_HALF) {
-        return mul_f16x2(pair, scale);
-    } else {
+    if constexpr (SCALE_F32) {
         float factor = __uint_as_float(scale);
         return act2_from_f32(act2_low(pair) * factor, act2_high(pair) * factor);
+    } else if constexpr (ACT_BF16) {
+        return fma_bf16x2(pair, scale, 0); // a product; bf16 mul is new in sm_90
+    } else {
+        return mul_f16x2(pair, scale);
     }
 }
 
-// The same fragment, each weight times its scale, rounded once to the activations' dtype.
+// The same fragment, each weight times its scale, rounded to the activations' dtype.
 __device__ __forceinline__ void dequant_scaled_step(u32 a[4], const u32 words[4], int step,
                                                     const u32 scales[2], const Zeros<true> &zeros) {
     codes_step<true>(a, words, step, zeros);

@@ -1,6 +1,7 @@
 // (1) The TOP_K experts of a token with the largest logits, the lower number first among equals,
-//     and their weights: w[j] = exp(logit of expert j) / sum of exp(logit) over all experts, or over
-//     the chosen ones with NORMALIZE. Numbers are valid and different even where logits are none.
+//     and their weights: w[j] = exp(logit of expert j) / sum of exp(logit) over all experts, or
+//     over the chosen ones with NORMALIZE. Numbers are valid and different even where logits are
+//     not numbers.
 //
 // (2) operand  dtype  shape               notes
 //     logits   fp32   [tokens, EXPERTS]

@@ -228,7 +228,7 @@ static bool batches_parse(Bench *b, Error *err) {
         long batch = strtol(at, &end, 10);
         if (end == at || (*end && *end != ',') || batch < 1 || batch > most ||
             b->batch_count == CLI_MAX_BATCHES)
-            return fail(err, ERR_USAGE, 1060,
+            return fail(err, ERR_USAGE, 1054,
                         "-b wants up to %d sizes from 1 to %" PRId64
                         ", separated by commas, found \"%s\" (gptq-compile --max-batch-size)",
                         CLI_MAX_BATCHES, most, list);
@@ -247,7 +247,7 @@ static bool bench_open(Bench *b, Error *err) {
     b->steps = o->max_tokens > 0 ? o->max_tokens : DEFAULT_DECODE;
     int64_t tokens = b->prompt + b->steps + 1;
     if (tokens > context)
-        return fail(err, ERR_USAGE, 1061,
+        return fail(err, ERR_USAGE, 1055,
                     "%" PRId64 " + %" PRId64 " tokens do not fit into the context of %" PRId64
                     "; choose a smaller -p or -n",
                     b->prompt, b->steps + 1, context);
@@ -265,7 +265,7 @@ static bool bench_allocate(Bench *b, Error *err) {
     b->slots = calloc((size_t)m->max_batch_size, sizeof *b->slots);
     b->tokens = calloc((size_t)m->max_batch_size, sizeof *b->tokens);
     if (!b->ids || !b->slots || !b->tokens)
-        return fail(err, ERR_RESOURCE, 1062, "no memory for the prompt");
+        return fail(err, ERR_RESOURCE, 1056, "no memory for the prompt");
     uint32_t random = 1;
     for (int64_t at = 0; at < b->prompt; at++) {
         random = random * 1664525 + 1013904223;

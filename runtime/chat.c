@@ -45,6 +45,20 @@ void chat_close(Chat *c) {
     free(c);
 }
 
+// Names of special tokens are the model's: their bytes may become special tokens, so a request has
+// no say in them.
+static void tokens_set(cJSON *context, const cJSON *tokens) {
+    static const char suffix[] = "_token";
+    for (cJSON *item = context->child, *next; item; item = next) {
+        size_t size = strlen(item->string), end = sizeof suffix - 1;
+        next = item->next;
+        if (size > end && strcmp(item->string + size - end, suffix) == 0)
+            cJSON_Delete(cJSON_DetachItemViaPointer(context, item));
+    }
+    for (const cJSON *token = tokens->child; token; token = token->next)
+        cJSON_AddStringToObject(context, token->string, token->valuestring);
+}
+
 // The request with what templates expect to find.
 static cJSON *context_make(const Chat *c, const cJSON *request) {
     static const char *const always[] = {"tools", "documents"};
@@ -52,9 +66,8 @@ static cJSON *context_make(const Chat *c, const cJSON *request) {
     for (size_t at = 0; context && at < sizeof always / sizeof *always; at++)
         if (!cJSON_GetObjectItemCaseSensitive(context, always[at]))
             cJSON_AddNullToObject(context, always[at]);
-    for (const cJSON *token = c->special_tokens->child; context && token; token = token->next)
-        if (!cJSON_GetObjectItemCaseSensitive(context, token->string))
-            cJSON_AddStringToObject(context, token->string, token->valuestring);
+    if (context)
+        tokens_set(context, c->special_tokens);
     return context;
 }
 

@@ -5,21 +5,21 @@
 //   [TemplateHeader] [TemplateConst...] [TemplateFunction...] [TemplateParam...] [slot names]
 //   [TemplateInstr...] [TemplateRange...] [text]
 //
-// All offsets are bytes from the start of the segment, all arrays are aligned to 8. An empty segment
-// means: no template.
+// All offsets are bytes from the start of the segment, all arrays are aligned to 8. An empty
+// segment means: no template.
 #ifndef PAYLOAD_TEMPLATE_H
 #define PAYLOAD_TEMPLATE_H
 
 #include <stdint.h>
 
 #define TEMPLATE_MAGIC "GQCTMPL\1"
-#define TEMPLATE_NONE UINT32_MAX // no constant, no slot
+#define TEMPLATE_NONE  UINT32_MAX // no constant, no slot
 
 enum {
     TEMPLATE_MAX_SOURCE = 1 << 20, // bytes; the longest published template has 30 KB
-    TEMPLATE_MAX_SLOTS  = 4096,    // of one function
+    TEMPLATE_MAX_SLOTS = 4096,     // of one function
     TEMPLATE_MAX_CONSTS = 16384,
-    TEMPLATE_MAX_ARGS   = 255,     // of one call, keyword arguments included
+    TEMPLATE_MAX_ARGS = 255, // of one call, keyword arguments included
 };
 
 typedef struct TemplateArray {
@@ -87,17 +87,18 @@ typedef struct TemplateInstr {
 } TemplateInstr;
 
 // CALL, FILTER and TEST: `count` positional arguments, then keyword arguments as pairs of name and
-// value, then a list and a dict if the flags say so. FILTER and TEST have their id in the high half.
+// value, then a list and a dict if the flags say so. FILTER and TEST have their id in the high
+// half.
 enum {
     TEMPLATE_CALL_KEYWORDS = 0xff, // mask: number of keyword arguments
-    TEMPLATE_CALL_LIST     = 0x100,
-    TEMPLATE_CALL_DICT     = 0x200,
+    TEMPLATE_CALL_LIST = 0x100,
+    TEMPLATE_CALL_DICT = 0x200,
     TEMPLATE_CALL_ID_SHIFT = 16,
 };
 
-// ORDER TEMPLATE OPS: what `value` is. c: constant, j: instruction of the same function to jump to,
-// s: slot of this function, n: number, f: function, a: call, p: slot of the function `count` outside
-// clang-format off
+// ORDER TEMPLATE OPS: what `value` is. c: constant, j: instruction of the same function to jump
+// to, s: slot of this function, n: number, f: function, a: call, p: slot of the function `count`
+// outside clang-format off
 #define TEMPLATE_OPS(X)                                                                            \
     X(TEXT, c)            /* writes a constant                                                  */ \
     X(PRINT, n)           /* pops a value and writes it                                         */ \

@@ -1,6 +1,6 @@
-// The machine that runs a chat template (payload_template.h): a stack of values, a stack of loops and
-// one of macro calls, all of fixed size and on the heap, so that a template cannot touch more than it
-// is given. The blob was checked when it was opened (template_open.c).
+// The machine that runs a chat template (payload_template.h): a stack of values, a stack of loops
+// and one of macro calls, all of fixed size and on the heap, so that a template cannot touch more
+// than it is given. The blob was checked when it was opened (template_open.c).
 //
 // Not here: what values do (template_value.c and the files that its header names).
 #include "template.h"
@@ -11,9 +11,9 @@
 #include "template_value.h"
 
 enum {
-    MAX_STACK    = 4096,
-    MAX_LOOPS    = 512,
-    MAX_CALLS    = 200,
+    MAX_STACK = 4096,
+    MAX_LOOPS = 512,
+    MAX_CALLS = 200,
     MAX_CAPTURES = 512,
 };
 
@@ -116,7 +116,8 @@ static bool op_load(Machine *m, TemplateInstr instr) {
     if (v.kind == VALUE_MISSING && instr.op == TEMPLATE_OP_LOAD) {
         v = value_undefined(NULL);
         if (instr.count == 0)
-            v.text = m->t->consts[m->t->slot_names[m->function->slot_name_first + instr.value]].text;
+            v.text =
+                m->t->consts[m->t->slot_names[m->function->slot_name_first + instr.value]].text;
     }
     return push(m, v);
 }
@@ -435,8 +436,7 @@ static bool macro_keywords(Machine *m, const TemplateFunction *f, const Args *ar
     return true;
 }
 
-static bool macro_arguments(Machine *m, const TemplateFunction *f, const Args *args,
-                            Slots *slots) {
+static bool macro_arguments(Machine *m, const TemplateFunction *f, const Args *args, Slots *slots) {
     int params = (int)f->param_count, given = args->count < params ? args->count : params;
     Value rest, caller = value_undefined(NULL);
     for (int at = 0; at < given; at++)
@@ -530,8 +530,8 @@ static bool spread(Machine *m, TemplateInstr instr, const Value *extra, Args *ar
 static bool pop_call(Machine *m, TemplateInstr instr, Value *subject, Args *args) {
     Value *v;
     uint32_t keywords = instr.value & TEMPLATE_CALL_KEYWORDS;
-    uint32_t spreads = (instr.value & TEMPLATE_CALL_LIST ? 1u : 0u) +
-                       (instr.value & TEMPLATE_CALL_DICT ? 1u : 0u);
+    uint32_t spreads =
+        (instr.value & TEMPLATE_CALL_LIST ? 1u : 0u) + (instr.value & TEMPLATE_CALL_DICT ? 1u : 0u);
     TRY(pop_kept(m, 1u + instr.count + keywords * 2 + spreads, &v));
     Entry *entries = run_alloc(&m->run, keywords, sizeof *entries);
     if (!entries)

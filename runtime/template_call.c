@@ -1,4 +1,5 @@
-// Functions that every chat template can call, and how arguments reach functions, filters and methods.
+// Functions that every chat template can call, and how arguments reach functions, filters and
+// methods.
 #include <stdio.h>
 #include <string.h>
 
@@ -164,11 +165,10 @@ static bool call_strftime(Run *r, const Args *args, Value *out) {
 static const struct {
     const char *name;
     bool (*call)(Run *r, const Args *args, Value *out);
-} globals[GLOBAL_COUNT] = { // ORDER GLOBALS
-    {"range", call_range},
-    {"dict", call_dict},
-    {"namespace", call_namespace},
-    {"raise_exception", call_raise},
+} globals[GLOBAL_COUNT] = {
+    // ORDER GLOBALS
+    {"range", call_range},           {"dict", call_dict},
+    {"namespace", call_namespace},   {"raise_exception", call_raise},
     {"strftime_now", call_strftime},
 };
 

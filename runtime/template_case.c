@@ -1,6 +1,6 @@
-// Upper, lower and title case of chat templates, as Python's str has them: the tables of the blob for
-// characters that become one other, the table below for those that become several or have a title
-// case of their own (Unicode's SpecialCasing.txt and UnicodeData.txt).
+// Upper, lower and title case of chat templates, as Python's str has them: the tables of the blob
+// for characters that become one other, the table below for those that become several or have a
+// title case of their own (Unicode's SpecialCasing.txt and UnicodeData.txt).
 #include "template_value.h"
 
 #include <string.h>
@@ -151,8 +151,8 @@ static bool write_lower(Builder *b, const Text *text, size_t floor, size_t from)
         return builder_code(b, 0x307, mark);
     }
     if (code == 0x3a3)
-        return builder_code(
-            b, is_final_sigma(b->r->t, text, floor, from, behind) ? 0x3c2 : 0x3c3, mark);
+        return builder_code(b, is_final_sigma(b->r->t, text, floor, from, behind) ? 0x3c2 : 0x3c3,
+                            mark);
     return builder_code(b, code_lower(b->r->t, code), mark);
 }
 

@@ -139,8 +139,6 @@ bool filter_truncate(Run *r, Value v, const Args *args, Value *out) {
     Value given[4], part;
     int64_t length = 255, leeway = 5, size;
     TRY(args_bind(r, "truncate", args, "length killwords end leeway", 0, given));
-    if (v.kind != VALUE_TEXT)
-        return type_fail(r, "truncate takes a string, found %s", value_type(v));
     if (given[0].kind != VALUE_MISSING)
         TRY(arg_int(r, given[0], &length));
     if (given[3].kind != VALUE_MISSING && given[3].kind != VALUE_NONE)
@@ -155,6 +153,8 @@ bool filter_truncate(Run *r, Value v, const Args *args, Value *out) {
     *out = v;
     if (size <= length || size - length <= leeway)
         return true;
+    if (v.kind != VALUE_TEXT)
+        return type_fail(r, "truncate takes a string, found %s", value_type(v));
     Value bounds[3] = {value_none(), value_int(length - end), value_none()};
     TRY(value_slice(r, v, bounds, &part));
     if (!value_truth(value_or(given[1], value_bool(false)))) {

@@ -82,8 +82,8 @@ bool filter_reverse(Run *r, Value v, const Args *args, Value *out) {
                      out);
 }
 
-static bool sort_pass(Run *r, uint32_t *order, uint32_t *scratch, const Value *keys,
-                      uint32_t count, uint32_t width, bool reverse) {
+static bool sort_pass(Run *r, uint32_t *order, uint32_t *scratch, const Value *keys, uint32_t count,
+                      uint32_t width, bool reverse) {
     for (uint32_t from = 0; from < count; from += 2 * width) {
         uint32_t middle = count - from < width ? count : from + width;
         uint32_t end = count - middle < width ? count : middle + width;
@@ -118,10 +118,14 @@ bool values_sort(Run *r, Value *keys, Value *items, uint32_t count, bool reverse
     return true;
 }
 
-// A comma in the attribute of sort() separates several, compared in turn.
+// A comma in the attribute of sort() separates several, compared in turn. One is a list, too: equal
+// items are not put in order then, which Undefined could not be.
 static bool sort_keys(Run *r, Value item, Value attribute, bool cased, Value *out) {
-    if (attribute.kind != VALUE_TEXT || !memchr(attribute.text->data, ',', attribute.text->size))
-        return value_sort_key(r, item, attribute, cased, out);
+    if (attribute.kind != VALUE_TEXT || !memchr(attribute.text->data, ',', attribute.text->size)) {
+        Value *key = run_alloc(r, 1, sizeof *key);
+        return key && value_sort_key(r, item, attribute, cased, key) &&
+               list_make(r, LIST_LIST, key, 1, out);
+    }
     const Text *text = attribute.text;
     size_t count = 1, used = 0;
     for (size_t at = 0; at < text->size; at++)

@@ -1,5 +1,6 @@
-// "%s" % x, the filter format, and "{}".format(x) of chat templates, as far as Python's formatting of
-// strings and numbers goes. Not taken: grouping, alignment by '=', and conversions of other types.
+// "%s" % x, the filter format, and "{}".format(x) of chat templates, as far as Python's formatting
+// of strings and numbers goes. Not taken: grouping, alignment by '=', and conversions of other
+// types.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,11 @@ static bool pad_to(Builder *b, const Text *text, const Spec *spec, char align) {
         rest.size--;
     }
     TRY(text_pad(b->r, &rest, spec->width - (int64_t)(text->size - rest.size),
-                 zeros ? &zero : &space, align == '<' ? 2 : align == '>' ? 1 : 0, &padded));
+                 zeros ? &zero : &space,
+                 align == '<'   ? 2
+                 : align == '>' ? 1
+                                : 0,
+                 &padded));
     return builder_text(b, padded.text);
 }
 

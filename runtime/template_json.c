@@ -1,6 +1,7 @@
-// JSON of chat templates. Reading: the context, with what Python's json keeps and cJSON does not: 1.0
-// is a float and 1 an integer, integers have all their digits, the last of equal keys wins. An
-// explicit stack, so that nesting costs no C stack. Writing: json.dumps as the filter tojson calls it.
+// JSON of chat templates. Reading: the context, with what Python's json keeps and cJSON does not:
+// 1.0 is a float and 1 an integer, integers have all their digits, the last of equal keys wins. An
+// explicit stack, so that nesting costs no C stack. Writing: json.dumps as the filter tojson calls
+// it.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -79,9 +80,12 @@ static bool read_escape(Reader *j, Builder *b) {
 // Bytes of the UTF-8 character at `at`, or 0 if it is none.
 static size_t utf8_size(const char *at, const char *end) {
     const unsigned char *c = (const unsigned char *)at;
-    size_t size = c[0] < 0x80 ? 1 : c[0] < 0xc2 ? 0 : c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3
-                                                    : c[0] < 0xf5   ? 4
-                                                                    : 0;
+    size_t size = c[0] < 0x80   ? 1
+                  : c[0] < 0xc2 ? 0
+                  : c[0] < 0xe0 ? 2
+                  : c[0] < 0xf0 ? 3
+                  : c[0] < 0xf5 ? 4
+                                : 0;
     if (size == 0 || (size_t)(end - at) < size)
         return 0;
     for (size_t byte = 1; byte < size; byte++) {
@@ -151,8 +155,10 @@ static bool read_word(Reader *j, Value *out) {
         const char *word;
         Value value;
     } words[] = {
-        {"true", value_bool(true)},        {"false", value_bool(false)},
-        {"null", value_none()},            {"NaN", value_float((double)NAN)},
+        {"true", value_bool(true)},
+        {"false", value_bool(false)},
+        {"null", value_none()},
+        {"NaN", value_float((double)NAN)},
         {"Infinity", value_float((double)INFINITY)},
         {"-Infinity", value_float(-(double)INFINITY)},
     };
@@ -348,12 +354,16 @@ static bool write_scalar(Builder *b, Value v) {
         return builder_text(b, v.text);
     if (v.kind == VALUE_NONE || v.kind == VALUE_BOOL)
         snprintf(out, sizeof out, "%s",
-                 v.kind == VALUE_NONE ? "null" : v.integer ? "true" : "false");
+                 v.kind == VALUE_NONE ? "null"
+                 : v.integer          ? "true"
+                                      : "false");
     else if (v.kind == VALUE_INT)
         snprintf(out, sizeof out, "%lld", (long long)v.integer);
     else if (v.kind == VALUE_FLOAT && (isnan(v.number) || isinf(v.number)))
         snprintf(out, sizeof out, "%s",
-                 isnan(v.number) ? "NaN" : v.number < 0 ? "-Infinity" : "Infinity");
+                 isnan(v.number) ? "NaN"
+                 : v.number < 0  ? "-Infinity"
+                                 : "Infinity");
     else if (v.kind == VALUE_FLOAT)
         float_repr(v.number, out);
     else

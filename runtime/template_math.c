@@ -42,8 +42,8 @@ static bool integer_power(Run *r, int64_t base, int64_t exponent, Value *out) {
 
 static bool integers(Run *r, TemplateOp op, int64_t a, int64_t b, Value *out) {
     int64_t result = 0;
-    bool over = false, divides = op == TEMPLATE_OP_DIV || op == TEMPLATE_OP_FLOORDIV ||
-                                 op == TEMPLATE_OP_MOD;
+    bool over = false,
+         divides = op == TEMPLATE_OP_DIV || op == TEMPLATE_OP_FLOORDIV || op == TEMPLATE_OP_MOD;
     if (divides && b == 0)
         return value_fail(r, "division by zero");
     if (op == TEMPLATE_OP_POW)

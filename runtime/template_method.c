@@ -405,8 +405,8 @@ static bool method_count(Run *r, Value self, const Args *args, Value *out) {
 
 // ---- splitting and joining ----------------------------------------------------------------------
 
-// Splits at white space, `limit` times at most (negative: always); from the right if `last`. The rest
-// keeps the white space at its far end.
+// Splits at white space, `limit` times at most (negative: always); from the right if `last`. The
+// rest keeps the white space at its far end.
 static bool split_space(Items *items, const Text *text, int64_t limit, bool last) {
     size_t from = 0, to = text->size;
     while (from < to) {
@@ -440,8 +440,8 @@ static bool split_space(Items *items, const Text *text, int64_t limit, bool last
 static bool split_at(Items *items, const Text *text, const Text *separator, int64_t limit,
                      bool last) {
     size_t from = 0, to = text->size, at;
-    while (limit-- != 0 && (last ? find_last(text, separator, to, &at)
-                                 : text_find(text, separator, from, &at))) {
+    while (limit-- != 0 &&
+           (last ? find_last(text, separator, to, &at) : text_find(text, separator, from, &at))) {
         TRY(last ? items_part(items, text, at + separator->size, to)
                  : items_part(items, text, from, at));
         from = last ? from : at + separator->size;
@@ -494,8 +494,8 @@ static bool partition(Run *r, Value self, const Args *args, bool last, Value *ou
     TRY(text_arg(r, given, &separator));
     if (separator->size == 0)
         return value_fail(r, "partition: an empty separator");
-    bool found = last ? find_last(text, separator, text->size, &at)
-                      : text_find(text, separator, 0, &at);
+    bool found =
+        last ? find_last(text, separator, text->size, &at) : text_find(text, separator, 0, &at);
     Items items = {.r = r};
     size_t end = found ? at : last ? 0 : text->size;
     size_t behind = found ? at + separator->size : end;
@@ -640,14 +640,14 @@ static const struct {
 #define METHOD_ROW(name, c_name) {name, method_##c_name},
     TEMPLATE_METHODS(METHOD_ROW)
 #undef METHOD_ROW
-    {"cycle", method_cycle},
+        {"cycle", method_cycle},
     {"changed", method_changed},
 };
 
 // All names of the table are methods of strings, but for these.
 static bool has_method(Value object, MethodId id) {
-    bool of_dict = id == METHOD_get || id == METHOD_items || id == METHOD_keys ||
-                   id == METHOD_values;
+    bool of_dict =
+        id == METHOD_get || id == METHOD_items || id == METHOD_keys || id == METHOD_values;
     if (object.kind == VALUE_DICT)
         return of_dict;
     if (object.kind == VALUE_LIST)

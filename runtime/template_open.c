@@ -1,5 +1,5 @@
-// Opens the blob of a chat template. It is checked once and as a whole: every offset, operand and jump.
-// What depends on the way that is taken (the height of a stack) is checked where it is used.
+// Opens the blob of a chat template. It is checked once and as a whole: every offset, operand and
+// jump. What depends on the way that is taken (the height of a stack) is checked where it is used.
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,10 +27,14 @@ static bool check_header(Bytes blob, Error *err) {
         TemplateArray array;
         size_t elem_bytes;
     } arrays[] = {
-        {h->consts, sizeof(TemplateConst)},       {h->functions, sizeof(TemplateFunction)},
-        {h->params, sizeof(TemplateParam)},       {h->slot_names, sizeof(uint32_t)},
-        {h->code, sizeof(TemplateInstr)},         {h->printable, sizeof(TemplateRange)},
-        {h->upper, sizeof(TemplateRange)},        {h->lower, sizeof(TemplateRange)},
+        {h->consts, sizeof(TemplateConst)},
+        {h->functions, sizeof(TemplateFunction)},
+        {h->params, sizeof(TemplateParam)},
+        {h->slot_names, sizeof(uint32_t)},
+        {h->code, sizeof(TemplateInstr)},
+        {h->printable, sizeof(TemplateRange)},
+        {h->upper, sizeof(TemplateRange)},
+        {h->lower, sizeof(TemplateRange)},
         {h->text, 1},
     };
     for (size_t which = 0; which < sizeof arrays / sizeof arrays[0]; which++) {
@@ -114,13 +118,12 @@ static bool check_slot(uint32_t slot, const TemplateFunction *f) {
 
 static bool check_function(const Template *t, const TemplateFunction *f) {
     const TemplateHeader *h = t->header;
-    bool inside = f->code_first <= h->code.count &&
-                  f->code_count <= h->code.count - f->code_first && f->code_count > 0 &&
-                  f->slot_name_first <= h->slot_names.count &&
-                  f->slot_count <= h->slot_names.count - f->slot_name_first &&
-                  f->param_first <= h->params.count &&
-                  f->param_count <= h->params.count - f->param_first &&
-                  f->slot_count <= TEMPLATE_MAX_SLOTS && f->param_count <= TEMPLATE_MAX_ARGS;
+    bool inside =
+        f->code_first <= h->code.count && f->code_count <= h->code.count - f->code_first &&
+        f->code_count > 0 && f->slot_name_first <= h->slot_names.count &&
+        f->slot_count <= h->slot_names.count - f->slot_name_first &&
+        f->param_first <= h->params.count && f->param_count <= h->params.count - f->param_first &&
+        f->slot_count <= TEMPLATE_MAX_SLOTS && f->param_count <= TEMPLATE_MAX_ARGS;
     if (!inside || !is_text_const(t, f->name) || !check_slot(f->caller_slot, f) ||
         !check_slot(f->kwargs_slot, f) || !check_slot(f->varargs_slot, f))
         return false;

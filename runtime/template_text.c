@@ -1,5 +1,5 @@
-// Texts of chat templates: UTF-8 with a mark for every byte that a user wrote, joined and cut without
-// losing the marks, and Python's str() and repr() of all values.
+// Texts of chat templates: UTF-8 with a mark for every byte that a user wrote, joined and cut
+// without losing the marks, and Python's str() and repr() of all values.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,8 +11,7 @@
 
 static bool builder_reserve(Builder *b, size_t more) {
     size_t needed;
-    if (!size_add(b->size, more, &needed) || needed > INT32_MAX ||
-        (b->limit && needed > b->limit))
+    if (!size_add(b->size, more, &needed) || needed > INT32_MAX || (b->limit && needed > b->limit))
         return run_fail(b->r, ERR_RESOURCE, 1065, "the text grows beyond %zu bytes",
                         b->limit ? b->limit : (size_t)INT32_MAX);
     if (needed <= b->capacity)
@@ -172,8 +171,8 @@ size_t text_length(const Text *text) {
 
 bool is_space(uint32_t code) {
     return (code >= 9 && code <= 13) || (code >= 0x1c && code <= 0x20) || code == 0x85 ||
-           code == 0xa0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200a) ||
-           code == 0x2028 || code == 0x2029 || code == 0x202f || code == 0x205f || code == 0x3000;
+           code == 0xa0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200a) || code == 0x2028 ||
+           code == 0x2029 || code == 0x202f || code == 0x205f || code == 0x3000;
 }
 
 bool text_find(const Text *text, const Text *what, size_t from, size_t *at) {
@@ -192,8 +191,7 @@ bool text_escape_html(Run *r, const Text *text, Value *out) {
     static const struct {
         char from;
         const char *to;
-    } escapes[] = {
-        {'&', "&amp;"}, {'>', "&gt;"}, {'<', "&lt;"}, {'\'', "&#39;"}, {'"', "&#34;"}};
+    } escapes[] = {{'&', "&amp;"}, {'>', "&gt;"}, {'<', "&lt;"}, {'\'', "&#39;"}, {'"', "&#34;"}};
     Builder b = {.r = r};
     for (size_t at = 0; at < text->size; at++) {
         const char *to = NULL;
@@ -236,8 +234,7 @@ void float_repr(double number, char out[40]) {
     else if (point <= 0)
         snprintf(out, 40, "%s0.%.*s%.*s", sign, -point, "0000", count, digits);
     else if (count <= point)
-        snprintf(out, 40, "%s%.*s%.*s.0", sign, count, digits, point - count,
-                 "0000000000000000");
+        snprintf(out, 40, "%s%.*s%.*s.0", sign, count, digits, point - count, "0000000000000000");
     else
         snprintf(out, 40, "%s%.*s.%.*s", sign, point, digits, count - point, digits + point);
     if (point <= -4 || point > 16) {
@@ -306,9 +303,14 @@ static bool dict_repr(Builder *b, const Dict *d, int depth) {
 }
 
 static bool list_repr(Builder *b, const List *list, int depth) {
-    static const char *const edges[LIST_KINDS][2] = { // ORDER LISTS
-        {"[", "]"}, {"(", ")"}, {"range(", ")"}, {"<generator object>", ""},
-        {"dict_keys([", "])"}, {"dict_values([", "])"}, {"dict_items([", "])"}};
+    static const char *const edges[LIST_KINDS][2] = {// ORDER LISTS
+                                                     {"[", "]"},
+                                                     {"(", ")"},
+                                                     {"range(", ")"},
+                                                     {"<generator object>", ""},
+                                                     {"dict_keys([", "])"},
+                                                     {"dict_values([", "])"},
+                                                     {"dict_items([", "])"}};
     TRY(builder_plain(b, edges[list->kind][0]));
     if (list->kind == LIST_RANGE) {
         int64_t first = list->count ? list->items[0].integer : 0;
@@ -320,9 +322,8 @@ static bool list_repr(Builder *b, const List *list, int depth) {
                  (long long)(first + step * list->count), last);
         TRY(builder_plain(b, out));
     }
-    for (uint32_t at = 0; list->kind != LIST_RANGE && list->kind != LIST_GENERATOR &&
-                          at < list->count;
-         at++) {
+    for (uint32_t at = 0;
+         list->kind != LIST_RANGE && list->kind != LIST_GENERATOR && at < list->count; at++) {
         TRY(builder_plain(b, at ? ", " : ""));
         TRY(value_repr(b, list->items[at], depth + 1));
     }
@@ -349,13 +350,20 @@ bool value_repr(Builder *b, Value v, int depth) {
         TRY(dict_repr(b, v.dict, depth));
         return builder_plain(b, ">");
     }
+    if (v.kind == VALUE_MACRO) {
+        TRY(builder_plain(b, "<Macro "));
+        TRY(text_repr(b, b->r->t->consts[b->r->t->functions[v.macro->function].name].text));
+        return builder_plain(b, ">");
+    }
     if (v.kind == VALUE_FLOAT)
         float_repr(v.number, out);
     else if (v.kind == VALUE_INT)
         snprintf(out, sizeof out, "%lld", (long long)v.integer);
     else if (v.kind == VALUE_NONE || v.kind == VALUE_BOOL)
         snprintf(out, sizeof out, "%s",
-                 v.kind == VALUE_NONE ? "None" : v.integer ? "True" : "False");
+                 v.kind == VALUE_NONE ? "None"
+                 : v.integer          ? "True"
+                                      : "False");
     else
         snprintf(out, sizeof out, "%s%s%s", v.kind == VALUE_UNDEFINED ? "" : "<", value_type(v),
                  v.kind == VALUE_UNDEFINED ? "" : ">");

@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 // ---- errors and limits --------------------------------------------------------------------------
@@ -74,10 +75,12 @@ void *run_alloc(Run *r, size_t count, size_t elem_bytes) {
 // ---- kinds --------------------------------------------------------------------------------------
 
 const char *value_type(Value v) {
-    static const char *const kinds[VALUE_KINDS] = { // ORDER VALUES
-        "Undefined", "Undefined", "NoneType", "bool", "int", "int", "float", "str", NULL,
-        "dict", "Namespace", "LoopContext", "Macro", "method", "function"};
-    static const char *const lists[LIST_KINDS] = { // ORDER LISTS
+    static const char *const kinds[VALUE_KINDS] = {
+        // ORDER VALUES
+        "Undefined", "Undefined", "NoneType",  "bool",        "int",   "int",    "float",   "str",
+        NULL,        "dict",      "Namespace", "LoopContext", "Macro", "method", "function"};
+    static const char *const lists[LIST_KINDS] = {
+        // ORDER LISTS
         "list", "tuple", "range", "generator", "dict_keys", "dict_values", "dict_items"};
     return v.kind == VALUE_LIST ? v.list ? lists[v.list->kind] : "list" : kinds[v.kind];
 }
@@ -147,7 +150,13 @@ static bool lists_equal(Run *r, const List *a, const List *b, int depth, bool *o
 }
 
 static double as_double(Value v) {
-    return v.kind == VALUE_FLOAT ? v.number : (double)v.integer;
+    return v.kind == VALUE_FLOAT ? v.number
+           : v.kind == VALUE_BIG ? strtod(v.text->data, NULL)
+                                 : (double)v.integer;
+}
+
+static bool has_order(Value v) {
+    return is_number(v) || v.kind == VALUE_BIG;
 }
 
 static bool equal(Run *r, Value a, Value b, int depth, bool *out) {
@@ -187,7 +196,7 @@ static bool less(Run *r, Value a, Value b, int depth, bool *out) {
         *out = a.integer < b.integer;
         return true;
     }
-    if (is_number(a) && is_number(b)) {
+    if (has_order(a) && has_order(b)) {
         *out = as_double(a) < as_double(b);
         return true;
     }
@@ -198,8 +207,7 @@ static bool less(Run *r, Value a, Value b, int depth, bool *out) {
     bool lists = a.kind == VALUE_LIST && b.kind == VALUE_LIST && a.list->kind == b.list->kind &&
                  a.list->kind <= LIST_TUPLE && depth < TEMPLATE_MAX_VALUE_DEPTH;
     if (!lists)
-        return type_fail(r, "'<' is not supported between %s and %s", value_type(a),
-                         value_type(b));
+        return type_fail(r, "'<' is not supported between %s and %s", value_type(a), value_type(b));
     uint32_t shorter = a.list->count < b.list->count ? a.list->count : b.list->count;
     for (uint32_t at = 0; at < shorter; at++) {
         bool same;
@@ -220,8 +228,7 @@ bool value_contains(Run *r, Value item, Value in, bool *out) {
     if (in.kind == VALUE_TEXT) {
         size_t at;
         if (item.kind == VALUE_UNDEFINED || item.kind != VALUE_TEXT)
-            return type_fail(r, "'in' needs a string on its left side, found %s",
-                             value_type(item));
+            return type_fail(r, "'in' needs a string on its left side, found %s", value_type(item));
         TRY(run_step(r, in.text->size / 64));
         *out = text_find(in.text, item.text, 0, &at);
         return true;
@@ -541,10 +548,10 @@ static bool python_attr(Run *r, Value object, const Text *name, Value *out, bool
 // Methods of lists and dicts that would change them are undefined in the sandbox, not looked up as
 // keys.
 static bool is_refused(Value object, const Text *name) {
-    static const char *const list[] = {"append", "clear", "extend", "insert", "pop", "remove",
-                                       "reverse", "sort", "copy"};
-    static const char *const dict[] = {"clear", "pop", "popitem", "setdefault", "update", "copy",
-                                       "fromkeys"};
+    static const char *const list[] = {"append", "clear",   "extend", "insert", "pop",
+                                       "remove", "reverse", "sort",   "copy"};
+    static const char *const dict[] = {"clear",  "pop",  "popitem", "setdefault",
+                                       "update", "copy", "fromkeys"};
     bool is_dict = object.kind == VALUE_DICT;
     if (!is_dict && !is_list(object, LIST_LIST))
         return false;

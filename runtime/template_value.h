@@ -14,8 +14,8 @@
 #include "template.h"
 
 enum {
-    TEMPLATE_MAX_VALUE_DEPTH = 200,    // of lists and dicts inside each other
-    TEMPLATE_MAX_RANGE       = 100000, // items of range(), jinja2's limit
+    TEMPLATE_MAX_VALUE_DEPTH = 200, // of lists and dicts inside each other
+    TEMPLATE_MAX_RANGE = 100000,    // items of range(), jinja2's limit
 };
 
 typedef enum ValueKind { // ORDER VALUES (template_value.c: names)
@@ -261,8 +261,8 @@ typedef struct Builder {
 bool builder_add(Builder *b, const char *data, size_t size, const uint8_t *marks, uint8_t mark);
 bool builder_text(Builder *b, const Text *text);
 bool builder_part(Builder *b, const Text *text, size_t from, size_t to); // bytes
-bool builder_plain(Builder *b, const char *text); // unmarked
-bool builder_code(Builder *b, uint32_t code, uint8_t mark); // a code point
+bool builder_plain(Builder *b, const char *text);                        // unmarked
+bool builder_code(Builder *b, uint32_t code, uint8_t mark);              // a code point
 bool builder_done(Builder *b, Value *out);
 
 bool text_make(Run *r, const char *data, size_t size, Value *out); // unmarked, data is kept
@@ -275,8 +275,8 @@ uint8_t text_mark(const Text *text, size_t at);
 
 // Decodes the code point at `at`, which moves behind it.
 uint32_t text_code(const Text *text, size_t *at);
-size_t text_length(const Text *text); // code points
-bool is_space(uint32_t code);         // Python's str.isspace
+size_t text_length(const Text *text);                  // code points
+bool is_space(uint32_t code);                          // Python's str.isspace
 uint32_t code_lower(const Template *t, uint32_t code); // one code point only
 uint32_t code_upper(const Template *t, uint32_t code);
 
@@ -297,9 +297,9 @@ bool context_read(Run *r, const char *text, Value *out);
 
 typedef struct JsonStyle {
     bool ascii, sort_keys;
-    const Text *indent;    // NULL: one line
-    const Text *item_end;  // between items
-    const Text *key_end;   // between key and value
+    const Text *indent;   // NULL: one line
+    const Text *item_end; // between items
+    const Text *key_end;  // between key and value
 } JsonStyle;
 
 bool json_dump(Builder *b, Value v, const JsonStyle *style, int depth);
@@ -322,7 +322,7 @@ bool value_fold(Run *r, Value *v); // strings: lower case
 // What items are compared by: attribute, then lower case.
 bool value_sort_key(Run *r, Value item, Value attribute, bool cased, Value *out);
 
-#define FILTER_DECLARE(name, c_name)                                                               \
+#define FILTER_DECLARE(name, c_name) \
     bool filter_##c_name(Run *r, Value v, const Args *args, Value *out);
 TEMPLATE_FILTERS(FILTER_DECLARE)
 #undef FILTER_DECLARE

@@ -7,6 +7,7 @@
 #   tests/gpu.sh kernels       every kernel against the oracle at ragged shapes
 #   tests/gpu.sh model         the sample against samples/storyteller/reference.json
 #   tests/gpu.sh formats [NAME...]   the fixtures (those named) and packed models, compiled and checked
+#   tests/gpu.sh oracle SHAPE [OPTIONS]  two layers of that shape against the oracle, all positions
 #   tests/gpu.sh sanitize      compute-sanitizer: memcheck and racecheck on kernels and model
 #   tests/gpu.sh large [SHAPE [OPTIONS]]  writes a checkpoint of that shape (llama-3.1-8b) with these
 #                              options of make-checkpoint, compiles it, times it
@@ -20,6 +21,7 @@ pack() {
     mkdir -p "$folder"
     strip -o "$folder/gptq-compile" build/gptq-compile
     cp build/make-checkpoint "$folder/"
+    strip -o "$folder/oracle_logits" build/tests/oracle_logits
     build/gptq-compile samples/storyteller -o "$folder/storyteller" --target cpu,sm_90a --progress none
     for program in build/tests/gpu_*; do
         case $program in
@@ -80,6 +82,18 @@ formats() {
     done
 }
 
+oracle() {
+    local shape=$1 dir=/tmp/gptq-compile-oracle ids=1,2,3,700,5,6,7,8,9,10,11,500,13,14,15,16,17,18,19,20
+    shift
+    "$folder/make-checkpoint" "$shape" "$dir" --layers 2 "$@" >/dev/null
+    "$folder/gptq-compile" "$dir" -o "$dir.out" --target sm_90a --progress none
+    "$folder/oracle_logits" "$dir" "$ids" "$dir.expected"
+    "$dir.out" logits --ids "$ids" --all -o "$dir.found" --device cuda:0
+    echo "$shape $* on cuda:0: worst relative L2 of 20 positions to the oracle" \
+        "$(python3 tests/check_logits.py "$dir.found" "$dir.expected" 20)"
+    rm -rf "$dir" "$dir".*
+}
+
 sanitize() {
     local tool
     for tool in memcheck racecheck; do
@@ -105,7 +119,7 @@ word=${1:-all}
 [ $# -eq 0 ] || shift
 case $word in
 pack) pack "$@" ;;
-kernels | model | formats | sanitize | large)
+kernels | model | formats | oracle | sanitize | large)
     unpack
     "$word" "$@"
     ;;
@@ -118,7 +132,7 @@ all)
     large
     ;;
 *)
-    sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -1,6 +1,6 @@
-// Attention on a GPU: checked against plain loops, then timed; see gpu_bench.h. KV caches rotate over
-// more than 256 MB, so nothing stays in the second-level cache. "read" is the time of the bytes at
-// the target's read rate, "peak" that of the flops at its dense peak.
+// Attention on a GPU: checked against plain loops, then timed; see gpu_bench.h. KV caches rotate
+// over more than 256 MB, so nothing stays in the second-level cache. "read" is the time of the
+// bytes at the target's read rate, "peak" that of the flops at its dense peak.
 #include "tests/attention_lab.h"
 #include "tests/gpu_bench.h"
 

@@ -47,6 +47,7 @@ TEMPLATES = r"""
 {{ 1 ~ 'a' ~ none ~ 2.0 ~ [1] ~ missing ~ true }}
 {{ 1 < 2 }} {{ 'a' < 'b' }} {{ [1, 2] < [1, 3] }} {{ 1 == 1.0 }} {{ true == 1 }} {{ '1' == 1 }} {{ none == false }} {{ [1] == [1.0] }} {{ (1,) == [1] }} {{ {'a': 1} == {'a': 1.0} }}
 {{ 1 < 'a' }}
+{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 3 > 2 == 2 }} {{ 1 == 1 in [1] }} {{ 1 < 2 < 3 < 1 }} {{ 'a' < 'b' != 'c' and 1 }}
 {{ 2 >= 2 }} {{ 2 <= 1 }} {{ 'b' > 'a' }} {{ 1 != 2 }} {{ missing == missing2 }} {{ missing == none }} {{ missing != '' }}
 {{ 'quick' in text }} {{ 'x' not in text }} {{ 1 in numbers }} {{ 'a' in nested }} {{ 'z' in nested }} {{ '' in '' }} {{ 'r' in messages[0] }}
 {{ 1 in text }}

@@ -9,11 +9,11 @@
 #include <math.h>
 
 enum {
-    ROWS_TOKENS = 7,  // of a check
-    ROWS_LIMIT = 40,  // that the buffers of a check have room for
-    ROWS_PAGE = 16,   // tokens of a KV page
-    ROWS_LAYERS = 2,  // of the KV cache
-    ROWS_LAYER = 1,   // that is written
+    ROWS_TOKENS = 7, // of a check
+    ROWS_LIMIT = 40, // that the buffers of a check have room for
+    ROWS_PAGE = 16,  // tokens of a KV page
+    ROWS_LAYERS = 2, // of the KV cache
+    ROWS_LAYER = 1,  // that is written
 };
 
 typedef struct RowsCase {
@@ -71,8 +71,7 @@ static inline int64_t rows_out_width(const RowsCase *c) {
 }
 
 static inline ValueType rows_in_type(const RowsCase *c, int input) {
-    bool f32 = c->kind == OP_GATHER || c->kind == OP_ROUTE ||
-               (c->kind == OP_ADD && input == 0) ||
+    bool f32 = c->kind == OP_GATHER || c->kind == OP_ROUTE || (c->kind == OP_ADD && input == 0) ||
                ((c->kind == OP_ADD || c->kind == OP_NORM) && c->in_f32);
     return f32 ? VALUE_F32 : VALUE_ACT;
 }
@@ -172,9 +171,8 @@ static inline void rows_graph(RowsRun *run, Arena *a) {
         inputs[at] = graph_value(g, at ? "b" : "a", rows_in_type(c, at), rows_in_width(c));
         graph_op(g, OP_EMBED, -1)->output = inputs[at];
     }
-    int out = c->kind == OP_KV_APPEND
-                  ? -1
-                  : graph_value(g, "out", rows_out_type(c), rows_out_width(c));
+    int out =
+        c->kind == OP_KV_APPEND ? -1 : graph_value(g, "out", rows_out_type(c), rows_out_width(c));
     if (c->apart)
         g->hidden = inputs[0]; // that is read once more
     run->op = graph_op(g, c->kind, ROWS_LAYER);
@@ -221,10 +219,7 @@ static inline void rows_add(RowsRun *run, const RowsCase *c, StepLab *lab) {
 static inline float rows_value_at(const RowsCase *c, int input, int64_t row, int64_t k, Random *r) {
     float x = random_normal(r);
     if (c->kind == OP_ROUTE)
-        return row == 2   ? rintf(x)
-               : row == 3 ? 0
-               : row == 4 ? NAN
-                          : 3 * x;
+        return row == 2 ? rintf(x) : row == 3 ? 0 : row == 4 ? NAN : 3 * x;
     if (c->kind == OP_ACT_MUL && input == 0 && row >= 4) {
         static const float extremes[] = {-1e4f, 1e4f, -88, 88, -0.0f, 0, -1e-4f, 20};
         return row == 4 ? (float)(k % 241 - 120) / 4 : k < 8 ? extremes[k] : x * 4;
@@ -244,7 +239,7 @@ static inline void rows_fill_inputs(RowsRun *run, Arena *a) {
     for (int input = 0; input < rows_inputs(c); input++) {
         int buffer = run->phase.value_buffer[run->op->inputs[input]];
         unsigned char *to = run->arena + run->phase.buffers[buffer].offset;
-        run->inputs[input] = ARENA_NEW(a, float, rows * width);
+        run->inputs[input] = ARENA_NEW(a, float, rows *width);
         for (int64_t at = 0; at < rows * width; at++) {
             float x = rows_value_at(c, input, at / width, at % width, &r);
             if (rows_in_type(c, input) == VALUE_F32) {
@@ -411,8 +406,8 @@ static inline void gather_expect(const RowsRun *run, int token, Expected *y) {
 
 static inline void rows_expect(const RowsRun *run, int token, Expected *y) {
     static void (*const expect[OP_COUNT])(const RowsRun *, int, Expected *) = {
-        [OP_EMBED] = embed_expect,   [OP_NORM] = norm_expect,       [OP_ROPE] = rope_expect,
-        [OP_ACT_MUL] = pairs_expect, [OP_ADD] = pairs_expect,       [OP_PERMUTE] = permute_expect,
+        [OP_EMBED] = embed_expect,   [OP_NORM] = norm_expect,     [OP_ROPE] = rope_expect,
+        [OP_ACT_MUL] = pairs_expect, [OP_ADD] = pairs_expect,     [OP_PERMUTE] = permute_expect,
         [OP_ROUTE] = route_expect,   [OP_GATHER] = gather_expect,
     };
     for (int64_t k = 0; k < rows_out_width(run->c); k++)

@@ -3,9 +3,9 @@
 //
 //   template_render TEMPLATE SECONDS [marks]
 //
-// Per line: "ok BYTES", the text and a newline; or "error ID MESSAGE". With `marks`, the marks ('0',
-// '1', one a byte) follow the text in a line of their own. A template that does not compile is one
-// line "refused ID MESSAGE" and exit code 3.
+// Per line: "ok BYTES", the text and a newline; or "error ID MESSAGE". With `marks`, the marks
+// ('0', '1', one a byte) follow the text in a line of their own. A template that does not compile
+// is one line "refused ID MESSAGE" and exit code 3.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,9 +67,10 @@ int main(int argc, char **argv) {
     Template *t;
     size_t size = 0;
     char *source = read_file(argv[1], &size);
-    bool done = source && template_compile(argv[1], (Bytes){(unsigned char *)source, size}, &arena,
-                                           &blob, &err) &&
-                template_open(&t, blob, &err);
+    bool done =
+        source &&
+        template_compile(argv[1], (Bytes){(unsigned char *)source, size}, &arena, &blob, &err) &&
+        template_open(&t, blob, &err);
     if (!done)
         printf("refused %d %s\n", err.id, err.message);
     else {

@@ -36,6 +36,10 @@ case $text in
 *) not_ok hostile_text_is_kept "$text" ;;
 esac
 
+own='{"messages":[{"role":"user","content":"x"}],"bos_token":"<|eot_id|>","mask_token":"<|eot_id|>"}'
+same tokens_of_a_request "$("$exe" template --json -p "$own")" \
+    "$("$exe" template --json -p '[{"role":"user","content":"x"}]')"
+
 # run uses the template, --raw does not.
 chat_ids=$("$exe" template --json -p '[{"role":"user","content":"Hello"}]')
 run_ids=$("$exe" run -p Hello -n 1 --temp 0 --json |

@@ -68,8 +68,7 @@ static const Target *target_named(const char *name) {
 }
 
 static Plan plan_of_kernels(const Target *target, Arena *a) {
-    return (Plan){
-        .target = target, .arena = a, .kernels = ARENA_NEW(a, Step *, LAB_KERNELS_MAX)};
+    return (Plan){.target = target, .arena = a, .kernels = ARENA_NEW(a, Step *, LAB_KERNELS_MAX)};
 }
 
 // A kernel of the plan, unless it is there.
