@@ -374,7 +374,9 @@ bool nvrtc_open(Nvrtc **out, Arena *a, Error *err);
 char *kernel_source_text(const Step *kernel, const Target *t, Arena *a, Error *err);
 
 typedef struct CubinStats {
-    int compiled, cached, spilled;
+    int compiled, cached;
+    int spilled;          // whose registers go to local memory: right, but slow, and never cached
+    char spill_note[320]; // about the first of them
     double seconds;
 } CubinStats;
 

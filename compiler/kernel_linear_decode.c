@@ -100,8 +100,10 @@ static int useful_stages(const Shape *s, DecodeVariant v) {
 static int registers(const Problem *p, const Shape *s, DecodeVariant v) {
     bool rope = p->op->linear.epilogue == EPILOGUE_ROPE_KV;
     bool fine = linear_weight(p)->group == 32;
-    int shared = !linear_is_lean(p) ? 16 + 8 * (int)s->halves : fine ? 16 : 0; // by two tiles
-    return 64 + 10 * v.tiles * (int)s->halves + (rope ? 16 : 0) + (v.tiles > 1 ? shared : 0);
+    int halves = (int)s->halves, needed = 64 + 10 * v.tiles * halves + (rope ? 16 : 0);
+    if (linear_is_lean(p))
+        return needed + (fine && v.tiles > 1 ? 16 : 0);
+    return needed + (v.tiles > 1 ? 16 + 8 * halves : 0) + (halves > 3 ? 32 * v.tiles - 16 : 0);
 }
 
 // Fewer blocks per multiprocessor where they would not leave enough registers.
@@ -125,6 +127,18 @@ static bool fit(const Problem *p, const Shape *s, DecodeVariant *v, int64_t *pha
     return false;
 }
 
+// Staging K in phases, beside scales of small groups or where warps have different numbers of
+// records, asks for more than the 96 registers that more than 16 warps leave (seen in the spills of
+// ptxas 13.0).
+static bool phases_fit(const Problem *p, const Shape *s, DecodeVariant v, int64_t phases) {
+    const PackedTensor *t = linear_weight(p);
+    if (phases == 1 || v.warps + EPILOGUE_WARPS <= 16)
+        return true;
+    if (t->bits != 16 && t->group <= 32)
+        return v.tiles == 1 && s->halves <= (linear_is_lean(p) ? 3 : 1);
+    return s->records % v.warps == 0 || v.tiles * s->halves <= 3;
+}
+
 bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
     Shape s = shape_of(p);
     int64_t phases;
@@ -137,6 +151,8 @@ bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
         if (!fit(p, &s, &v, &phases))
             return false;
     }
+    if (!phases_fit(p, &s, v, phases))
+        return false;
     *out = (Params){0};
     linear_params(out, p);
     params_set(out, "TOKENS_MAX", p->max_tokens);

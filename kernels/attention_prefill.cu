@@ -54,6 +54,10 @@ constexpr int VALUES_AT      = TILE_BYTES;
 constexpr int QUERY_AT       = 2 * TILE_BYTES;
 constexpr int CHUNKS         = HEAD_DIM / 8; // of 16 bytes, in a row of the cache
 constexpr bool PAGE_PER_TILE = PAGE_TOKENS % KEYS == 0;
+// Below every maximum, far above NO_SCORE times the scale: where a window leaves a row no key of a
+// tile, the weights are 2^-huge = 0. (Against a maximum of NO_SCORE * scale itself the rounding of
+// that product, in a fused multiply-add, would be 2^+huge.)
+constexpr float LEAST_MAX = -1e20f;
 static_assert(BLOCK_TOKENS >= 1, "at most 64 query heads per KV head");
 static_assert(SHARED_BYTES == 2 * TILE_BYTES + (QUERY_SHARED ? BLOCK_ROWS * STRIDE : 0), "launch");
 
@@ -276,7 +280,7 @@ __device__ __forceinline__ void attend_block(const Block &b, const act_t *q, con
     for (int at = 0; at < STEPS * 2 * 4; at++) {
         state.out[at / 4][at % 4] = 0.0f;
     }
-    state.max[0] = state.max[1] = NO_SCORE;
+    state.max[0] = state.max[1] = LEAST_MAX;
     state.sum[0] = state.sum[1] = 0.0f;
     int first = first_key(b.start) / KEYS * KEYS;
     s32 page  = tile_page(b, first);

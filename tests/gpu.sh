@@ -35,7 +35,7 @@ pack() {
     fi
     mkdir "$folder/models"
     [ $# -eq 0 ] || cp -rL "$@" "$folder/models/"
-    tar -C build -cf - gpu | xz -T0 -3 >build/gpu.tar.xz
+    tar -C build -cf - gpu | xz -T0 -6 >build/gpu.tar.xz
     ls -l build/gpu.tar.xz
 }
 
@@ -45,12 +45,13 @@ unpack() {
 }
 
 kernels() {
-    local program
+    local program failed=0
     for program in "$folder"/gpu_*; do
         [ -x "$program" ] || continue
         echo "== $(basename "$program")"
-        "$program"
+        "$program" || failed=1
     done
+    return $failed
 }
 
 model() {

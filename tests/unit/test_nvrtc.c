@@ -1,5 +1,5 @@
 // Every GPU kernel, with the parameters that the compiler gives it, compiles for every target,
-// without spills and without local memory (cubins_make refuses both): all kernels of the sample's
+// without spills and without local memory: all kernels of the sample's
 // plan, shapes of other models where registers or shared memory are tighter, and whatever the
 // fixtures' graphs have besides linears and experts, fused or not. Also: bytes do not depend on
 // threads, parameters arrive as macros, and what does not compile is named.
@@ -117,6 +117,8 @@ static void compile_or_fail(const Plan *plan, Arena *a) {
     assert_true(cache_open(&cache, NULL, CACHE_ON, a, &err));
     if (!cubins_make(cubins, plan, cache, 2, &stats, a, &err))
         fail_msg("%s", err.message);
+    if (stats.spilled)
+        fail_msg("%s", stats.spill_note);
     for (int at = 0; at < plan->kernel_count; at++) {
         assert_true(cubins[at].image.size > 1000);
         assert_memory_equal(cubins[at].image.data,
