@@ -127,15 +127,23 @@ static bool fit(const Problem *p, const Shape *s, DecodeVariant *v, int64_t *pha
     return false;
 }
 
-// Staging K in phases, beside scales of small groups or where warps have different numbers of
-// records, asks for more than the 96 registers that more than 16 warps leave (seen in the spills of
-// ptxas 13.0).
+// More than 12 warps leave 128 registers, more than 16 leave 96. Staging K in phases, beside scales
+// of small groups or where warps have different numbers of records, asks for more (seen in the
+// spills of ptxas 13.0).
 static bool phases_fit(const Problem *p, const Shape *s, DecodeVariant v, int64_t phases) {
     const PackedTensor *t = linear_weight(p);
-    if (phases == 1 || v.warps + EPILOGUE_WARPS <= 16)
+    int warps = v.warps + EPILOGUE_WARPS;
+    bool fine = t->bits != 16 && t->group <= 32;
+    if (warps > 12 && v.tiles * s->halves >= 8)
+        return false;
+    if (phases == 1 || warps <= 12)
         return true;
-    if (t->bits != 16 && t->group <= 32)
+    if (warps <= 16)
+        return !fine || s->halves <= 3;
+    if (fine)
         return v.tiles == 1 && s->halves <= (linear_is_lean(p) ? 3 : 1);
+    if (!linear_is_lean(p) && s->halves > 2)
+        return false;
     return s->records % v.warps == 0 || v.tiles * s->halves <= 3;
 }
 

@@ -644,8 +644,8 @@ __device__ __forceinline__ void compute_warps(const Operands &o, WorkRange range
 // Sum of the partial sums of all compute warps, in their order.
 __device__ __forceinline__ float4 partials_sum(u32 shared, int parity, int t, int half) {
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    // All loads of many warps at once fill the registers, 96 with more than 16 warps.
-    constexpr int AT_ONCE = WARPS + EPILOGUE_WARPS > 16 && TILES * HALVES > 1 ? 4 : WARPS;
+    // All loads of many warps at once fill the registers until they spill.
+    constexpr int AT_ONCE = WARPS * TILES * HALVES >= 32 ? 4 : WARPS;
 #pragma unroll AT_ONCE
     for (int warp = 0; warp < WARPS; warp++) {
         float4 v = ld_shared_v4_f32(partial_at(shared, parity, warp, t, half));

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""check_logits.py FOUND EXPECTED ROWS: prints the worst relative L2 distance of a row.
+"""check_logits.py FOUND EXPECTED ROWS [median]: prints the worst relative L2 distance of a row, and the
+median of all.
 
 FOUND: float32, from `OUT logits --all`; EXPECTED: float64, from oracle_logits.
 """
@@ -19,13 +20,14 @@ def main():
     found, expected, rows = floats(sys.argv[1], "f"), floats(sys.argv[2], "d"), int(sys.argv[3])
     if len(found) != len(expected) or len(found) % rows:
         sys.exit(f"{len(found)} and {len(expected)} values for {rows} rows")
-    width, worst = len(found) // rows, 0.0
+    width, errors = len(found) // rows, []
     for row in range(0, len(found), width):
         pairs = list(zip(found[row:row + width], expected[row:row + width]))
         distance = sum((f - e) ** 2 for f, e in pairs)
         error = math.sqrt(distance / sum(e * e for _, e in pairs))
-        worst = max(worst, error if error == error else math.inf)
-    print(f"{worst:.3g}")
+        errors.append(error if error == error else math.inf)
+    errors.sort()
+    print(f"{errors[-1]:.3g}" + (f", median {errors[rows // 2]:.3g}" if len(sys.argv) > 4 else ""))
 
 
 main()
