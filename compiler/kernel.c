@@ -15,6 +15,7 @@ const Kernel *const kernel_table[] = { // ORDER KERNELS
     &kernel_route,
     &kernel_linear_decode,
     &kernel_linear_gemm,
+    &kernel_linear_wgmma,
     &kernel_experts_up_decode,
     &kernel_experts_up_gemm,
     &kernel_experts_down_decode,

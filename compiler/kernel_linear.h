@@ -46,4 +46,20 @@ typedef struct GemmVariant {
 
 bool gemm_params(const Problem *p, GemmVariant v, Params *out);
 
+// kernels/linear_wgmma.cu
+typedef struct WgmmaVariant {
+    int block_tokens; // 32, 64, 128, 256
+    int consumers;    // warpgroups of 64 rows: 1, 2
+    int stages;       // 0: as many as fit, up to 8
+} WgmmaVariant;
+
+bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out);
+
+// What the two kernels of many tokens share (kernel_linear_gemm.c): when they are asked at all, the
+// time around their products, and their step, in front of which a norm is one of its own.
+bool linear_many_accepts(const Problem *p, char reason[REASON_BYTES]);
+Cost linear_many_cost(const Problem *p, double compute_us, double blocks);
+Step *linear_many_step(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
+                       PhasePlan *phase, const char *source, const char *entry);
+
 #endif

@@ -73,7 +73,7 @@ bool gemm_params(const Problem *p, GemmVariant v, Params *out) {
     return true;
 }
 
-static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
+bool linear_many_accepts(const Problem *p, char reason[REASON_BYTES]) {
     const PackedTensor *t = linear_weight(p);
     Params params;
     // A sequence must get the same bits alone and in a batch, so one kernel sums all small batches.
@@ -140,6 +140,12 @@ static Cost cost(const Problem *p, const Params *params) {
     double block_flops = 2 * block_rows * (double)block_tokens * (double)w->k_padded;
     double compute_us =
         turns * block_flops / (t->tensor_tflops / t->sms * efficiency(p, params) * 1e6);
+    return linear_many_cost(p, compute_us, blocks);
+}
+
+Cost linear_many_cost(const Problem *p, double compute_us, double blocks) {
+    const Target *t = p->plan->target;
+    const PackedTensor *w = linear_weight(p);
     double bytes = (double)w->bytes + (double)(p->max_tokens * linear_token_bytes(p));
     // One block keeps about 12 KB of weights under way, a third of what the latency asks for.
     double in_use = blocks < t->sms ? blocks / t->sms : 1;
@@ -174,29 +180,36 @@ static int lower_norm(const Problem *p, Plan *plan, PhasePlan *phase) {
     return buffer;
 }
 
-static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
-                  PhasePlan *phase) {
+Step *linear_many_step(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
+                       PhasePlan *phase, const char *source, const char *entry) {
     const Op *op = p->op;
     bool norm = op->linear.prologue == PROLOGUE_NORM;
     int normed = norm ? lower_norm(p, plan, phase) : -1;
-    Step *s = plan_step(plan, phase, op, "kernels/linear_gemm.cu", "linear_gemm", params);
+    Step *s = plan_step(plan, phase, op, source, entry, params);
     if (norm)
         step_buffer(phase, s, normed, 0);
     else
         step_value(plan, phase, s, op->inputs[0]);
     step_weights(s, plan, op->linear.weight);
     linear_operands(s, p, plan, phase);
+    s->cost = *predicted;
+    return s;
+}
+
+static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
+                  PhasePlan *phase) {
+    Step *s = linear_many_step(p, params, predicted, plan, phase, "kernels/linear_gemm.cu",
+                               "linear_gemm");
     s->grid[0] = row_blocks(p, params);
     s->tokens_per_block = (int)params_get(params, "BLOCK_TOKENS");
     s->block = WARPS * 32;
     s->shared_bytes = (int)params_get(params, "SHARED_BYTES");
-    s->cost = *predicted;
 }
 
 const Kernel kernel_linear_gemm = {.name = "linear_gemm",
                                    .device = DEVICE_CUDA,
                                    .op = OP_LINEAR,
-                                   .accepts = accepts,
+                                   .accepts = linear_many_accepts,
                                    .candidates = candidates,
                                    .cost = cost,
                                    .lower = lower};

@@ -187,6 +187,7 @@ void plan_print(const Plan *p, FILE *out);
 // ================================================================================================
 
 extern const Kernel kernel_linear_decode, kernel_linear_gemm;          // CUDA, mma.sync
+extern const Kernel kernel_linear_wgmma;                               // CUDA, wgmma
 extern const Kernel kernel_embed, kernel_norm, kernel_gather;          // CUDA
 extern const Kernel kernel_attention_decode, kernel_attention_prefill; // CUDA
 extern const Kernel kernel_rope, kernel_kv_append, kernel_act_mul, kernel_add, kernel_permute,

@@ -168,8 +168,8 @@ __device__ __forceinline__ void sum_factors(float *low, float *high, u32 block, 
     *high *= BITS == 4 && !ACT_BF16 ? 0.0625f : 1.0f;
 }
 
-// Scales of the rows r and r + 8 for dequant_scaled_step: in the activations' dtype, each twice in a
-// word; with SCALE_F32 fp32.
+// Scales of the rows r and r + 8 for dequant_scaled_step: in the activations' dtype, each twice in
+// a word; with SCALE_F32 fp32.
 __device__ __forceinline__ void weight_scales(u32 scales[2], u32 block, int lane) {
     if constexpr (SCALE_F32) {
         uint2 pair = ld_shared_v2(block + lane / 4 * 8);

@@ -3,7 +3,7 @@
 //     16-bit floats, fragments of the tensor cores, asynchronous copies, memory scopes. Nothing
 //     else in kernels/ holds assembly.
 // Source: PTX ISA 8.x; fragment layouts as drawn in docs/kernels.md.
-// Non-goals: wgmma and tensor maps (sm_90a only; they come with the kernel that needs them).
+// Non-goals: wgmma (wgmma.cuh), tensor maps.
 #ifndef PTX_CUH
 #define PTX_CUH
 
@@ -402,6 +402,10 @@ __device__ __forceinline__ bool mbarrier_try_wait_parity(u32 barrier, u32 parity
                  : "memory");
     return done != 0;
 }
+// Arrives when this thread's copies so far have landed; the barrier counts the thread already.
+__device__ __forceinline__ void cp_async_arrive(u32 barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
 __device__ __forceinline__ void fence_proxy_async() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
@@ -415,6 +419,17 @@ __device__ __forceinline__ void cp_async_bulk(u32 shared, const void *global, u3
                  "[%0], [%1], %2, [%3];" ::"r"(shared),
                  "l"(global), "r"(bytes), "r"(barrier)
                  : "memory");
+}
+#endif
+
+// ---- registers of a warpgroup, sm_90a -----------------------------------------------------------
+
+#if PTX_ARCH == 900
+template <int COUNT> __device__ __forceinline__ void registers_more() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT> __device__ __forceinline__ void registers_less() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 #endif
 
