@@ -18,7 +18,7 @@
 #include <inttypes.h>
 #include <unistd.h>
 
-enum { RUNS_MAX = 2400, THREADS_MAX = 16 };
+enum { RUNS_MAX = 3200, THREADS_MAX = 16 };
 
 // clang-format off
 static const Case check_cases[] = {
@@ -106,6 +106,15 @@ static const GemmVariant gemm_variants[] = {
 };
 enum { GEMM_VARIANTS = sizeof gemm_variants / sizeof *gemm_variants };
 
+static void runs_add_wgmma(Bench *b, Lab *lab, int64_t max_tokens) {
+    static const WgmmaVariant variants[] = {{256, 2, 0}, {128, 2, 0}, {64, 2, 0}, {128, 1, 0},
+                                            {64, 1, 0},  {32, 1, 0},  {32, 2, 0}};
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        assert(b->run_count < RUNS_MAX);
+        b->run_count += run_wgmma(&b->runs[b->run_count], lab, max_tokens, variants[i], &b->arena);
+    }
+}
+
 static void runs_check(Bench *b, Lab *lab) {
     static const int64_t buckets[] = {1, 8, 16, 32};
     Problem problem = {.plan = &lab->plan, .op = lab->op, .max_tokens = 8};
@@ -119,6 +128,7 @@ static void runs_check(Bench *b, Lab *lab) {
     }
     for (int i = 0; i < GEMM_VARIANTS; i++)
         runs_add_gemm(b, lab, 256, gemm_variants[i]);
+    runs_add_wgmma(b, lab, 256);
 }
 
 static void runs_time(Bench *b, Lab *lab) {
@@ -150,6 +160,7 @@ static void runs_time(Bench *b, Lab *lab) {
     }
     for (int i = 0; i < GEMM_VARIANTS; i++)
         runs_add_gemm(b, lab, LAB_TOKENS, gemm_variants[i]);
+    runs_add_wgmma(b, lab, LAB_TOKENS);
 }
 
 // ---- kernels ------------------------------------------------------------------------------------
@@ -449,7 +460,7 @@ static double timing_us(Timing *t, const Run *run, int64_t tokens) {
 }
 
 static void lab_time(Bench *b, Lab *lab, Timing *t, size_t pool_bytes) {
-    static const int64_t counts[] = {1, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
+    static const int64_t counts[] = {1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096};
     const PackedTensor *w = &lab->graph.packed[lab->op->linear.weight];
     t->copy_bytes = (int64_t)round_up((uint64_t)lab->weights_bytes, 256);
     t->copies = (int)ceil_div(POOL_BYTES + (64 << 20), t->copy_bytes);
@@ -468,7 +479,7 @@ static void lab_time(Bench *b, Lab *lab, Timing *t, size_t pool_bytes) {
         for (int at = 0; at < b->run_count; at++) {
             const Run *run = &b->runs[at];
             bool fits = run->decode ? tokens <= run->max_tokens && tokens * 4 > run->max_tokens - 8
-                                    : tokens > 16;
+                                    : tokens >= 16;
             if (run->lab != lab || !fits || (w->bits == 16 && tokens > 64))
                 continue;
             double us = timing_us(t, run, tokens);

@@ -216,7 +216,8 @@ static inline void lab_make(Lab *lab, const Case *c, const Target *target, bool 
 // A lowered variant. Steps: one, or a norm and a GEMM.
 typedef struct Run {
     Lab *lab;
-    bool decode;
+    const Kernel *kernel;
+    bool decode; // few tokens
     int64_t max_tokens;
     char text[64];
     Cost cost;
@@ -226,7 +227,7 @@ typedef struct Run {
 } Run;
 
 static inline void run_lower(Run *run, const Problem *problem, const Params *params, Arena *a) {
-    const Kernel *kernel = run->decode ? &kernel_linear_decode : &kernel_linear_gemm;
+    const Kernel *kernel = run->kernel;
     const Graph *g = &run->lab->graph;
     PhasePlan *phase = &run->phase;
     *phase = (PhasePlan){.phase = problem->phase, .max_tokens = problem->max_tokens};
@@ -242,7 +243,8 @@ static inline void run_lower(Run *run, const Problem *problem, const Params *par
 }
 
 static inline bool run_decode(Run *run, Lab *lab, int64_t max_tokens, DecodeVariant v, Arena *a) {
-    *run = (Run){.lab = lab, .decode = true, .max_tokens = max_tokens};
+    *run = (Run){
+        .lab = lab, .kernel = &kernel_linear_decode, .decode = true, .max_tokens = max_tokens};
     Problem problem = {.plan = &lab->plan, .op = lab->op, .phase = PHASE_DECODE,
                        .max_tokens = max_tokens};
     char reason[REASON_BYTES];
@@ -259,7 +261,7 @@ static inline bool run_decode(Run *run, Lab *lab, int64_t max_tokens, DecodeVari
 }
 
 static inline bool run_gemm(Run *run, Lab *lab, int64_t max_tokens, GemmVariant v, Arena *a) {
-    *run = (Run){.lab = lab, .max_tokens = max_tokens};
+    *run = (Run){.lab = lab, .kernel = &kernel_linear_gemm, .max_tokens = max_tokens};
     Problem problem = {.plan = &lab->plan, .op = lab->op, .phase = PHASE_PREFILL,
                        .max_tokens = max_tokens};
     Params params;
@@ -267,6 +269,20 @@ static inline bool run_gemm(Run *run, Lab *lab, int64_t max_tokens, GemmVariant 
         return false;
     snprintf(run->text, sizeof run->text, "block %d x %d stages %lld ctas %d", v.warp_tiles * 64,
              v.block_tokens, (long long)params_get(&params, "STAGES"), v.ctas_per_sm);
+    run_lower(run, &problem, &params, a);
+    return true;
+}
+
+static inline bool run_wgmma(Run *run, Lab *lab, int64_t max_tokens, WgmmaVariant v, Arena *a) {
+    *run = (Run){.lab = lab, .kernel = &kernel_linear_wgmma, .max_tokens = max_tokens};
+    Problem problem = {.plan = &lab->plan, .op = lab->op, .phase = PHASE_PREFILL,
+                       .max_tokens = max_tokens};
+    char reason[REASON_BYTES];
+    Params params;
+    if (!kernel_linear_wgmma.accepts(&problem, reason) || !wgmma_params(&problem, v, &params))
+        return false;
+    snprintf(run->text, sizeof run->text, "wgmma %d x %d stages %lld", v.consumers * 64,
+             v.block_tokens, (long long)params_get(&params, "STAGES"));
     run_lower(run, &problem, &params, a);
     return true;
 }
