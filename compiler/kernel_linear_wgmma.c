@@ -5,16 +5,18 @@
 #include "../runtime/step.h"
 
 enum {
-    STEP_K         = 64,
-    X_ROW_BYTES    = 2 * STEP_K,
-    GROUP_THREADS  = 128, // of a warpgroup, of which one copies
-    GROUP_TILES    = 4,   // row tiles of a consumer
-    STAGE_ALIGN    = 1024,
-    STAGES_LIMIT   = 8,
-    STAGES_LEAST   = 3,
-    BARRIER_BYTES  = 16, // of a stage
-    RASTER_ROWS    = 16,
-    CHUNK_BYTES    = 16, // of scales and zero points that a thread copies per step
+    STEP_K = 64,
+    X_ROW_BYTES = 2 * STEP_K,
+    GROUP_THREADS = 128, // of a warpgroup, of which one copies
+    GROUP_TILES = 4,     // row tiles of a consumer
+    STAGE_ALIGN = 1024,
+    STAGES_LIMIT = 16,
+    STAGES_LEAST = 3,
+    LONG_STEP = 128,    // tokens * warpgroups of rows
+    BARRIER_BYTES = 16, // of a stage
+    RASTER_ROWS = 16,
+    PLACE_BYTES = 16, // of a token, for EPILOGUE_ROPE_KV
+    CHUNK_BYTES = 16, // of scales and zero points that a thread copies per step
 };
 
 // Bytes of a row tile in one step.
@@ -26,22 +28,45 @@ static int64_t tile_bytes(const PackedTensor *t, int64_t *head) {
 }
 
 static int64_t stage_bytes(const PackedTensor *t, WgmmaVariant v) {
-    int64_t head, weights = v.consumers * GROUP_TILES * tile_bytes(t, &head);
+    int64_t head, weights = v.row_groups * GROUP_TILES * tile_bytes(t, &head);
     return (int64_t)round_up((uint64_t)(v.block_tokens * X_ROW_BYTES + weights), STAGE_ALIGN);
 }
 
-// 256 tokens leave too few registers for long dequantizations and for rotating pairs.
+// Places of tokens and partial sums, behind the ring.
+static int64_t rest_bytes(const Problem *p, WgmmaVariant v) {
+    int parts = (v.k_groups > v.cluster ? v.k_groups : v.cluster) - 1;
+    int64_t part = (int64_t)v.row_groups * GROUP_THREADS * (v.block_tokens / 2) * 4;
+    bool rope = p->op->linear.epilogue == EPILOGUE_ROPE_KV;
+    return parts * part + (rope ? v.block_tokens * PLACE_BYTES : 0);
+}
+
+// A thread holds BLOCK_TOKENS / 2 sums and the fragments of two steps. 256 tokens leave too little
+// for long dequantizations and for rotating pairs; with more consumers there is less for each.
 static bool registers_fit(const Problem *p, WgmmaVariant v) {
     bool rope = p->op->linear.epilogue == EPILOGUE_ROPE_KV;
+    int consumers = v.row_groups * v.k_groups;
+    if (consumers > 4 || (consumers > 2 && v.block_tokens > (consumers == 3 ? 64 : 32)))
+        return false;
     return v.block_tokens <= 128 || (linear_is_lean(p) && !rope);
+}
+
+// Warps that copy a step: all four where a step is long, else as few as have a chunk of scales for
+// each thread, and whole tiles, so that steps are on their way side by side.
+static int copy_warps(const PackedTensor *t, WgmmaVariant v) {
+    int64_t head, tile = tile_bytes(t, &head) - head, warps = tile / TILE_BYTES;
+    if (v.block_tokens * v.row_groups >= LONG_STEP)
+        return 4;
+    while (v.row_groups * GROUP_TILES * head > warps * 32 * CHUNK_BYTES)
+        warps *= 2;
+    return (int)warps;
 }
 
 bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out) {
     const PackedTensor *t = linear_weight(p);
-    int64_t head, limit = p->plan->target->shared_bytes - STAGE_ALIGN;
+    int64_t head, limit = p->plan->target->shared_bytes - STAGE_ALIGN - rest_bytes(p, v);
     tile_bytes(t, &head);
-    if (!registers_fit(p, v) ||
-        v.consumers * GROUP_TILES * head > GROUP_THREADS * CHUNK_BYTES)
+    if (!registers_fit(p, v) || v.row_groups * GROUP_TILES * head > GROUP_THREADS * CHUNK_BYTES ||
+        ceil_div(t->k_padded, STEP_K) < v.cluster * v.k_groups)
         return false;
     int least = v.stages ? v.stages : STAGES_LEAST;
     for (v.stages = v.stages ? v.stages : STAGES_LIMIT; v.stages >= least; v.stages--)
@@ -52,11 +77,14 @@ bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out) {
     *out = (Params){0};
     linear_params(out, p);
     params_set(out, "BLOCK_TOKENS", v.block_tokens);
-    params_set(out, "CONSUMERS", v.consumers);
+    params_set(out, "ROW_GROUPS", v.row_groups);
+    params_set(out, "K_GROUPS", v.k_groups);
+    params_set(out, "CLUSTER", v.cluster);
+    params_set(out, "COPY_WARPS", copy_warps(t, v));
     params_set(out, "STAGES", v.stages);
     params_set(out, "RASTER_ROWS", RASTER_ROWS);
     params_set(out, "SHARED_BYTES",
-               STAGE_ALIGN + v.stages * (stage_bytes(t, v) + BARRIER_BYTES));
+               STAGE_ALIGN + v.stages * (stage_bytes(t, v) + BARRIER_BYTES) + rest_bytes(p, v));
     return true;
 }
 
@@ -70,9 +98,9 @@ static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
 
 static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     static const WgmmaVariant variants[] = {
-        {.block_tokens = 256, .consumers = 2}, {.block_tokens = 128, .consumers = 2},
-        {.block_tokens = 64, .consumers = 2},  {.block_tokens = 128, .consumers = 1},
-        {.block_tokens = 64, .consumers = 1},  {.block_tokens = 32, .consumers = 1},
+        {256, 2, 1, 1, 0}, {128, 2, 1, 1, 0}, {64, 2, 1, 1, 0}, {64, 1, 3, 1, 0},
+        {64, 1, 3, 2, 0},  {32, 2, 2, 1, 0},  {32, 1, 4, 1, 0}, {32, 1, 4, 2, 0},
+        {128, 1, 2, 1, 0}, {128, 1, 2, 2, 0}, {16, 1, 4, 1, 0}, {16, 1, 4, 2, 0},
     };
     int count = 0;
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
@@ -82,36 +110,53 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
 
 static int row_blocks(const Problem *p, const Params *params) {
     return (int)ceil_div(linear_weight(p)->rows / TILE_ROWS,
-                         GROUP_TILES * params_get(params, "CONSUMERS"));
+                         GROUP_TILES * params_get(params, "ROW_GROUPS"));
 }
 
-// Share of the tensor peak that a multiprocessor reaches: small blocks wait for shared memory.
-static double efficiency(const Params *params) {
+// Microseconds of one step of 64 k in a block: what the tensor cores need, or the latency of a step
+// that few consumers cannot hide, or the copies. Fitted to an H200 (docs/performance.md).
+static double step_us(const Problem *p, const Params *params) {
+    const PackedTensor *t = linear_weight(p);
     double tokens = (double)params_get(params, "BLOCK_TOKENS");
-    double rows = 64.0 * (double)params_get(params, "CONSUMERS");
-    double shape = rows * tokens / (rows * tokens + 16 * (rows + tokens));
-    return 0.8 * shape / (128.0 * 256 / (128 * 256 + 16 * (128 + 256)));
+    double rows = 64.0 * (double)params_get(params, "ROW_GROUPS");
+    double flops = 2 * rows * tokens * STEP_K;
+    double products = flops / (p->plan->target->tensor_tflops / p->plan->target->sms * 0.92 * 1e6);
+    double latency = (0.19 + 0.0006 * tokens) / (double)params_get(params, "K_GROUPS");
+    double bytes = rows * STEP_K * t->bits / 8 + tokens * X_ROW_BYTES;
+    double copies = bytes / 55e3; // 55 GB/s of one multiprocessor
+    double longest = products > latency ? products : latency;
+    return longest > copies ? longest : copies;
 }
 
 static Cost cost(const Problem *p, const Params *params) {
     const Target *t = p->plan->target;
     const PackedTensor *w = linear_weight(p);
-    int64_t block_tokens = params_get(params, "BLOCK_TOKENS");
-    double block_rows = 64.0 * (double)params_get(params, "CONSUMERS");
-    double blocks = row_blocks(p, params) * (double)ceil_div(p->max_tokens, block_tokens);
-    double turns = (double)ceil_div((int64_t)blocks, t->sms); // of the fullest multiprocessor
-    double block_flops = 2 * block_rows * (double)block_tokens * (double)w->k_padded;
-    double compute_us = turns * (block_flops / (t->tensor_tflops / t->sms * efficiency(params) * 1e6) + 2);
-    return linear_many_cost(p, compute_us, blocks);
+    double cluster = (double)params_get(params, "CLUSTER");
+    int64_t work =
+        row_blocks(p, params) * ceil_div(p->max_tokens, params_get(params, "BLOCK_TOKENS"));
+    double turns = (double)ceil_div(work, t->sms / (int)cluster);
+    double steps = (double)ceil_div(w->k_padded, STEP_K) / cluster;
+    double parts = (double)params_get(params, "K_GROUPS") > 1 || cluster > 1 ? 1.0 : 0.0;
+    double store_us = 0.5 + 0.008 * (double)params_get(params, "BLOCK_TOKENS");
+    double compute_us = turns * (steps * step_us(p, params) + store_us + parts);
+    return linear_many_cost(p, compute_us, (double)work * cluster);
 }
 
 static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
                   PhasePlan *phase) {
     Step *s = linear_many_step(p, params, predicted, plan, phase, "kernels/linear_wgmma.cu",
                                "linear_wgmma");
-    s->grid[0] = row_blocks(p, params);
-    s->tokens_per_block = (int)params_get(params, "BLOCK_TOKENS");
-    s->block = GROUP_THREADS * (1 + (int)params_get(params, "CONSUMERS"));
+    int64_t cluster = params_get(params, "CLUSTER");
+    int64_t work =
+        row_blocks(p, params) * ceil_div(p->max_tokens, params_get(params, "BLOCK_TOKENS"));
+    int64_t clusters = plan->target->sms / cluster; // they take work in turn
+    int64_t consumers = params_get(params, "ROW_GROUPS") * params_get(params, "K_GROUPS");
+    s->grid[0] = (int)(cluster * (work < clusters ? work : clusters));
+    if (consumers == params_get(params, "ROW_GROUPS") && cluster == 1) { // a block for each work
+        s->grid[0] = row_blocks(p, params);
+        s->tokens_per_block = (int)params_get(params, "BLOCK_TOKENS");
+    }
+    s->block = GROUP_THREADS * (1 + (int)consumers);
     s->shared_bytes = (int)params_get(params, "SHARED_BYTES");
 }
 

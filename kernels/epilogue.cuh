@@ -57,6 +57,12 @@ __device__ __forceinline__ TokenPlace token_place(const EpilogueOperands &o, int
     return place;
 }
 
+// Kernels of many tokens let the memory add to the residual: one addition for each element, so the
+// result is the same, and nobody waits for a load.
+#ifndef ADDS_IN_MEMORY
+#define ADDS_IN_MEMORY 0
+#endif
+
 // What a pair of rows needs besides its sums.
 struct PairBefore {
     float low, high; // ADD: the residual; ROPE_KV: cos and sin
@@ -104,7 +110,7 @@ __device__ __forceinline__ PairBefore pair_before(const EpilogueOperands &o,
                                                   const TokenPlace &place, int tile, int r,
                                                   int token) {
     PairBefore before = {0.0f, 0.0f};
-#if EPILOGUE == EPILOGUE_ADD
+#if EPILOGUE == EPILOGUE_ADD && !ADDS_IN_MEMORY
     int row = tile * 16 + r;
     const float *residual = (const float *)o.out + (s64)token * OUT_FEATURES + row;
     before.low = row < OUT_FEATURES ? ld_global_f32(residual) : 0.0f;
@@ -127,7 +133,15 @@ __device__ __forceinline__ void pair_store(const EpilogueOperands &o, const Toke
 #if EPILOGUE == EPILOGUE_STORE || EPILOGUE == EPILOGUE_ADD
     int row = tile * 16 + r;
     s64 at = (s64)token * OUT_FEATURES + row;
-    if (EPILOGUE == EPILOGUE_ADD || OUT_F32) {
+    if (EPILOGUE == EPILOGUE_ADD && ADDS_IN_MEMORY) {
+        float *out = (float *)o.out + at;
+        if (row < OUT_FEATURES) {
+            red_global_add_f32(out, low);
+        }
+        if (row + 8 < OUT_FEATURES) {
+            red_global_add_f32(out + 8, high);
+        }
+    } else if (EPILOGUE == EPILOGUE_ADD || OUT_F32) {
         float *out = (float *)o.out + at;
         if (row < OUT_FEATURES) {
             st_global_f32(out, low + before.low);

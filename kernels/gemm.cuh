@@ -8,6 +8,7 @@
 #ifndef GEMM_CUH
 #define GEMM_CUH
 
+#define ADDS_IN_MEMORY 1
 #include "dequant.cuh"
 #include "epilogue.cuh"
 
@@ -59,14 +60,13 @@ __device__ __forceinline__ int x_row_of(const Operands &o, int token) {
 #endif
 }
 
-// Row blocks go in bands of RASTER_ROWS that walk over the tokens together, so that a band's
-// weights and the tokens near it stay in the second-level cache.
-__device__ __forceinline__ WorkBlock work_block() {
-    int id = blockIdx.y * gridDim.x + blockIdx.x;
-    int band = id / (RASTER_ROWS * (int)gridDim.y);
+// Block `id` of row blocks x token_blocks. Row blocks go in bands of RASTER_ROWS that walk over the
+// tokens together, so that a band's weights and the tokens near it stay in the second-level cache.
+__device__ __forceinline__ WorkBlock work_block(int id, int token_blocks) {
+    int band  = id / (RASTER_ROWS * token_blocks);
     int first = band * RASTER_ROWS;
-    int rows = ROW_BLOCKS - first < RASTER_ROWS ? ROW_BLOCKS - first : RASTER_ROWS;
-    int rest = id - first * (int)gridDim.y;
+    int rows  = ROW_BLOCKS - first < RASTER_ROWS ? ROW_BLOCKS - first : RASTER_ROWS;
+    int rest  = id - first * token_blocks;
     WorkBlock b = {(first + rest % rows) * BLOCK_TILES, rest / rows * BLOCK_TOKENS};
     return b;
 }
@@ -193,22 +193,44 @@ template <int TILES, int TOKENS>
 __device__ __forceinline__ void sums_store(const Operands &o, WorkBlock b, u32 shared,
                                            const float sums[TILES][TOKENS][4], int first_tile,
                                            int first_token) {
+    constexpr int AT_ONCE = TILES > 1 ? 2 : TOKENS > 16 ? 4 : 8; // tokens: loads under way
+    constexpr int TOGETHER = AT_ONCE < TOKENS * 2 ? AT_ONCE : TOKENS * 2;
     int lane = threadIdx.x % WARP_LANES, r = lane / 4;
     int first_row = first_token + lane % 4 * 2;
+    PairBias bias[TILES];
+#pragma unroll // bias stays in registers
+    for (int t = 0; t < TILES; t++) {
+        bias[t] = pair_bias(o.epilogue, first_tile + t < ROW_TILES ? first_tile + t : 0, r);
+    }
 #pragma unroll // sums stay in registers
-    for (int i = 0; i < TOKENS * 2; i++) {
-        int row = first_row + i / 2 * 8 + i % 2, token = b.token + row;
-        if (token < o.tokens) {
-            TokenPlace place = place_load(shared, row);
-            int out = out_row(o, token);
+    for (int some = 0; some < TOKENS * 2; some += TOGETHER) {
+        PairBefore before[TOGETHER][TILES];
+        TokenPlace place[TOGETHER];
+#pragma unroll // before stays in registers
+        for (int i = 0; i < TOGETHER; i++) {
+            int row = first_row + (some + i) / 2 * 8 + i % 2, token = b.token + row;
+            if (token < o.tokens) {
+                place[i] = place_load(shared, row);
+#pragma unroll // before stays in registers
+                for (int t = 0; t < TILES; t++) {
+                    if (first_tile + t < ROW_TILES) {
+                        before[i][t] = pair_before(o.epilogue, place[i], first_tile + t, r,
+                                                   out_row(o, token));
+                    }
+                }
+            }
+        }
 #pragma unroll // sums stay in registers
-            for (int t = 0; t < TILES; t++) {
-                int tile = first_tile + t;
-                if (tile < ROW_TILES) {
-                    PairBias bias = pair_bias(o.epilogue, tile, r);
-                    PairBefore before = pair_before(o.epilogue, place, tile, r, out);
-                    pair_store(o.epilogue, place, before, bias, tile, r, out, sums[t][i / 2][i % 2],
-                               sums[t][i / 2][i % 2 + 2]);
+        for (int i = 0; i < TOGETHER; i++) {
+            int at = some + i, token = b.token + first_row + at / 2 * 8 + at % 2;
+            if (token < o.tokens) {
+#pragma unroll // sums stay in registers
+                for (int t = 0; t < TILES; t++) {
+                    if (first_tile + t < ROW_TILES) {
+                        pair_store(o.epilogue, place[i], before[i][t], bias[t], first_tile + t, r,
+                                   out_row(o, token), sums[t][at / 2][at % 2],
+                                   sums[t][at / 2][at % 2 + 2]);
+                    }
                 }
             }
         }

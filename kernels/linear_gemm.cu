@@ -216,7 +216,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
                    (const s32 *)positions, (const s32 *)slots, (const s32 *)page_table},
                   (int)tokens,
                   nullptr};
-    linear_gemm_body(o, work_block(), shared_address(block_shared));
+    linear_gemm_body(o, work_block(blockIdx.y * gridDim.x + blockIdx.x, gridDim.y),
+                     shared_address(block_shared));
 }
 #else
 

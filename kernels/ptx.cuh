@@ -242,6 +242,10 @@ __device__ __forceinline__ void st_global_u32(void *p, u32 v) {
 __device__ __forceinline__ void st_global_u16(void *p, u16 v) {
     asm volatile("st.global.u16 [%0], %1;" ::"l"(p), "h"(v) : "memory");
 }
+// *p += v, without waiting for it.
+__device__ __forceinline__ void red_global_add_f32(void *p, float v) {
+    asm volatile("red.global.add.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory");
+}
 __device__ __forceinline__ void st_global_f32(void *p, float v) {
     asm volatile("st.global.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory");
 }
@@ -375,6 +379,9 @@ __device__ __forceinline__ void cp_async_16_zfill(u32 shared, const void *global
 __device__ __forceinline__ void cp_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
+__device__ __forceinline__ void cp_async_wait_all() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
 // Until at most PENDING of this thread's newest groups are under way.
 template <int PENDING> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
@@ -419,6 +426,25 @@ __device__ __forceinline__ void cp_async_bulk(u32 shared, const void *global, u3
                  "[%0], [%1], %2, [%3];" ::"r"(shared),
                  "l"(global), "r"(bytes), "r"(barrier)
                  : "memory");
+}
+#endif
+
+// ---- clusters, sm_90 ----------------------------------------------------------------------------
+
+#if PTX_ARCH >= 900
+// All threads of all blocks; what they wrote before is visible behind it.
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+// The same place in the shared memory of block `rank` of the cluster.
+__device__ __forceinline__ u32 cluster_address(u32 shared, int rank) {
+    u32 there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared), "r"(rank));
+    return there;
+}
+__device__ __forceinline__ void st_cluster_f32(u32 p, float x) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(p), "f"(x) : "memory");
 }
 #endif
 

@@ -16,8 +16,8 @@
 // (t % 8); `shared` aligned to 1024 plus 32 bytes for each k16 step. Groups of 8 rows are 1024 bytes
 // apart; the leading offset does not count in this layout.
 __device__ __forceinline__ u64 wgmma_tokens(u32 shared) {
-    constexpr u64 ROW_GROUPS = 1024 >> 4, SWIZZLE_128 = 1;
-    return SWIZZLE_128 << 62 | ROW_GROUPS << 32 | 1ull << 16 | (u64)(shared >> 4 & 0x3fff);
+    constexpr u64 EIGHT_ROWS = 1024 >> 4, SWIZZLE_128 = 1;
+    return SWIZZLE_128 << 62 | EIGHT_ROWS << 32 | 1ull << 16 | (u64)(shared >> 4 & 0x3fff);
 }
 
 // Before the first product, and after registers of A or D were written by anything else.
@@ -42,7 +42,18 @@ __device__ __forceinline__ void wgmma_hold(u32 a[4]) {
     asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])::"memory");
 }
 
-// D += A B for 64 rows and 32, 64, 128 or 256 tokens.
+// D += A B for 64 rows and 16, 32, 64, 128 or 256 tokens.
+__device__ __forceinline__ void wgmma_m64n16k16(float *d, const u32 a[4], u64 b) {
+    asm volatile(
+        "{.reg .pred add; setp.eq.u32 add, 0, 0; "
+        "wgmma.mma_async.sync.aligned.m64n16k16.f32." WGMMA_INPUTS " "
+        "{%0, %1, %2, %3, %4, %5, %6, %7}, "
+        "{%8, %9, %10, %11}, %12, add, 1, 1, 0;}"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]),
+          "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
 __device__ __forceinline__ void wgmma_m64n32k16(float *d, const u32 a[4], u64 b) {
     asm volatile(
         "{.reg .pred add; setp.eq.u32 add, 0, 0; "
@@ -172,8 +183,10 @@ template <int TOKENS> __device__ __forceinline__ void wgmma_step(float *d, const
         wgmma_m64n128k16(d, a, b);
     } else if constexpr (TOKENS == 64) {
         wgmma_m64n64k16(d, a, b);
-    } else {
+    } else if constexpr (TOKENS == 32) {
         wgmma_m64n32k16(d, a, b);
+    } else {
+        wgmma_m64n16k16(d, a, b);
     }
 }
 

@@ -107,8 +107,12 @@ static const GemmVariant gemm_variants[] = {
 enum { GEMM_VARIANTS = sizeof gemm_variants / sizeof *gemm_variants };
 
 static void runs_add_wgmma(Bench *b, Lab *lab, int64_t max_tokens) {
-    static const WgmmaVariant variants[] = {{256, 2, 0}, {128, 2, 0}, {64, 2, 0}, {128, 1, 0},
-                                            {64, 1, 0},  {32, 1, 0},  {32, 2, 0}};
+    static const WgmmaVariant variants[] = {
+        {256, 2, 1, 1, 0}, {128, 2, 1, 1, 0}, {64, 2, 1, 1, 0}, {64, 2, 2, 1, 0}, {64, 1, 2, 1, 0},
+        {64, 1, 3, 1, 0},  {64, 1, 2, 2, 0},  {64, 1, 3, 2, 0}, {32, 1, 4, 1, 0}, {32, 1, 4, 2, 0},
+        {32, 1, 4, 4, 0},  {32, 2, 2, 1, 0},  {128, 1, 2, 1, 0}, {128, 1, 2, 2, 0}, {16, 1, 4, 1, 0},
+        {16, 1, 4, 2, 0},
+    };
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         assert(b->run_count < RUNS_MAX);
         b->run_count += run_wgmma(&b->runs[b->run_count], lab, max_tokens, variants[i], &b->arena);
@@ -478,6 +482,9 @@ static void lab_time(Bench *b, Lab *lab, Timing *t, size_t pool_bytes) {
         const Run *winner = NULL;
         for (int at = 0; at < b->run_count; at++) {
             const Run *run = &b->runs[at];
+            bool wgmma = run->kernel == &kernel_linear_wgmma;
+            if (!run->decode && (!wgmma || (tokens > 256 && strstr(run->text, "k 1") == NULL)))
+                continue;
             bool fits = run->decode ? tokens <= run->max_tokens && tokens * 4 > run->max_tokens - 8
                                     : tokens >= 16;
             if (run->lab != lab || !fits || (w->bits == 16 && tokens > 64))

@@ -333,6 +333,11 @@ static inline void st_global_v2(void *p, uint2 v) { simt_store(p, v); }
 static inline void st_global_u32(void *p, u32 v) { simt_store(p, v); }
 static inline void st_global_u16(void *p, u16 v) { simt_store(p, v); }
 static inline void st_global_f32(void *p, float v) { simt_store(p, v); }
+static inline void red_global_add_f32(void *p, float v) {
+    float old;
+    memcpy(&old, p, sizeof old);
+    simt_store(p, old + v);
+}
 static inline void prefetch_l2(const void *) {}
 static inline void griddepcontrol_wait() {}
 static inline void griddepcontrol_launch_dependents() {}
