@@ -119,10 +119,11 @@ static double step_us(const Problem *p, const Params *params) {
     const PackedTensor *t = linear_weight(p);
     double tokens = (double)params_get(params, "BLOCK_TOKENS");
     double rows = 64.0 * (double)params_get(params, "ROW_GROUPS");
-    double flops = 2 * rows * tokens * STEP_K;
+    double k = STEP_K, row_bytes = X_ROW_BYTES; // of x
+    double flops = 2 * rows * tokens * k;
     double products = flops / (p->plan->target->tensor_tflops / p->plan->target->sms * 0.92 * 1e6);
     double latency = (0.19 + 0.0006 * tokens) / (double)params_get(params, "K_GROUPS");
-    double bytes = rows * STEP_K * t->bits / 8 + tokens * X_ROW_BYTES;
+    double bytes = rows * k * t->bits / 8 + tokens * row_bytes;
     double copies = bytes / 55e3; // 55 GB/s of one multiprocessor
     double longest = products > latency ? products : latency;
     return longest > copies ? longest : copies;
