@@ -356,14 +356,20 @@ static bool compiled_check(const Compiled *o, const Nvrtc *n, const Step *kernel
     return true;
 }
 
-// Counts a kernel whose parameters ask too much of its target.
+// Counts a kernel whose parameters ask too much of its target, or whose products cannot overlap.
 static bool spills(const Compiled *o, const Step *kernel, const Target *t, CubinStats *stats) {
     const char *log = o->log ? o->log : "";
     long stack = log_bytes(log, " bytes stack frame"), local = log_bytes(log, " bytes lmem");
     long stores = log_bytes(log, " bytes spill stores"), loads = log_bytes(log, " bytes spill loads");
-    if (!stack && !stores && !loads && !local)
+    bool serialized = strstr(log, "instructions are serialized"); // ptxas about wgmma
+    if (!stack && !stores && !loads && !local && !serialized)
         return false;
-    if (stats->spilled++ == 0)
+    if (stats->spilled++ == 0 && serialized)
+        snprintf(stats->spill_note, sizeof stats->spill_note,
+                 "%s (%s) for %s: its wgmma run one after the other; it is right, but slower than "
+                 "it could be",
+                 kernel->source, kernel->entry, t->name);
+    else if (stats->spilled == 1)
         snprintf(stats->spill_note, sizeof stats->spill_note,
                  "%s (%s) for %s: registers go to local memory (%ld bytes of stack, %ld of spill "
                  "stores, %ld of spill loads); it is right, but slower than it could be",

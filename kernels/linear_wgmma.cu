@@ -218,14 +218,6 @@ __device__ __forceinline__ void step_products(float *sums, u32 a[STEP_K / 16][4]
     wgmma_commit();
 }
 
-// Fragments belong to their products until the wait that stands before this.
-__device__ __forceinline__ void fragments_hold(u32 a[STEP_K / 16][4]) {
-#pragma unroll // a stays in registers
-    for (int step = 0; step < STEP_K / 16; step++) {
-        wgmma_hold(a[step]);
-    }
-}
-
 __device__ __forceinline__ void stage_release(Ring ring, u32 step, int lane) {
     if (lane == 0) {
         mbarrier_arrive(ring.empty(stage_of(step)));
@@ -236,31 +228,33 @@ __device__ __forceinline__ void stage_release(Ring ring, u32 step, int lane) {
 // is through the block's row tiles.
 __device__ __forceinline__ void products(float *sums, Ring ring, u32 first, u32 last, int warp,
                                          int lane) {
-    u32 even[STEP_K / 16][4], odd[STEP_K / 16][4] = {};
+    u32 even[STEP_K / 16][4], odd[STEP_K / 16][4];
 #pragma unroll // sums stay in registers
     for (int i = 0; i < SUMS; i++) {
         sums[i] = 0.0f;
     }
+    u32 step = first;
 #pragma unroll 1 // two steps are long enough
-    for (u32 step = first; step < last; step += 2 * K_GROUPS) {
+    for (; step + K_GROUPS < last; step += 2 * K_GROUPS) {
         step_products(sums, even, ring, step, warp, lane);
         wgmma_wait<1>(); // the step before this one
-        fragments_hold(odd);
         if (step != first) {
             stage_release(ring, step - K_GROUPS, lane);
         }
-        if (step + K_GROUPS < last) {
-            step_products(sums, odd, ring, step + K_GROUPS, warp, lane);
-            wgmma_wait<1>();
-            fragments_hold(even);
-            stage_release(ring, step, lane);
-        }
+        step_products(sums, odd, ring, step + K_GROUPS, warp, lane);
+        wgmma_wait<1>();
+        stage_release(ring, step, lane);
     }
     wgmma_wait<0>();
-    wgmma_hold<SUMS>(sums);
-    if (first < last) {
-        stage_release(ring, first + (last - 1 - first) / K_GROUPS * K_GROUPS, lane);
+    if (step != first) {
+        stage_release(ring, step - K_GROUPS, lane);
     }
+    if (step < last) { // an odd number of them
+        step_products(sums, even, ring, step, warp, lane);
+        wgmma_wait<0>();
+        stage_release(ring, step, lane);
+    }
+    wgmma_hold<SUMS>(sums);
 }
 
 enum { BARRIER_CONSUMERS = 1 };

@@ -38,10 +38,6 @@ template <int COUNT> __device__ __forceinline__ void wgmma_hold(float *d) {
         asm volatile("" : "+f"(d[i])::"memory");
     }
 }
-__device__ __forceinline__ void wgmma_hold(u32 a[4]) {
-    asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])::"memory");
-}
-
 // D += A B for 64 rows and 16, 32, 64, 128 or 256 tokens.
 __device__ __forceinline__ void wgmma_m64n16k16(float *d, const u32 a[4], u64 b) {
     asm volatile(
