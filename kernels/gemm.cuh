@@ -42,6 +42,20 @@ struct Operands {
     const s32 *choices; // EXPERTS: [tokens], rows of the results
 };
 
+// From the slots that linear_gemm and linear_wgmma take.
+__device__ __forceinline__ Operands operands_of(const void *x, const void *weights,
+                                                const void *bias, void *out, void *kv,
+                                                const void *inv_freq, const void *positions,
+                                                const void *slots, const void *page_table,
+                                                long long tokens) {
+    return {(const act_t *)x,
+            (const u8 *)weights,
+            {(const float *)bias, out, (u8 *)kv, (const float *)inv_freq, (const s32 *)positions,
+             (const s32 *)slots, (const s32 *)page_table},
+            (int)tokens,
+            nullptr};
+}
+
 // What one block makes.
 struct WorkBlock {
     int row_tile; // first

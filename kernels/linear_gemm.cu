@@ -210,12 +210,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
                 const void *inv_freq, const void *positions, const void *slots,
                 const void *page_table, long long tokens) {
     griddepcontrol_launch_dependents();
-    Operands o = {(const act_t *)x,
-                  (const u8 *)weights,
-                  {(const float *)bias, out, (u8 *)kv, (const float *)inv_freq,
-                   (const s32 *)positions, (const s32 *)slots, (const s32 *)page_table},
-                  (int)tokens,
-                  nullptr};
+    Operands o = operands_of(x, weights, bias, out, kv, inv_freq, positions, slots, page_table,
+                             tokens);
     linear_gemm_body(o, work_block(blockIdx.y * gridDim.x + blockIdx.x, gridDim.y),
                      shared_address(block_shared));
 }

@@ -367,12 +367,8 @@ extern "C" __global__ void CLUSTER_BOUNDS __launch_bounds__(THREADS, 1)
                  const void *inv_freq, const void *positions, const void *slots,
                  const void *page_table, long long tokens) {
     griddepcontrol_launch_dependents();
-    Operands o = {(const act_t *)x,
-                  (const u8 *)weights,
-                  {(const float *)bias, out, (u8 *)kv, (const float *)inv_freq,
-                   (const s32 *)positions, (const s32 *)slots, (const s32 *)page_table},
-                  (int)tokens,
-                  nullptr};
+    Operands o = operands_of(x, weights, bias, out, kv, inv_freq, positions, slots, page_table,
+                             tokens);
     Ring ring        = ring_open();
     int token_blocks = ((int)tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
     int rank = (int)blockIdx.x % CLUSTER, turn = (int)(gridDim.x * gridDim.y) / CLUSTER;
