@@ -35,7 +35,8 @@ pack() {
     fi
     mkdir "$folder/models"
     [ $# -eq 0 ] || cp -rL "$@" "$folder/models/"
-    tar -C build -cf - gpu | xz -T0 -4 >build/gpu.tar.xz
+    # the programs are nearly the same: the dictionary must reach from one to the next
+    tar -C build -cf - gpu | xz -T1 --lzma2=preset=4,dict=128MiB >build/gpu.tar.xz
     ls -l build/gpu.tar.xz
 }
 
