@@ -375,8 +375,8 @@ char *kernel_source_text(const Step *kernel, const Target *t, Arena *a, Error *e
 
 typedef struct CubinStats {
     int compiled, cached;
-    int spilled;          // whose registers go to local memory: right, but slow, and never cached
-    char spill_note[320]; // about the first of them
+    int slow;            // kernels that are right, but slow (nvrtc.c); never cached
+    char slow_note[320]; // about the first of them
     double seconds;
 } CubinStats;
 

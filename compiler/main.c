@@ -101,8 +101,8 @@ static bool kernels_make(Build *b, Error *err) {
         b->cubins[at] = ARENA_NEW(b->arena, Cubin, b->plans[at].kernel_count);
         TRY(cubins_make(b->cubins[at], &b->plans[at], b->cache, b->threads, &stats, b->arena, err));
     }
-    if (stats.spilled && !b->options->quiet)
-        fprintf(stderr, "note: %d kernels: %s\n", stats.spilled, stats.spill_note);
+    if (stats.slow && !b->options->quiet)
+        fprintf(stderr, "note: %d kernels: %s\n", stats.slow, stats.slow_note);
     b->contents.cubins = b->cubins;
     progress_fact(&b->progress, "nvrtc_calls", stats.compiled);
     progress_fact(&b->progress, "cached", stats.cached);

@@ -356,25 +356,30 @@ static bool compiled_check(const Compiled *o, const Nvrtc *n, const Step *kernel
     return true;
 }
 
-// Counts a kernel whose parameters ask too much of its target, or whose products cannot overlap.
-static bool spills(const Compiled *o, const Step *kernel, const Target *t, CubinStats *stats) {
-    const char *log = o->log ? o->log : "";
+// What ptxas says of a kernel that is right, but slower than it could be: registers in local memory,
+// or wgmma that run one after the other. false: nothing.
+static bool slow_reason(char *out, size_t size, const char *log) {
     long stack = log_bytes(log, " bytes stack frame"), local = log_bytes(log, " bytes lmem");
     long stores = log_bytes(log, " bytes spill stores"), loads = log_bytes(log, " bytes spill loads");
-    bool serialized = strstr(log, "instructions are serialized"); // ptxas about wgmma
-    if (!stack && !stores && !loads && !local && !serialized)
+    if (strstr(log, "instructions are serialized")) {
+        snprintf(out, size, "its wgmma run one after the other");
+        return true;
+    }
+    snprintf(out, size,
+             "registers go to local memory (%ld bytes of stack, %ld of spill stores, %ld of spill "
+             "loads)",
+             stack > local ? stack : local, stores, loads);
+    return stack || stores || loads || local;
+}
+
+static bool slow_note(const Compiled *o, const Step *kernel, const Target *t, CubinStats *stats) {
+    char reason[160];
+    if (!slow_reason(reason, sizeof reason, o->log ? o->log : ""))
         return false;
-    if (stats->spilled++ == 0 && serialized)
-        snprintf(stats->spill_note, sizeof stats->spill_note,
-                 "%s (%s) for %s: its wgmma run one after the other; it is right, but slower than "
-                 "it could be",
-                 kernel->source, kernel->entry, t->name);
-    else if (stats->spilled == 1)
-        snprintf(stats->spill_note, sizeof stats->spill_note,
-                 "%s (%s) for %s: registers go to local memory (%ld bytes of stack, %ld of spill "
-                 "stores, %ld of spill loads); it is right, but slower than it could be",
-                 kernel->source, kernel->entry, t->name, stack > local ? stack : local, stores,
-                 loads);
+    if (stats->slow++ == 0)
+        snprintf(stats->slow_note, sizeof stats->slow_note,
+                 "%s (%s) for %s: %s; it is right, but slower than it could be", kernel->source,
+                 kernel->entry, t->name, reason);
     return true;
 }
 
@@ -438,7 +443,7 @@ static bool queue_collect(Queue *q, Cubin *cubins, const Plan *p, Cache *cache, 
             unsigned char *image = arena_alloc(a, job->output.size);
             memcpy(image, job->output.image, job->output.size);
             cubin_set(&cubins[job->kernel], job->key, (Bytes){image, job->output.size}, false);
-            if (!spills(&job->output, p->kernels[job->kernel], p->target, stats))
+            if (!slow_note(&job->output, p->kernels[job->kernel], p->target, stats))
                 cache_put(cache, (const char *)job->key.data, job->key.size,
                           cubins[job->kernel].image);
             stats->compiled++;

@@ -66,8 +66,8 @@ static inline bool lab_make_cubins(StepLab *lab, Error *err) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     TRY(cache_open(&cache, NULL, CACHE_ON, &lab->arena, err));
     TRY(cubins_make(cubins, &plan, cache, (int)cores, &stats, &lab->arena, err));
-    if (stats.spilled)
-        return fail(err, ERR_INTERNAL, 0, "%s", stats.spill_note);
+    if (stats.slow)
+        return fail(err, ERR_INTERNAL, 0, "%s", stats.slow_note);
     printf("%s: %d kernels compiled, %d cached, none spills, %.1f s\n", lab->target->name,
            stats.compiled, stats.cached, stats.seconds);
     for (int at = 0; at < lab->kernel_count && lab->gpu; at++)
