@@ -411,6 +411,7 @@ void packed_row(const PackedTensor *t, int64_t row, int *part, int64_t *n);
 
 typedef struct PackStats {
     double seconds;
+    double cpu_seconds; // of all threads: what is left of `seconds` is the disk's
     int64_t bytes;
 } PackStats;
 
@@ -490,5 +491,6 @@ void progress_at(Progress *p, int64_t done, int64_t total, const char *unit);
 void progress_fact(Progress *p, const char *name, double value);
 void progress_end(Progress *p);
 double clock_seconds(void); // monotonic
+double cpu_seconds(void);   // of all threads of the process
 
 #endif

@@ -149,6 +149,7 @@ static bool output_make(Build *b, Output *out, Error *err) {
     TRY(output_commit(out, err));
     progress_fact(&b->progress, "MB", (double)out->size * 1e-6);
     progress_fact(&b->progress, "MB/s", (double)stats.bytes * 1e-6 / stats.seconds);
+    progress_fact(&b->progress, "MB/s_per_core", (double)stats.bytes * 1e-6 / stats.cpu_seconds);
     progress_end(&b->progress);
     return true;
 }

@@ -476,7 +476,7 @@ static bool pages_check(int fd, int64_t base, int64_t bytes, uint64_t *checks, E
 bool weights_pack(const Graph *g, int fd, int64_t base, int64_t bytes, int threads,
                   void (*progress)(void *user, int64_t done, int64_t total), void *user,
                   uint64_t *checks, PackStats *stats, Error *err) {
-    double started = clock_seconds();
+    double started = clock_seconds(), cpu_started = cpu_seconds();
     Work w = {.g = g, .fd = fd, .base = base, .total = bytes, .progress = progress, .user = user};
     Arena arena = {0};
     w.left = ARENA_NEW(&arena, int64_t, g->packed_count + 1);
@@ -497,6 +497,8 @@ bool weights_pack(const Graph *g, int fd, int64_t base, int64_t bytes, int threa
         return fail(err, ERR_RESOURCE, 463, "cannot write the packed weights: %s",
                     strerror(w.error));
     TRY(pages_check(fd, base, bytes, checks, err));
-    *stats = (PackStats){.seconds = clock_seconds() - started, .bytes = bytes};
+    *stats = (PackStats){.seconds = clock_seconds() - started,
+                         .cpu_seconds = cpu_seconds() - cpu_started,
+                         .bytes = bytes};
     return true;
 }
