@@ -25,10 +25,10 @@ check_build_lists() {
     local file missing=
     for file in compiler/*.c runtime/*.c templates/*.c kernels/*.cu* tests/*.c tests/unit/*.c \
         samples/*.c; do
-        [ ! -f "$file" ] || grep -qE " $file( |\$)" build.ninja objects.ninja || missing+=" $file"
+        [ ! -f "$file" ] || grep -qE " $file( |\$)" build.ninja objects.ninja runtime.ninja || missing+=" $file"
     done
     if [ -n "$missing" ]; then
-        fail "build lists" "not in build.ninja or objects.ninja:$missing"
+        fail "build lists" "not in build.ninja, objects.ninja or runtime.ninja:$missing"
     else
         ok "build lists"
     fi
