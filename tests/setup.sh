@@ -1,9 +1,11 @@
 #!/bin/bash
-# Installs what the build needs and cannot carry: LLVM 19, a few static libraries, the source of
-# cJSON. Run by tests/run.sh and samples/quickstart.sh; the second run only looks and is done.
+# Installs what the build needs and cannot carry: LLVM 19, a few static libraries, the sources of
+# cJSON and libevent. Run by tests/run.sh and samples/quickstart.sh; the second run only looks and is
+# done.
 #
 #   tests/setup.sh            for the build
 #   tests/setup.sh nvrtc      also NVRTC, which compiles CUDA kernels, if no CUDA toolkit is here
+#   tests/setup.sh sources    only what is fetched as source
 #
 # Packages go into the system, everything else into build/. Nothing here needs git.
 set -eu
@@ -18,7 +20,7 @@ packages="
     libclang-rt-19-dev      # address and undefined-behaviour sanitizers of the tests
     libxxhash-dev libpcre2-dev libutf8proc-dev libzstd-dev zlib1g-dev
     libcmocka-dev           # unit tests
-    dpkg-dev                # unpacks and patches the source of cJSON
+    dpkg-dev                # unpacks and patches the sources of cJSON and libevent
     python3 python3-pip     # fetches the NVRTC wheel
     python3-jinja2          # what our chat templates are compared with
 "
@@ -59,26 +61,33 @@ install_packages() {
         apt-get install -qq -y --no-install-recommends $list </dev/null >/dev/null
 }
 
-# Debian has no static library of cJSON, so we take its patched source. The source entries are made
-# from the machine's own package entries and live in build/: apt's configuration stays as it is, and
-# root is not needed.
-fetch_cjson() {
-    local apt=$PWD/build/apt options
-    [ ! -f build/cjson/cJSON.c ] || return 0
-    echo "setup: fetching the source of cJSON (apt-get source) into build/cjson"
-    rm -rf "$apt" build/cjson.new
-    mkdir -p "$apt/sources" "$apt/lists/partial" "$apt/cache/archives/partial" build/cjson.new
+# What Debian has no static library of that would do for every machine: we take its patched source
+# into build/NAME. The source entries are made from the machine's own package entries and live in
+# build/: apt's configuration stays as it is, and root is not needed.
+fetch_sources() {
+    local apt=$PWD/build/apt name options list=
+    for name in cjson libevent; do
+        [ -f "build/$name/LICENSE" ] || list+=" $name"
+    done
+    [ -n "$list" ] || return 0
+    echo "setup: fetching sources (apt-get source) into build/:$list"
+    rm -rf "$apt" build/source.new
+    mkdir -p "$apt/sources" "$apt/lists/partial" "$apt/cache/archives/partial" build/source.new
     source_entries "$apt/sources"
     options=(-qq
         -o "Dir::Etc::sourcelist=/dev/null" -o "Dir::Etc::sourceparts=$apt/sources"
         -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache"
         -o "APT::Sandbox::User=$(id -un)" -o "Acquire::Languages=none")
-    # Some entry may have no sources to offer; what counts is whether cJSON is found.
+    # Some entry may have no sources to offer; what counts is whether ours are found.
     apt-get "${options[@]}" update || true
-    (cd build/cjson.new && apt-get "${options[@]}" source cjson >/dev/null)
-    cp build/cjson.new/cjson-*/cJSON.[ch] build/cjson.new/cjson-*/LICENSE build/cjson.new/
-    rm -rf build/cjson.new/cjson[-_]* "$apt" build/cjson
-    mv build/cjson.new build/cjson
+    (cd build/source.new && apt-get "${options[@]}" source $list >/dev/null)
+    for name in $list; do
+        rm -rf "build/$name"
+        mkdir "build/$name"
+        cp -r build/source.new/"$name"-*/*.[ch] build/source.new/"$name"-*/LICENSE "build/$name/"
+        [ "$name" != libevent ] || cp -r build/source.new/libevent-*/include build/libevent/
+    done
+    rm -rf build/source.new "$apt"
 }
 
 # Writes the machine's package entries as source entries into folder $1, in apt's old and new form.
@@ -124,8 +133,8 @@ download() {
 }
 
 mkdir -p build
-install_packages
-fetch_cjson
+[ "${1:-}" = sources ] || install_packages
+fetch_sources
 if [ "${1:-}" = nvrtc ]; then
     fetch_nvrtc
 fi
