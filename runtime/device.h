@@ -22,6 +22,8 @@ typedef struct DeviceType {
     bool (*open)(Device **out, const Executable *e, unsigned char *batch, const DeviceOptions *o,
                  Error *err);
     void (*close)(Device *d);
+    // The calling thread is the one that runs steps from now on.
+    bool (*attach)(Device *d, Error *err);
     // The host changed bytes [offset, offset + size) of the batch block.
     bool (*upload)(Device *d, int64_t offset, int64_t size, Error *err);
     // Runs one phase over `rows` rows of the batch block (PREFILL: tokens; HEAD, SAMPLE: head

@@ -349,6 +349,7 @@ const DeviceType device_cpu = {
     .name = "cpu",
     .open = cpu_open,
     .close = cpu_close,
+    .attach = cpu_nothing,
     .upload = cpu_upload,
     .run = cpu_run,
     .decode = cpu_decode,

@@ -32,7 +32,7 @@ typedef struct CudaDevice {
     const Executable *e;
     CudaDriver cu;
     CUdevice gpu;
-    bool context; // retained
+    CUcontext context; // retained; NULL: not yet
     CUstream stream;
     StepRun run;
     unsigned char *batch; // the host's batch block
@@ -146,10 +146,8 @@ static bool gpu_open(CudaDevice *d, int index, Error *err) {
             "%s has compute capability %d.%d; this file holds kernels for %s: compile again "
             "with --target sm_%d%d added",
             name, major, minor, names, major, minor);
-    CUcontext context;
-    CHECK(d, context_retain(&context, d->gpu), "cuDevicePrimaryCtxRetain");
-    d->context = true;
-    CHECK(d, context_set(context), "cuCtxSetCurrent");
+    CHECK(d, context_retain(&d->context, d->gpu), "cuDevicePrimaryCtxRetain");
+    CHECK(d, context_set(d->context), "cuCtxSetCurrent");
     CHECK(d, stream_create(&d->stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
     return true;
 }
@@ -452,6 +450,13 @@ static bool cuda_upload(Device *device, int64_t offset, int64_t size, Error *err
     return true;
 }
 
+// The driver's current context is one of each thread.
+static bool cuda_attach(Device *device, Error *err) {
+    CudaDevice *d = cuda_of(device);
+    CHECK(d, context_set(d->context), "cuCtxSetCurrent");
+    return true;
+}
+
 static bool cuda_wait(Device *device, Error *err) {
     CudaDevice *d = cuda_of(device);
     CHECK(d, stream_wait(d->stream), "a step");
@@ -591,6 +596,7 @@ const DeviceType device_cuda = {
     .name = "cuda",
     .open = cuda_open,
     .close = cuda_close,
+    .attach = cuda_attach,
     .upload = cuda_upload,
     .run = cuda_run,
     .decode = cuda_decode,

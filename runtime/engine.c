@@ -2,8 +2,6 @@
 // always complete; a GPU's copy gets only what changed.
 #include "engine.h"
 
-#include "kvcache.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +22,9 @@ struct Engine {
     int32_t last_row;   // row of the last prefill step whose token was the prompt's last
     int32_t row_count;  // rows that the device's block holds for decode; 0: none
     int32_t *row_slots; // [max_batch_size]
+    // slots whose tokens were drawn since engine_finish, each once; [max_batch_size]
+    int32_t *drawn_slots;
+    int32_t drawn_count;
 };
 
 static int32_t *ints(const Engine *en, int64_t offset) {
@@ -40,6 +41,18 @@ int64_t engine_context(const Engine *en) {
 
 int64_t engine_length(const Engine *en, int32_t slot) {
     return en->sequences[slot].length;
+}
+
+const ModelInfo *engine_model(const Engine *en) {
+    return &en->e->info;
+}
+
+KvCache *engine_cache(Engine *en) {
+    return en->kv;
+}
+
+bool engine_attach(Engine *en, Error *err) {
+    return en->device->type->attach(en->device, err);
 }
 
 // ---- open ---------------------------------------------------------------------------------------
@@ -80,7 +93,8 @@ static bool engine_allocate(Engine *en, Error *err) {
     en->sequences = calloc((size_t)m->max_batch_size, sizeof *en->sequences);
     en->row_slots = calloc((size_t)m->max_batch_size, sizeof *en->row_slots);
     en->logits = calloc((size_t)m->max_head_rows * (size_t)m->vocab_size, sizeof *en->logits);
-    if (!en->block || !en->sequences || !en->row_slots || !en->logits)
+    en->drawn_slots = calloc((size_t)m->max_batch_size, sizeof *en->drawn_slots);
+    if (!en->block || !en->sequences || !en->row_slots || !en->drawn_slots || !en->logits)
         return fail(err, ERR_RESOURCE, 842, "no memory for the batch");
     return true;
 }
@@ -115,6 +129,7 @@ void engine_close(Engine *en) {
     free(en->block);
     free(en->sequences);
     free(en->row_slots);
+    free(en->drawn_slots);
     free(en->logits);
     free(en);
 }
@@ -149,12 +164,17 @@ bool engine_start(Engine *en, int32_t slot, const SampleParams *params, Error *e
 }
 
 void engine_end(Engine *en, int32_t slot) {
+    int32_t kept = 0; // a draw of a step that failed half-way is forgotten
+    for (int32_t at = 0; at < en->drawn_count; at++)
+        if (en->drawn_slots[at] != slot)
+            en->drawn_slots[kept++] = en->drawn_slots[at];
+    en->drawn_count = kept;
     kvcache_release(en->kv, slot);
     en->sequences[slot] = (Sequence){0};
     en->row_count = 0;
 }
 
-static bool reserve(Engine *en, int32_t slot, int64_t tokens, Error *err) {
+bool engine_reserve(Engine *en, int32_t slot, int64_t tokens, Error *err) {
     bool changed;
     if (tokens > en->context)
         return fail(err, ERR_RESOURCE, 844, "%lld tokens do not fit into the context of %lld",
@@ -212,7 +232,7 @@ bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
             return fail(err, ERR_USAGE, 845, "token id %d is outside the vocabulary of %lld",
                         ids[at], (long long)en->e->info.vocab_size);
     int64_t most = en->e->info.max_num_tokens;
-    TRY(reserve(en, slot, en->sequences[slot].length + count, err));
+    TRY(engine_reserve(en, slot, en->sequences[slot].length + count, err));
     for (int64_t first = 0; first < count; first += most) {
         int32_t rows = (int32_t)(count - first < most ? count - first : most);
         int64_t position = en->sequences[slot].length;
@@ -224,18 +244,40 @@ bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
     return true;
 }
 
-bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err) {
+// ---- drawn tokens -------------------------------------------------------------------------------
+
+bool engine_finish(Engine *en, Error *err) {
+    int32_t count = en->drawn_count;
+    en->drawn_count = 0;
+    TRY(en->device->type->sampled(en->device, err));
+    for (int32_t at = 0; at < count; at++) {
+        int32_t slot = en->drawn_slots[at];
+        Sequence *s = &en->sequences[slot];
+        s->last = ints(en, en->e->batch.sampled)[slot];
+        seen_add(en, slot, s->last);
+    }
+    return true;
+}
+
+int32_t engine_token(const Engine *en, int32_t slot) {
+    return en->sequences[slot].last;
+}
+
+bool engine_sample_begin(Engine *en, int32_t slot, Error *err) {
     const BatchLayout *b = &en->e->batch;
     const DeviceType *type = en->device->type;
     ints(en, b->head_rows)[0] = en->last_row;
     ints(en, b->head_slots)[0] = slot;
     TRY(upload(en, b->head_rows, 4, err) && upload(en, b->head_slots, 4, err));
     TRY(type->run(en->device, PHASE_HEAD, 1, err) && type->run(en->device, PHASE_SAMPLE, 1, err));
-    TRY(type->sampled(en->device, err));
-    *token = ints(en, b->sampled)[slot];
-    en->sequences[slot].last = *token;
-    seen_add(en, slot, *token);
+    en->drawn_slots[en->drawn_count++] = slot;
     en->row_count = 0;
+    return true;
+}
+
+bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err) {
+    TRY(engine_sample_begin(en, slot, err) && engine_finish(en, err));
+    *token = engine_token(en, slot);
     return true;
 }
 
@@ -264,17 +306,21 @@ static bool rows_fill(Engine *en, const int32_t *slots, int32_t count, Error *er
     return true;
 }
 
-bool engine_decode(Engine *en, const int32_t *slots, int32_t count, int32_t *tokens, Error *err) {
+bool engine_decode_begin(Engine *en, const int32_t *slots, int32_t count, Error *err) {
     for (int32_t row = 0; row < count; row++)
-        TRY(reserve(en, slots[row], en->sequences[slots[row]].length + 1, err));
+        TRY(engine_reserve(en, slots[row], en->sequences[slots[row]].length + 1, err));
     TRY(rows_fill(en, slots, count, err));
     TRY(en->device->type->decode(en->device, count, err));
-    TRY(en->device->type->sampled(en->device, err));
     for (int32_t row = 0; row < count; row++) {
-        Sequence *s = &en->sequences[slots[row]];
-        s->length++;
-        s->last = tokens[row] = ints(en, en->e->batch.sampled)[slots[row]];
-        seen_add(en, slots[row], s->last);
+        en->sequences[slots[row]].length++;
+        en->drawn_slots[en->drawn_count++] = slots[row];
     }
+    return true;
+}
+
+bool engine_decode(Engine *en, const int32_t *slots, int32_t count, int32_t *tokens, Error *err) {
+    TRY(engine_decode_begin(en, slots, count, err) && engine_finish(en, err));
+    for (int32_t row = 0; row < count; row++)
+        tokens[row] = engine_token(en, slots[row]);
     return true;
 }

@@ -4,6 +4,7 @@
 #define ENGINE_H
 
 #include "device.h"
+#include "kvcache.h"
 
 typedef struct Engine Engine;
 
@@ -14,11 +15,17 @@ bool engine_open(Engine **out, const Executable *e, const DeviceType *type, cons
 void engine_close(Engine *en);
 Device *engine_device(Engine *en);
 int64_t engine_context(const Engine *en); // tokens of one sequence at most
+const ModelInfo *engine_model(const Engine *en);
+KvCache *engine_cache(Engine *en); // its pages, to be looked at
+// Steps run in this thread from now on.
+bool engine_attach(Engine *en, Error *err);
 
 // Empties a slot and sets how it samples.
 bool engine_start(Engine *en, int32_t slot, const SampleParams *params, Error *err);
 void engine_end(Engine *en, int32_t slot);
 int64_t engine_length(const Engine *en, int32_t slot); // tokens in the cache
+// Takes the pages for so many tokens in a slot. ERR_RESOURCE: nothing was taken.
+bool engine_reserve(Engine *en, int32_t slot, int64_t tokens, Error *err);
 
 // Who wants to see logits while a prompt is prefilled.
 typedef struct LogitsVisit {
@@ -36,5 +43,12 @@ bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
 bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err);
 // One step: feeds each slot's last drawn token, draws the next. tokens: [count].
 bool engine_decode(Engine *en, const int32_t *slots, int32_t count, int32_t *tokens, Error *err);
+
+// The same without waiting for the device: any number of these for different slots, then one
+// engine_finish, after which engine_token tells what was drawn last in a slot.
+bool engine_sample_begin(Engine *en, int32_t slot, Error *err);
+bool engine_decode_begin(Engine *en, const int32_t *slots, int32_t count, Error *err);
+bool engine_finish(Engine *en, Error *err);
+int32_t engine_token(const Engine *en, int32_t slot);
 
 #endif

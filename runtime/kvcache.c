@@ -7,7 +7,7 @@ struct KvCache {
     int32_t *free_pages; // stack
     int64_t free_count;
     int64_t *held; // [slots]: pages of a slot
-    int64_t slots, pages_per_seq, page_tokens;
+    int64_t pages, slots, pages_per_seq, page_tokens;
     int32_t *page_table; // the caller's
 };
 
@@ -25,6 +25,7 @@ bool kvcache_open(KvCache **out, int64_t pages, int64_t slots, int64_t pages_per
     }
     *kv = (KvCache){.free_pages = stack,
                     .held = held,
+                    .pages = pages,
                     .slots = slots,
                     .pages_per_seq = pages_per_seq,
                     .page_tokens = page_tokens,
@@ -73,4 +74,8 @@ void kvcache_release(KvCache *kv, int64_t slot) {
 
 int64_t kvcache_free_pages(const KvCache *kv) {
     return kv->free_count;
+}
+
+int64_t kvcache_pages(const KvCache *kv) {
+    return kv->pages - 1;
 }

@@ -16,5 +16,6 @@ void kvcache_close(KvCache *kv);
 bool kvcache_reserve(KvCache *kv, int64_t slot, int64_t tokens, bool *changed, Error *err);
 void kvcache_release(KvCache *kv, int64_t slot);
 int64_t kvcache_free_pages(const KvCache *kv);
+int64_t kvcache_pages(const KvCache *kv); // without page 0
 
 #endif

@@ -30,16 +30,16 @@ typedef struct GenerateParams {
     int64_t max_tokens; // 0: until it stops or the context is full
     int64_t min_tokens; // stop tokens and stop strings are not taken before
     bool ignore_eos;
-    bool include_stop;          // keep the stop string in the text
-    const int32_t *stop_ids;    // besides those of the model
-    const char *const *stops;   // strings; text that may be the beginning of one is held back
+    bool include_stop;        // keep the stop string in the text
+    const int32_t *stop_ids;  // besides those of the model
+    const char *const *stops; // strings; text that may be the beginning of one is held back
     const LogitBias *bias;
     int32_t stop_id_count, stop_count, bias_count;
     int32_t speculate;      // drafts of at most so many tokens from n-grams of the text; 0: off
     const Grammar *grammar; // NULL: any text
 } GenerateParams;
 
-enum { SCHEDULER_MAX_LOGPROBS = 20 };
+enum { SCHEDULER_MAX_LOGPROBS = 20, SCHEDULER_MAX_BIAS = 300, SCHEDULER_MAX_DRAFT = 16 };
 
 typedef struct TokenLogprob {
     int32_t id;
@@ -56,9 +56,11 @@ typedef enum FinishReason { // ORDER FINISH
 
 // What one step gave to one request. Valid during the call.
 typedef struct GenerateEvent {
-    const char *text; // whole UTF-8 characters that no stop string can take back any more; may be ""
+    const char
+        *text; // whole UTF-8 characters that no stop string can take back any more; may be ""
     size_t text_size;
-    const int32_t *ids; // the tokens drawn since the last event (also those whose text is held back)
+    const int32_t
+        *ids; // the tokens drawn since the last event (also those whose text is held back)
     int32_t id_count;
     const TokenLogprob *logprobs; // [id_count] of the drawn tokens; NULL: not asked for
     const TokenLogprob *top;      // [id_count, top_count], most likely first
@@ -66,16 +68,17 @@ typedef struct GenerateEvent {
     FinishReason finish; // FINISH_NONE: more follows; else this is the last event
     const char *stop;    // the stop string that ended it, or NULL
     const Error *error;  // FINISH_ERROR
-    int64_t prompt_tokens, cached_tokens, output_tokens; // so far; cached: taken from the prefix cache
-    int64_t drafted, accepted;                           // speculation, so far
+    int64_t prompt_tokens, cached_tokens,
+        output_tokens;         // so far; cached: taken from the prefix cache
+    int64_t drafted, accepted; // speculation, so far
 } GenerateEvent;
 
 // Called by the scheduler's thread; must not block and must not call the scheduler.
 typedef void GenerateCallback(void *user, uint64_t request, const GenerateEvent *event);
 
 typedef struct SchedulerOptions {
-    int32_t max_queue;     // requests that wait; more are refused. 0: 1024
-    int64_t token_budget;  // tokens of one step; 0: max_num_tokens of the model
+    int32_t max_queue;    // requests that wait; more are refused. 0: 1024
+    int64_t token_budget; // tokens of one step; 0: max_num_tokens of the model
     bool no_prefix_cache;
 } SchedulerOptions;
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "../../runtime/executable.h"
+#include "../../runtime/sampler.h"
 #include "../../runtime/step.h"
 
 enum {
@@ -154,6 +155,33 @@ static void fake_open(FakeFile *f) {
 
 static void fake_close(FakeFile *f) {
     free(f->weights);
+}
+
+// ---- the reference ------------------------------------------------------------------------------
+
+// What the engine must do, in plain C: the tokens that follow `prompt`.
+static inline void fake_expected(const int32_t *prompt, int64_t count, SampleParams p, int32_t *out,
+                                 int64_t tokens) {
+    uint32_t hash = 1, seen[3] = {0};
+    float logits[FAKE_VOCAB];
+    Candidate scratch[FAKE_VOCAB];
+    for (int64_t at = 0; at < count; at++) {
+        hash = fake_hash(hash, (uint32_t)prompt[at]);
+        seen[prompt[at] / 32] |= 1u << prompt[at] % 32;
+    }
+    for (int64_t at = 0; at < tokens; at++) {
+        for (int32_t id = 0; id < FAKE_VOCAB; id++)
+            logits[id] = fake_logit(hash, id);
+        out[at] = sample_token(logits, FAKE_VOCAB, &p, seen, scratch);
+        p.step++;
+        hash = fake_hash(hash, (uint32_t)out[at]);
+        seen[out[at] / 32] |= 1u << out[at] % 32;
+    }
+}
+
+static inline void fake_prompt(int32_t *prompt, int64_t count, uint32_t seed) {
+    for (int64_t at = 0; at < count; at++)
+        prompt[at] = (int32_t)(fake_hash(seed, (uint32_t)at) % FAKE_VOCAB);
 }
 
 #endif

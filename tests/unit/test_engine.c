@@ -1,7 +1,6 @@
 // The engine and the CPU back end on a model whose logits tell what the KV cache holds.
 // before cmocka, which has a macro fail
 #include "../../runtime/engine.h"
-#include "../../runtime/sampler.h"
 #include "fake_model.h"
 
 #include <setjmp.h>
@@ -27,31 +26,6 @@ static void close_engine(FakeFile *f, Engine *en) {
     fake_close(f);
 }
 
-// What the engine must do, in plain C: the tokens that follow `prompt`.
-static void expected_tokens(const int32_t *prompt, int64_t count, SampleParams p, int32_t *out,
-                            int64_t tokens) {
-    uint32_t hash = 1, seen[3] = {0};
-    float logits[FAKE_VOCAB];
-    Candidate scratch[FAKE_VOCAB];
-    for (int64_t at = 0; at < count; at++) {
-        hash = fake_hash(hash, (uint32_t)prompt[at]);
-        seen[prompt[at] / 32] |= 1u << prompt[at] % 32;
-    }
-    for (int64_t at = 0; at < tokens; at++) {
-        for (int32_t id = 0; id < FAKE_VOCAB; id++)
-            logits[id] = fake_logit(hash, id);
-        out[at] = sample_token(logits, FAKE_VOCAB, &p, seen, scratch);
-        p.step++;
-        hash = fake_hash(hash, (uint32_t)out[at]);
-        seen[out[at] / 32] |= 1u << out[at] % 32;
-    }
-}
-
-static void make_prompt(int32_t *prompt, int64_t count, uint32_t seed) {
-    for (int64_t at = 0; at < count; at++)
-        prompt[at] = (int32_t)(fake_hash(seed, (uint32_t)at) % FAKE_VOCAB);
-}
-
 static void begin(Engine *en, int32_t slot, const SampleParams *p, const int32_t *prompt,
                   int64_t count, int32_t *first) {
     Error err = {0};
@@ -68,8 +42,8 @@ static void check_alone(Engine *en, int64_t count, SampleParams p) {
     int32_t prompt[FAKE_MAX_SEQ], expected[TOKENS], found[TOKENS];
     const int32_t slot = 2;
     Error err = {0};
-    make_prompt(prompt, count, (uint32_t)count);
-    expected_tokens(prompt, count, p, expected, TOKENS);
+    fake_prompt(prompt, count, (uint32_t)count);
+    fake_expected(prompt, count, p, expected, TOKENS);
     begin(en, slot, &p, prompt, count, &found[0]);
     for (int at = 1; at < TOKENS; at++)
         assert_true(engine_decode(en, &slot, 1, &found[at], &err));
@@ -115,8 +89,8 @@ static void test_batch_changes_nothing(void **state) {
                           .repetition_penalty = 1,
                           .seed_low = (uint32_t)seq};
         int32_t first;
-        make_prompt(prompts[seq], 3 + 3 * seq, (uint32_t)seq + 100);
-        expected_tokens(prompts[seq], 3 + 3 * seq, p, expected[seq], STEPS + 1);
+        fake_prompt(prompts[seq], 3 + 3 * seq, (uint32_t)seq + 100);
+        fake_expected(prompts[seq], 3 + 3 * seq, p, expected[seq], STEPS + 1);
         begin(en, seq, &p, prompts[seq], 3 + 3 * seq, &first);
         assert_int_equal(first, expected[seq][made[seq]++]);
     }
@@ -165,7 +139,7 @@ static void test_visits(void **state) {
     Engine *en = open_engine(&f, &(DeviceOptions){.threads = 2});
     int32_t prompt[23];
     Error err = {0};
-    make_prompt(prompt, 23, 9);
+    fake_prompt(prompt, 23, 9);
     for (int64_t first = 0; first <= 23; first++) {
         Visited v = {.prompt = prompt, .next = first};
         LogitsVisit visit = {.visit = visit_check, .user = &v, .first = first};
@@ -207,7 +181,7 @@ static void test_full_cache(void **state) {
     Engine *en = open_engine(&f, &(DeviceOptions){.threads = 1, .kv_tokens = 40});
     int32_t prompt[32], token;
     Error err = {0};
-    make_prompt(prompt, 32, 1);
+    fake_prompt(prompt, 32, 1);
     begin(en, 0, &greedy, prompt, 32, &token);
     assert_true(engine_start(en, 1, &greedy, &err));
     assert_false(engine_prefill(en, 1, prompt, 9, NULL, &err));

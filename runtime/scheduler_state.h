@@ -1,0 +1,74 @@
+// What the parts of the scheduler share. scheduler.c: other threads' side and the thread itself;
+// scheduler_request.c: one request; scheduler_step.c: what runs in a step; scheduler_answer.c: what
+// a step gave.
+#ifndef SCHEDULER_STATE_H
+#define SCHEDULER_STATE_H
+
+#include "answer_text.h"
+#include "scheduler.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+typedef struct Request Request;
+
+struct Request {
+    Request *next; // in the queue, or among those to be freed
+    uint64_t number;
+    GenerateParams params; // what it points to belongs to this
+    GenerateCallback *callback;
+    void *user;
+    int32_t *ids; // [limit]: prompt, then answer
+    int64_t prompt_count, count;
+    int64_t limit;  // of count
+    int64_t told;   // of ids, by events
+    int64_t cached; // tokens of the prompt that the prefix cache had, when it ran first
+    int32_t slot;   // -1: waiting
+    bool prefilled; // everything but the last id is in the KV cache
+    bool drew;      // in this step
+    Error error;    // FINISH_ERROR
+    AnswerText text;
+    atomic_bool cancelled;
+};
+
+struct Scheduler {
+    Engine *engine;
+    const Tokenizer *tokenizer;
+    int64_t max_queue, token_budget;
+    bool prefix_cache;
+    pthread_t thread;
+
+    pthread_mutex_t lock; // of what follows
+    pthread_cond_t work;  // for the thread: something came
+    pthread_cond_t done;  // the thread is ready; a request ended
+    Request *queue;       // by number, oldest first
+    Request **running;    // [max_batch_size], by number; read by the thread without the lock
+    int32_t running_count;
+    int64_t waiting, active; // in the queue; accepted and not ended
+    bool ready, draining, closing;
+    uint64_t last_number;
+    SchedulerStats stats; // a copy of `now`
+    Error error;          // of the thread's start
+
+    // Of the thread alone
+    SchedulerStats now;
+    int32_t *slots;  // [max_batch_size]: of a decode step
+    bool *slot_used; // [max_batch_size]
+};
+
+// scheduler_request.c
+bool request_make(Request **out, const Scheduler *s, const int32_t *ids, int64_t count,
+                  const GenerateParams *p, Error *err);
+void request_free(Request *r);
+
+// scheduler_step.c
+void step_admit(Scheduler *s);              // from the queue into slots
+bool step_run(Scheduler *s, Error *err);    // false: the device failed
+void step_remove(Scheduler *s, Request *r); // frees its slot and pages; under the lock
+
+// scheduler_answer.c
+void answer_take(Scheduler *s, Request *r); // the token that the step drew
+// Its last event. Frees the request.
+void answer_end(Scheduler *s, Request *r, FinishReason finish);
+
+#endif

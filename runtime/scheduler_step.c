@@ -1,0 +1,151 @@
+// What runs in one step. Requests come into slots in the order of their numbers, as long as slots
+// and pages last; prompts are prefilled in chunks, oldest first, with what the decode rows leave of
+// the token budget; every sequence that is prefilled decodes one token.
+//
+// Out of pages, the youngest request gives its pages back and waits at the head of the queue. Its
+// prompt and answer are prefilled again later and the next token is drawn with the random number
+// that it would have had, so that its text goes on as if nothing had happened. The oldest request is
+// never taken away, so that it ends; then the next one is the oldest: no request starves.
+#include "scheduler_state.h"
+
+#include <assert.h>
+#include <string.h>
+
+// Tokens of prompts that a step takes at least, however many sequences decode.
+enum { LEAST_PREFILL = 64 };
+
+// ---- requests into slots ------------------------------------------------------------------------
+
+static SampleParams sample_params_of(const Request *r) {
+    const GenerateParams *p = &r->params;
+    return (SampleParams){.temperature = p->temperature,
+                          .top_p = p->top_p,
+                          .min_p = p->min_p,
+                          .repetition_penalty = p->repetition_penalty,
+                          .top_k = p->top_k,
+                          .seed_low = (uint32_t)p->seed,
+                          .seed_high = (uint32_t)(p->seed >> 32),
+                          .step = (int32_t)(r->count - r->prompt_count)};
+}
+
+static int32_t slot_free(const Scheduler *s) {
+    int32_t slots = (int32_t)engine_model(s->engine)->max_batch_size;
+    for (int32_t slot = 0; slot < slots; slot++)
+        if (!s->slot_used[slot])
+            return slot;
+    return -1;
+}
+
+// Everything that is known must fit, and a page more for each that runs, so that a request is not
+// taken away again at once.
+static bool request_fits(const Scheduler *s, const Request *r) {
+    int64_t pages = ceil_div(r->count + 1, engine_model(s->engine)->page_tokens);
+    return s->running_count == 0 ||
+           pages + s->running_count <= kvcache_free_pages(engine_cache(s->engine));
+}
+
+static void request_start(Scheduler *s, Request *r, int32_t slot) {
+    SampleParams params = sample_params_of(r);
+    pthread_mutex_lock(&s->lock);
+    s->queue = r->next;
+    s->waiting--;
+    int32_t at = s->running_count++;
+    for (; at > 0 && s->running[at - 1]->number > r->number; at--)
+        s->running[at] = s->running[at - 1];
+    s->running[at] = r;
+    pthread_mutex_unlock(&s->lock);
+    s->slot_used[slot] = true;
+    r->slot = slot;
+    r->prefilled = false;
+    if (!engine_start(s->engine, slot, &params, &r->error) ||
+        !engine_reserve(s->engine, slot, r->count, &r->error))
+        answer_end(s, r, FINISH_ERROR);
+}
+
+static Request *queue_head(Scheduler *s) {
+    pthread_mutex_lock(&s->lock);
+    Request *r = s->queue;
+    pthread_mutex_unlock(&s->lock);
+    return r;
+}
+
+void step_admit(Scheduler *s) {
+    int32_t slot;
+    Request *r;
+    while ((r = queue_head(s)) && (slot = slot_free(s)) >= 0 && request_fits(s, r))
+        request_start(s, r, slot);
+}
+
+void step_remove(Scheduler *s, Request *r) {
+    int32_t at = 0;
+    while (s->running[at] != r)
+        at++;
+    s->running_count--;
+    memmove(&s->running[at], &s->running[at + 1],
+            (size_t)(s->running_count - at) * sizeof *s->running);
+    engine_end(s->engine, r->slot);
+    s->slot_used[r->slot] = false;
+    r->slot = -1;
+}
+
+// The youngest request goes back to the head of the queue, which only younger ones stand in.
+static void preempt(Scheduler *s) {
+    Request *r = s->running[s->running_count - 1];
+    pthread_mutex_lock(&s->lock);
+    step_remove(s, r);
+    r->next = s->queue;
+    s->queue = r;
+    s->waiting++;
+    s->now.preemptions++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+// Pages for the rows of this step, for the oldest first.
+static void decode_reserve(Scheduler *s) {
+    for (int32_t at = 0; at < s->running_count; at++) {
+        Request *r = s->running[at];
+        Error full;
+        while (r->slot >= 0 && r->prefilled &&
+               !engine_reserve(s->engine, r->slot, r->count, &full)) {
+            assert(s->running_count > 1); // one sequence always has room for its context
+            preempt(s);
+        }
+    }
+}
+
+// ---- prompts ------------------------------------------------------------------------------------
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+// A chunk of what the cache lacks; with the last one a token is drawn.
+static bool prefill(Scheduler *s, Request *r, int64_t *budget, Error *err) {
+    int64_t done = engine_length(s->engine, r->slot);
+    int64_t chunk = least(r->count - done, *budget);
+    TRY(engine_prefill(s->engine, r->slot, r->ids + done, chunk, NULL, err));
+    *budget -= chunk;
+    if (done + chunk < r->count)
+        return true;
+    r->prefilled = r->drew = true;
+    return engine_sample_begin(s->engine, r->slot, err);
+}
+
+bool step_run(Scheduler *s, Error *err) {
+    decode_reserve(s);
+    int32_t rows = 0;
+    for (int32_t at = 0; at < s->running_count; at++) {
+        Request *r = s->running[at];
+        r->drew = r->prefilled;
+        if (r->prefilled)
+            s->slots[rows++] = r->slot;
+    }
+    int64_t budget = s->token_budget - rows;
+    budget = budget > LEAST_PREFILL ? budget : least(LEAST_PREFILL, s->token_budget);
+    for (int32_t at = 0; at < s->running_count && budget > 0; at++)
+        if (!s->running[at]->prefilled)
+            TRY(prefill(s, s->running[at], &budget, err));
+    if (rows)
+        TRY(engine_decode_begin(s->engine, s->slots, rows, err));
+    return engine_finish(s->engine, err);
+}

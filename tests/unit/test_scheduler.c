@@ -1,0 +1,403 @@
+// The scheduler on a model whose logits tell what the KV cache holds: every answer must be the one
+// that a plain loop gives alone, whatever else runs, however full the cache is.
+#include "scheduler_lab.h"
+
+#include <stdatomic.h>
+#include <unistd.h>
+
+static void expected_ids(const int32_t *prompt, int64_t count, const GenerateParams *p,
+                         int32_t *out) {
+    const SampleParams sample = {.temperature = p->temperature,
+                                 .top_p = p->top_p,
+                                 .min_p = p->min_p,
+                                 .repetition_penalty = p->repetition_penalty,
+                                 .top_k = p->top_k,
+                                 .seed_low = (uint32_t)p->seed,
+                                 .seed_high = (uint32_t)(p->seed >> 32)};
+    fake_expected(prompt, count, sample, out, p->max_tokens);
+}
+
+static void check_text(Lab *lab, const LabAnswer *a, int64_t count) {
+    Error err = {0};
+    char *text;
+    size_t size;
+    assert_true(tokenizer_decode(lab->tokenizer, a->ids, count, TOKENIZER_SKIP_SPECIAL, &text,
+                                 &size, &err));
+    assert_int_equal(size, a->size);
+    assert_memory_equal(text, a->text, size);
+    free(text);
+}
+
+typedef struct Case {
+    int32_t prompt[FAKE_MAX_SEQ], expected[FAKE_MAX_SEQ];
+    int64_t count;
+    GenerateParams params;
+    LabAnswer answer;
+} Case;
+
+static Case case_of(uint32_t seed) {
+    Case c = {.count = 1 + fake_hash(seed, 1) % 40};
+    fake_prompt(c.prompt, c.count, seed);
+    int64_t room = FAKE_MAX_SEQ - c.count, tokens = 1 + fake_hash(seed, 2) % 30;
+    c.params = lab_params(tokens < room ? tokens : room);
+    if (seed % 3) {
+        c.params.temperature = 0.4f + 0.2f * (float)(seed % 5);
+        c.params.top_p = seed % 2 ? 1 : 0.8f;
+        c.params.top_k = seed % 4 ? 0 : 12;
+        c.params.repetition_penalty = seed % 5 ? 1 : 1.4f;
+        c.params.seed = 0x100000001 * seed;
+    }
+    expected_ids(c.prompt, c.count, &c.params, c.expected);
+    return c;
+}
+
+static void check_case(Lab *lab, Case *c) {
+    lab_wait(lab, &c->answer);
+    assert_int_equal(c->answer.finish, FINISH_LENGTH);
+    assert_int_equal(c->answer.count, c->params.max_tokens);
+    assert_memory_equal(c->answer.ids, c->expected, (size_t)c->answer.count * 4);
+    assert_int_equal(c->answer.last.prompt_tokens, c->count);
+    check_text(lab, &c->answer, c->answer.count);
+}
+
+static SchedulerStats stats_of(Lab *lab) {
+    SchedulerStats stats;
+    scheduler_stats(lab->scheduler, &stats);
+    return stats;
+}
+
+// A device that runs nothing while the gate is held, so that requests are there together.
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+
+static bool gated_run(Device *d, StepPhase phase, int32_t rows, Error *err) {
+    pthread_mutex_lock(&gate);
+    pthread_mutex_unlock(&gate);
+    return device_cpu.run(d, phase, rows, err);
+}
+
+static void gate_hold(Lab *lab, DeviceType *type) {
+    *type = device_cpu;
+    type->run = gated_run;
+    engine_device(lab->engine)->type = type;
+    pthread_mutex_lock(&gate);
+}
+
+// ---- answers ------------------------------------------------------------------------------------
+
+// All at once and in bursts, with room for all, for some, and for hardly more than one.
+static void test_together_as_alone(void **state) {
+    static Case cases[ANSWERS_MAX];
+    static const int64_t rooms[] = {0, 128, 64};
+    (void)state;
+    for (size_t room = 0; room < sizeof rooms / sizeof *rooms; room++)
+        for (int64_t budget = 0; budget < 5; budget += 2) {
+            Lab lab;
+            DeviceType type;
+            int64_t prompt_tokens = 0, output_tokens = 0;
+            lab_open_scheduler(&lab, &device_cpu,
+                               &(DeviceOptions){.threads = 1, .kv_tokens = rooms[room]},
+                               &(SchedulerOptions){.token_budget = budget});
+            gate_hold(&lab, &type);
+            for (uint32_t at = 0; at < ANSWERS_MAX; at++) {
+                Case *c = &cases[at];
+                *c = case_of(at + 100 * (uint32_t)room);
+                lab_submit(&lab, &c->answer, c->prompt, c->count, &c->params);
+                prompt_tokens += c->count;
+                output_tokens += c->params.max_tokens;
+                if (at == ANSWERS_MAX / 2)
+                    pthread_mutex_unlock(&gate);
+            }
+            for (int at = 0; at < ANSWERS_MAX; at++)
+                check_case(&lab, &cases[at]);
+            assert_true(scheduler_drain(lab.scheduler, 10));
+            SchedulerStats stats = stats_of(&lab);
+            assert_int_equal(stats.prompt_tokens, prompt_tokens);
+            assert_int_equal(stats.output_tokens, output_tokens);
+            assert_int_equal(stats.finished[FINISH_LENGTH], ANSWERS_MAX);
+            assert_int_equal(stats.running + stats.waiting, 0);
+            assert_true(room == 0 ? stats.preemptions == 0 : stats.preemptions > 3);
+            lab_close(&lab);
+        }
+}
+
+// A long prompt goes in chunks; the answer that runs gets a token in every step meanwhile.
+static void test_chunks_beside_decode(void **state) {
+    static LabAnswer one, other;
+    Lab lab;
+    DeviceType type;
+    (void)state;
+    int32_t prompt[FAKE_MAX_SEQ];
+    GenerateParams p = lab_params(40);
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1},
+                       &(SchedulerOptions){.token_budget = 4});
+    fake_prompt(prompt, FAKE_MAX_SEQ, 3);
+    gate_hold(&lab, &type);
+    lab_submit(&lab, &one, prompt, 4, &p);
+    lab_submit(&lab, &other, prompt, 60, &p);
+    pthread_mutex_unlock(&gate);
+    assert_true(scheduler_drain(lab.scheduler, 10));
+    assert_int_equal(other.count, 4); // the context ends
+    assert_int_equal(other.finish, FINISH_LENGTH);
+    assert_int_equal(stats_of(&lab).steps, 40);
+    lab_close(&lab);
+}
+
+static void test_stops(void **state) {
+    static LabAnswer a;
+    Lab lab;
+    int32_t prompt[4] = {1, 2, 3, 4}, expected[30];
+    char *text;
+    size_t size;
+    Error err = {0};
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    GenerateParams p = lab_params(30);
+    expected_ids(prompt, 4, &p, expected);
+    assert_true(
+        tokenizer_decode(lab.tokenizer, expected, 30, TOKENIZER_SKIP_SPECIAL, &text, &size, &err));
+    // A stop token that is the tenth at first: it has no text.
+    p.stop_ids = &expected[9];
+    p.stop_id_count = 1;
+    int first = 0;
+    while (expected[first] != expected[9])
+        first++;
+    lab_submit(&lab, &a, prompt, 4, &p);
+    lab_wait(&lab, &a);
+    assert_int_equal(a.finish, FINISH_STOP);
+    assert_int_equal(a.count, first + 1);
+    check_text(&lab, &a, first);
+    // A stop string of two tokens.
+    char stop[3] = {text[11], text[12], 0};
+    const char *stops[] = {"no such text", stop};
+    p = lab_params(30);
+    p.stops = stops;
+    p.stop_count = 2;
+    lab_submit(&lab, &a, prompt, 4, &p);
+    lab_wait(&lab, &a);
+    assert_int_equal(a.finish, FINISH_STOP);
+    assert_string_equal(a.stop, stop);
+    assert_int_equal(a.size, (size_t)(strstr(text, stop) - text));
+    assert_memory_equal(a.text, text, a.size);
+    // The model's own stop token, taken and ignored.
+    lab.file.e.info.stop_count = 1;
+    lab.file.e.info.stop_ids[0] = expected[9];
+    p = lab_params(30);
+    lab_submit(&lab, &a, prompt, 4, &p);
+    lab_wait(&lab, &a);
+    assert_int_equal(a.count, first + 1);
+    p.ignore_eos = true;
+    lab_submit(&lab, &a, prompt, 4, &p);
+    lab_wait(&lab, &a);
+    assert_int_equal(a.count, 30);
+    free(text);
+    lab_close(&lab);
+}
+
+// ---- ends before the end ------------------------------------------------------------------------
+
+static DeviceType slow; // device_cpu, but
+
+static bool slow_decode(Device *d, int32_t rows, Error *err) {
+    usleep(200);
+    return device_cpu.decode(d, rows, err);
+}
+
+static void test_cancel(void **state) {
+    static Case cases[ANSWERS_MAX];
+    Lab lab;
+    (void)state;
+    slow = device_cpu;
+    slow.decode = slow_decode;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1, .kv_tokens = 128},
+                       &(SchedulerOptions){0});
+    engine_device(lab.engine)->type = &slow;
+    int cancelled = 0;
+    for (uint32_t at = 0; at < ANSWERS_MAX; at++) {
+        Case *c = &cases[at];
+        *c = case_of(at);
+        lab_submit(&lab, &c->answer, c->prompt, c->count, &c->params);
+    }
+    for (uint32_t at = 0; at < ANSWERS_MAX; at += 3) {
+        scheduler_cancel(lab.scheduler, cases[at].answer.number);
+        usleep(at % 4 * 100);
+    }
+    scheduler_cancel(lab.scheduler, 1 << 30); // nobody's
+    for (uint32_t at = 0; at < ANSWERS_MAX; at++) {
+        Case *c = &cases[at];
+        lab_wait(&lab, &c->answer);
+        bool is = c->answer.finish == FINISH_CANCELLED;
+        assert_true(is ? at % 3 == 0 : c->answer.finish == FINISH_LENGTH);
+        assert_memory_equal(c->answer.ids, c->expected, (size_t)c->answer.count * 4);
+        check_text(&lab, &c->answer, c->answer.count);
+        cancelled += is;
+    }
+    assert_true(cancelled > 5);
+    assert_true(scheduler_drain(lab.scheduler, 10));
+    assert_int_equal(kvcache_free_pages(engine_cache(lab.engine)), 32); // all pages came back
+    lab_close(&lab);
+}
+
+static void test_close_and_drain(void **state) {
+    static Case cases[20];
+    Lab lab;
+    Error err = {0};
+    uint64_t number;
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    cases[0] = case_of(1);
+    lab_submit(&lab, &cases[0].answer, cases[0].prompt, cases[0].count, &cases[0].params);
+    assert_true(scheduler_drain(lab.scheduler, 10));
+    check_case(&lab, &cases[0]);
+    assert_false(scheduler_submit(lab.scheduler, cases[0].prompt, 1, &cases[0].params, lab_event,
+                                  &cases[1].answer, &number, &err));
+    assert_int_equal(err.code, ERR_RESOURCE);
+    lab_close(&lab);
+
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    for (uint32_t at = 0; at < 20; at++) {
+        cases[at] = case_of(at);
+        lab_submit(&lab, &cases[at].answer, cases[at].prompt, cases[at].count, &cases[at].params);
+    }
+    bool drained = scheduler_drain(lab.scheduler, 0);
+    lab_close(&lab);
+    for (int at = 0; at < 20; at++) { // every answer has had its last event
+        FinishReason f = cases[at].answer.finish;
+        assert_true(f == FINISH_LENGTH || (f == FINISH_CANCELLED && !drained));
+    }
+}
+
+// ---- refusals -----------------------------------------------------------------------------------
+
+static void refuse(Lab *lab, const int32_t *ids, int64_t count, const GenerateParams *p,
+                   ErrorCode code, int id, const char *words) {
+    Error err = {0};
+    uint64_t number;
+    assert_false(scheduler_submit(lab->scheduler, ids, count, p, lab_event, NULL, &number, &err));
+    if (err.code != code || err.id != id || !strstr(err.message, words))
+        failed("%d %d \"%s\", expected %d %d \"%s\"", (int)err.code, err.id, err.message, (int)code,
+               id, words);
+}
+
+static void test_refusals(void **state) {
+    Lab lab;
+    const int32_t prompt[FAKE_MAX_SEQ] = {0}, bad_ids[] = {1, FAKE_VOCAB}, bad_id = -1;
+    const char *const empty[] = {"x", ""}, *const half[] = {"\x80y"};
+    const LogitBias not_number = {.id = 1, .bias = -1.0f / 0.0f}, outside = {.id = FAKE_VOCAB};
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    const GenerateParams good = lab_params(1);
+    GenerateParams p = good;
+    refuse(&lab, prompt, 0, &p, ERR_USAGE, 1109, "no tokens");
+    refuse(&lab, prompt, FAKE_MAX_SEQ, &p, ERR_RESOURCE, 1101, "64 tokens");
+    refuse(&lab, bad_ids, 2, &p, ERR_USAGE, 1105, "token id 70");
+    p.temperature = 0.0f / 0.0f;
+    refuse(&lab, prompt, 1, &p, ERR_USAGE, 1104, "temperature");
+    p = good;
+    p.top_p = 1.5f;
+    refuse(&lab, prompt, 1, &p, ERR_USAGE, 1104, "top_p");
+    p = good;
+    p.logprobs = 21;
+    refuse(&lab, prompt, 1, &p, ERR_USAGE, 1104, "logprobs");
+    p = good;
+    p.bias_count = 301;
+    refuse(&lab, prompt, 1, &p, ERR_USAGE, 1104, "biases");
+    p = good;
+    p.stop_ids = &bad_id;
+    p.stop_id_count = 1;
+    refuse(&lab, prompt, 1, &p, ERR_USAGE, 1105, "stop tokens");
+    p = good;
+    p.stops = empty;
+    p.stop_count = 2;
+    refuse(&lab, prompt, 1, &p, ERR_USAGE, 1106, "empty");
+    p.stops = half;
+    p.stop_count = 1;
+    refuse(&lab, prompt, 1, &p, ERR_USAGE, 1106, "character");
+    p = good;
+    p.bias = &not_number;
+    p.bias_count = 1;
+    refuse(&lab, prompt, 1, &p, ERR_USAGE, 1107, "no number");
+    p.bias = &outside;
+    refuse(&lab, prompt, 1, &p, ERR_USAGE, 1105, "logit_bias");
+    lab_close(&lab);
+}
+
+static void test_full_queue(void **state) {
+    static LabAnswer answers[40];
+    Lab lab;
+    int32_t prompt[1] = {5};
+    int taken = 0, refused = 0;
+    GenerateParams p = lab_params(60);
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1, .kv_tokens = 64},
+                       &(SchedulerOptions){.max_queue = 2});
+    for (int at = 0; at < 40; at++) {
+        Error err = {0};
+        answers[at] = (LabAnswer){.lab = &lab};
+        if (scheduler_submit(lab.scheduler, prompt, 1, &p, lab_event, &answers[at],
+                             &answers[at].number, &err)) {
+            taken++;
+        } else {
+            assert_int_equal(err.id, 1102);
+            assert_int_equal(err.code, ERR_RESOURCE);
+            refused++;
+        }
+    }
+    assert_true(taken >= 2 && refused > 0);
+    assert_true(scheduler_drain(lab.scheduler, 10));
+    assert_int_equal(stats_of(&lab).finished[FINISH_LENGTH], taken);
+    lab_close(&lab);
+}
+
+// ---- a device that fails ------------------------------------------------------------------------
+
+static DeviceType failing;       // device_cpu, but
+static atomic_int steps_to_fail; // decode fails when it reaches 0
+
+static bool failing_decode(Device *d, int32_t rows, Error *err) {
+    if (atomic_fetch_sub(&steps_to_fail, 1) == 1)
+        return fail(err, ERR_DEVICE, 852, "the device is gone");
+    return device_cpu.decode(d, rows, err);
+}
+
+static void test_failing_device(void **state) {
+    static Case cases[12];
+    Lab lab;
+    int failures = 0;
+    (void)state;
+    failing = device_cpu;
+    failing.decode = failing_decode;
+    atomic_store(&steps_to_fail, 1 << 30);
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    engine_device(lab.engine)->type = &failing;
+    atomic_store(&steps_to_fail, 5);
+    for (uint32_t at = 0; at < 12; at++) {
+        cases[at] = case_of(at);
+        lab_submit(&lab, &cases[at].answer, cases[at].prompt, cases[at].count, &cases[at].params);
+    }
+    for (int at = 0; at < 12; at++) {
+        lab_wait(&lab, &cases[at].answer);
+        if (cases[at].answer.finish == FINISH_ERROR) {
+            assert_non_null(strstr(cases[at].answer.error.message, "the device is gone"));
+            failures++;
+        } else {
+            check_case(&lab, &cases[at]); // those that waited go on
+        }
+    }
+    assert_in_range(failures, 1, FAKE_BATCH);
+    engine_device(lab.engine)->type = &device_cpu;
+    lab_close(&lab);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_together_as_alone),
+        cmocka_unit_test(test_chunks_beside_decode),
+        cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_close_and_drain),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_full_queue),
+        cmocka_unit_test(test_failing_device),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
