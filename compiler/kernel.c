@@ -2,7 +2,11 @@
 // plan.c asks every family of an op's kind and device; among equal costs the first one wins.
 #include "compile.h"
 
-const Kernel *const kernel_table[] = { // ORDER KERNELS
+#include <inttypes.h>
+#include <string.h>
+
+const Kernel *const kernel_table[] = {
+    // ORDER KERNELS
     // CUDA
     &kernel_embed,
     &kernel_norm,
@@ -39,3 +43,33 @@ const Kernel *const kernel_table[] = { // ORDER KERNELS
 };
 
 const int kernel_table_count = sizeof kernel_table / sizeof *kernel_table;
+
+static const Param *param_find(const Params *p, const char *name) {
+    for (int at = 0; at < p->count; at++)
+        if (strcmp(p->items[at].name, name) == 0)
+            return &p->items[at];
+    return NULL;
+}
+
+// Do all candidates agree on it?
+static bool param_common(const Params *all, int count, const Param *param) {
+    for (int at = 0; at < count; at++) {
+        const Param *other = param_find(&all[at], param->name);
+        if (!other || other->value != param->value)
+            return false;
+    }
+    return true;
+}
+
+const char *candidate_text(char *out, size_t size, const Params *all, int count, int which) {
+    const Params *p = &all[which];
+    size_t used = 0;
+    out[0] = 0;
+    for (int at = 0; at < p->count && used < size; at++) {
+        const Param *param = &p->items[at];
+        if (!param_common(all, count, param) && strcmp(param->name, "SHARED_BYTES") != 0)
+            used += (size_t)snprintf(out + used, size - used, "%s%s=%" PRId64, used ? " " : "",
+                                     param->name, param->value);
+    }
+    return out;
+}

@@ -153,6 +153,9 @@ typedef struct Kernel {
 
 extern const Kernel *const kernel_table[]; // kernel.c: ORDER KERNELS
 extern const int kernel_table_count;
+// What tells a candidate from the others of its family: the parameters on which they differ, as
+// "BLOCK_TOKENS=64 ROW_GROUPS=2"; "" for the only one. Returns out.
+const char *candidate_text(char *out, size_t size, const Params *all, int count, int which);
 
 // For lower(): append a step and its operands. A buffer's live range grows as operands name it.
 Step *plan_step(Plan *p, PhasePlan *phase, const Op *op, const char *source, const char *entry,

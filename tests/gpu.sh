@@ -5,6 +5,10 @@
 #   tests/gpu.sh pack [TEXT] [MODEL...]   collects into build/gpu.tar.xz: TEXT is a file for the
 #                              perplexity, MODELs are checkpoints with a reference.json for `formats`
 #   tests/gpu.sh kernels       every kernel against the oracle at ragged shapes
+#   tests/gpu.sh bench [OPTIONS]  kernels of linear layers at the shapes of real models, checked and
+#                              timed beside reading their bytes and the dense product (the head of
+#                              tests/gpu_kernels_bench.c tells the options)
+#   tests/gpu.sh ncu           issue slots and bytes of the three hottest kernels
 #   tests/gpu.sh model         the sample against samples/storyteller/reference.json
 #   tests/gpu.sh formats [NAME...]   the fixtures (those named) and packed models, compiled and checked
 #   tests/gpu.sh oracle SHAPE [OPTIONS]  two layers of that shape against the oracle, all positions
@@ -48,11 +52,47 @@ unpack() {
 kernels() {
     local program failed=0
     for program in "$folder"/gpu_*; do
-        [ -x "$program" ] || continue
+        [ -x "$program" ] && [ "$program" != "$folder/gpu_kernels_bench" ] || continue
         echo "== $(basename "$program")"
         "$program" || failed=1
     done
     return $failed
+}
+
+# Where cuBLAS is: with the toolkit, or with PyTorch.
+cublas() {
+    local dir
+    for dir in /usr/local/cuda*/lib64 /usr/local/cuda*/targets/x86_64-linux/lib \
+        "$(python3 -c 'import os, torch; print(os.path.dirname(torch.__path__[0]))')"/nvidia/*/lib; do
+        if compgen -G "$dir/libcublas.so.1?" >/dev/null; then
+            echo "$dir"
+            return
+        fi
+    done 2>/dev/null
+}
+
+bench() {
+    LD_LIBRARY_PATH="$(cublas):${LD_LIBRARY_PATH:-}" "$folder/gpu_kernels_bench" "$@"
+}
+
+ncu() {
+    local tool metrics tokens
+    tool=$(type -P ncu || compgen -G '/usr/local/cuda*/bin/ncu' | tail -1) || true
+    if [ -z "$tool" ]; then
+        echo "skipped: no ncu on this machine"
+        return
+    fi
+    metrics=gpu__time_duration.sum,smsp__issue_active.avg.pct_of_peak_sustained_active
+    metrics+=,smsp__inst_executed.sum,dram__bytes_read.sum,dram__bytes_write.sum
+    metrics+=,dram__throughput.avg.pct_of_peak_sustained_elapsed
+    metrics+=,sm__inst_executed_pipe_tensor.sum,sm__warps_active.avg.pct_of_peak_sustained_active
+    metrics+=,sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active
+    for tokens in 1 64 2048; do
+        echo "== 8B gate_up, $tokens tokens"
+        "$tool" --clock-control none --kernel-name regex:linear --metrics "$metrics" \
+            "$folder/gpu_kernels_bench" --set peers --layer '8B gate_up' --tokens "$tokens" \
+            --chosen --check --own-dense | grep -v '^==PROF=='
+    done
 }
 
 model() {
@@ -121,20 +161,21 @@ word=${1:-all}
 [ $# -eq 0 ] || shift
 case $word in
 pack) pack "$@" ;;
-kernels | model | formats | oracle | sanitize | large)
+kernels | bench | ncu | model | formats | oracle | sanitize | large)
     unpack
     "$word" "$@"
     ;;
 all)
     unpack
     kernels
+    bench
     model
     formats
     sanitize
     large
     ;;
 *)
-    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,21s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

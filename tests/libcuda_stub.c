@@ -50,6 +50,15 @@ DRIVER(cuGetErrorString, (CUresult error, const char **text)) {
     return CUDA_SUCCESS;
 }
 
+// NVRTC looks for a table of a driver that is there; the first word is the table's size, so this
+// one offers nothing.
+DRIVER(cuGetExportTable, (const void **table, const void *id)) {
+    static const uint64_t empty[1] = {sizeof empty};
+    (void)id;
+    *table = empty;
+    return CUDA_SUCCESS;
+}
+
 DRIVER(cuDeviceGetCount, (int *count)) {
     ENTER("cuDeviceGetCount", false);
     *count = stub.devices;

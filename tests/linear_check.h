@@ -34,32 +34,38 @@ static inline void data_places(Data *d) {
         d->table[i] = 1 + i * 5 % (LAB_PAGES - 1); // 5 and 64 have no common divisor
 }
 
+// One token's inputs of the products, in[K], from its x and the same as activations.
+static inline void data_input(const Lab *lab, const float *x, const uint16_t *half, float *in) {
+    const PackedTensor *t = &lab->graph.packed[lab->op->linear.weight];
+    int64_t width = lab->graph.values[lab->x].width;
+    const int32_t *order = lab->norm ? t->input_order : NULL;
+    double squares = 0;
+    for (int64_t i = 0; i < width; i++)
+        squares += (double)x[i] * (double)x[i];
+    double factor = 1 / sqrt(squares / (double)width + (double)lab->op->linear.eps);
+    for (int64_t i = 0; i < t->in_features; i++) {
+        int64_t from = order ? order[i] : i;
+        double normed =
+            from < 0 || !lab->norm ? 0 : (double)x[from] * factor * (double)lab->norm[i];
+        in[i] = act_value(lab->c, lab->norm ? act_bits(lab->c, (float)normed) : half[i]);
+    }
+}
+
 // Inputs of the products, [tokens, K], from x of one token after the other.
 static inline float *data_inputs(Data *d, const Lab *lab, Arena *a) {
     Random r = {.state = 99};
-    const PackedTensor *t = &lab->graph.packed[lab->op->linear.weight];
-    int64_t k = t->in_features, width = lab->graph.values[lab->x].width;
-    const int32_t *order = lab->norm ? t->input_order : NULL;
+    int64_t k = lab->graph.packed[lab->op->linear.weight].in_features;
+    int64_t width = lab->graph.values[lab->x].width;
     float *in = ARENA_NEW(a, float, d->tokens * k);
     d->x_half = ARENA_NEW(a, uint16_t, d->tokens * width);
     d->x = ARENA_NEW(a, float, d->tokens * width);
     for (int64_t m = 0; m < d->tokens; m++) {
-        double squares = 0;
         float *x = d->x + m * width;
         for (int64_t i = 0; i < width; i++) {
             x[i] = random_normal(&r) * (m % 5 == 4 && i % 97 == 0 ? 30.0f : 1.0f);
             d->x_half[m * width + i] = act_bits(lab->c, x[i]);
-            squares += (double)x[i] * (double)x[i];
         }
-        double factor = 1 / sqrt(squares / (double)width + (double)lab->op->linear.eps);
-        for (int64_t i = 0; i < k; i++) {
-            int64_t from = order ? order[i] : i;
-            double normed = from < 0 || !lab->norm
-                                ? 0
-                                : (double)x[from] * factor * (double)lab->norm[i];
-            in[m * k + i] = act_value(lab->c, lab->norm ? act_bits(lab->c, (float)normed)
-                                                        : d->x_half[m * width + i]);
-        }
+        data_input(lab, x, d->x_half + m * width, in + m * k);
     }
     return in;
 }
