@@ -14,8 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-// Weights up to this size are checked before the first token; larger ones while it runs.
-static const int64_t CHECK_FIRST_BYTES = 64 << 20;
+enum { CHECKERS = 4 }; // threads that compare weights with their checks
 
 typedef struct CpuDevice {
     Device device;
@@ -24,9 +23,13 @@ typedef struct CpuDevice {
     Pool *pool;
     Candidate *scratch; // [vocab_size], for the sampler
     size_t kv_bytes;
-    pthread_t checker; // compares the weights with their checks while steps run
-    bool checking;     // the checker was started
-    atomic_bool closing;
+    // Compare the weights with their checks while the first step runs; no result leaves the device
+    // before they are done.
+    pthread_t checkers[CHECKERS];
+    int checker_count; // started and not joined yet
+    atomic_llong next_page;
+    atomic_bool damaged; // `damage` is set, by the first who saw it
+    Error damage;
 } CpuDevice;
 
 // ---- levels -------------------------------------------------------------------------------------
@@ -117,33 +120,43 @@ static bool page_check(const Executable *e, int64_t page, Error *err) {
     return executable_page_check(e, page, weights.data + at, size, err);
 }
 
-// *closing: stop early. May be NULL.
-static bool weights_check(const Executable *e, const atomic_bool *closing, Error *err) {
-    int64_t pages = ceil_div(e->info.weights_bytes, PAYLOAD_PAGE_BYTES);
-    for (int64_t page = 0; page < pages && !(closing && atomic_load(closing)); page++)
-        TRY(page_check(e, page, err));
-    return true;
-}
-
-// Text made from damaged weights must not stand unmarked: the process ends. A process that is done
-// earlier does not wait for the rest of the check.
-static void *background_check(void *argument) {
+static void *pages_check(void *argument) {
     CpuDevice *d = argument;
-    Error err = {0};
-    if (!weights_check(d->e, &d->closing, &err)) {
-        fprintf(stderr, "\nerror GQC-%04d: %s\n", err.id, err.message);
-        _exit((int)err.code);
+    int64_t pages = ceil_div(d->e->info.weights_bytes, PAYLOAD_PAGE_BYTES), page;
+    while ((page = atomic_fetch_add(&d->next_page, 1)) < pages) {
+        Error err = {0};
+        if (page_check(d->e, page, &err))
+            continue;
+        if (!atomic_exchange(&d->damaged, true))
+            d->damage = err;
+        break;
     }
     return NULL;
 }
 
-static bool weights_open(CpuDevice *d, Error *err) {
+static void check_start(CpuDevice *d) {
     Bytes weights = executable_segment(d->e, SEGMENT_WEIGHTS);
+    int threads = threads_available() < CHECKERS ? threads_available() : CHECKERS;
     madvise((void *)(uintptr_t)weights.data, weights.size, MADV_WILLNEED);
-    if (d->e->info.weights_bytes <= CHECK_FIRST_BYTES)
-        return weights_check(d->e, NULL, err);
-    d->checking = pthread_create(&d->checker, NULL, background_check, d) == 0;
-    return d->checking || weights_check(d->e, NULL, err);
+    while (d->checker_count < threads &&
+           pthread_create(&d->checkers[d->checker_count], NULL, pages_check, d) == 0)
+        d->checker_count++;
+}
+
+static void check_join(CpuDevice *d) {
+    while (d->checker_count)
+        pthread_join(d->checkers[--d->checker_count], NULL);
+}
+
+// What every result waits for: nothing that was made from damaged weights may be seen. The first
+// call takes over the pages that are not checked yet.
+static bool check_finish(CpuDevice *d, Error *err) {
+    pages_check(d);
+    check_join(d);
+    if (!atomic_load(&d->damaged))
+        return true;
+    *err = d->damage;
+    return false;
 }
 
 // ---- open and close -----------------------------------------------------------------------------
@@ -166,9 +179,8 @@ static void processor_name(char *out, size_t size, int threads) {
 
 static void cpu_close(Device *device) {
     CpuDevice *d = (CpuDevice *)(void *)device;
-    atomic_store(&d->closing, true);
-    if (d->checking)
-        pthread_join(d->checker, NULL);
+    atomic_store(&d->next_page, INT64_MAX / 2);
+    check_join(d);
     pool_close(d->pool);
     if (d->run.base[REGION_ARENA])
         munmap(d->run.base[REGION_ARENA], (size_t)d->e->info.arena_bytes);
@@ -186,7 +198,7 @@ static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o
                     "this file holds no code for this CPU; it needs at least x86-64-v3 (AVX2), or "
                     "compile with --target cpu");
     int threads = o->threads ? o->threads : threads_available();
-    TRY(weights_open(d, err));
+    check_start(d);
     TRY(pool_open(&d->pool, threads, err));
     TRY(device_kv_pages(&d->device.kv_pages, &e->info, o, kv_fit(&e->info), err));
     d->kv_bytes = (size_t)d->device.kv_pages * (size_t)e->info.kv_page_bytes;
@@ -280,8 +292,8 @@ static bool cpu_decode(Device *d, int32_t rows, Error *err) {
 }
 
 static bool cpu_logits(Device *device, int32_t rows, float *out, Error *err) {
-    (void)err;
-    const CpuDevice *d = (const CpuDevice *)(const void *)device;
+    CpuDevice *d = (CpuDevice *)(void *)device;
+    TRY(check_finish(d, err));
     memcpy(out, d->run.base[REGION_ARENA] + d->e->info.logits_offset,
            (size_t)rows * (size_t)d->e->info.vocab_size * sizeof *out);
     return true;
@@ -292,7 +304,11 @@ static bool cpu_upload(Device *d, int64_t offset, int64_t size, Error *err) {
     return true; // the block is the host's own
 }
 
-static bool cpu_nothing(Device *d, Error *err) {
+static bool cpu_sampled(Device *d, Error *err) {
+    return check_finish((CpuDevice *)(void *)d, err);
+}
+
+static bool cpu_wait(Device *d, Error *err) {
     (void)d, (void)err;
     return true;
 }
@@ -349,12 +365,12 @@ const DeviceType device_cpu = {
     .name = "cpu",
     .open = cpu_open,
     .close = cpu_close,
-    .attach = cpu_nothing,
+    .attach = cpu_wait,
     .upload = cpu_upload,
     .run = cpu_run,
     .decode = cpu_decode,
     .logits = cpu_logits,
-    .sampled = cpu_nothing,
-    .wait = cpu_nothing,
+    .sampled = cpu_sampled,
+    .wait = cpu_wait,
     .read_seconds = cpu_read_seconds,
 };
