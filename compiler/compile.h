@@ -458,6 +458,7 @@ void output_discard(Output *out);
 
 // What goes into the payload besides the weights.
 typedef struct Contents {
+    const char *name; // of the model; NULL: its model_type
     Bytes elf;
     const Plan *const *plans;
     int plan_count;

@@ -1,6 +1,7 @@
 // Writes the payload of runtime/payload.h: ELF image, weights (packed in place by pack.c), the
-// other segments, the table and the footer. Bytes depend on the inputs only.
+// other segments and the tail (tail.c). Bytes depend on the inputs only.
 #include "compile.h"
+#include "tail.h"
 
 #include <assert.h>
 #include <string.h>
@@ -97,36 +98,28 @@ static ModelInfo model_info(const Contents *c, int64_t weights_bytes) {
             info.activation_dtype = other->activation_dtype;
     }
     info.weights_bytes = weights_bytes;
+    if (c->name) {
+        memset(info.name, 0, sizeof info.name);
+        snprintf(info.name, sizeof info.name, "%s", c->name);
+    }
     return info;
 }
 
-static bool tail_write(Output *out, Segment table[SEGMENT_COUNT], const Bytes *segments,
-                       int64_t at, Error *err) {
+// The segments that stay as they are, from `at` on. Returns where they end.
+static bool segments_write(Output *out, Segment table[SEGMENT_COUNT], const Bytes *segments,
+                           int64_t *at, Error *err) {
     for (int kind = 0; kind < SEGMENT_COUNT; kind++) {
-        if (kind == SEGMENT_WEIGHTS)
+        if (kind == SEGMENT_WEIGHTS || segment_replaceable((SegmentKind)kind))
             continue;
-        at = (int64_t)round_up((uint64_t)at, PAYLOAD_SEGMENT_ALIGN);
+        *at = (int64_t)round_up((uint64_t)*at, PAYLOAD_SEGMENT_ALIGN);
         table[kind] = (Segment){.kind = (uint32_t)kind,
-                                .offset = (uint64_t)at,
+                                .offset = (uint64_t)*at,
                                 .size = segments[kind].size};
         payload_hash128(segments[kind].data, segments[kind].size, table[kind].check);
-        TRY(output_write(out, at, segments[kind].data, segments[kind].size, err));
-        at += (int64_t)segments[kind].size;
+        TRY(output_write(out, *at, segments[kind].data, segments[kind].size, err));
+        *at += (int64_t)segments[kind].size;
     }
-    at = (int64_t)round_up((uint64_t)at, PAYLOAD_SEGMENT_ALIGN);
-    size_t table_bytes = SEGMENT_COUNT * sizeof(Segment);
-    TRY(output_write(out, at, table, table_bytes, err));
-    PayloadFooter footer = {.version = PAYLOAD_VERSION,
-                            .segment_count = SEGMENT_COUNT,
-                            .table_offset = (uint64_t)at,
-                            .sample_u32 = 0x01020304,
-                            .sample_f32 = 370.5f};
-    memcpy(footer.magic, PAYLOAD_MAGIC, sizeof footer.magic);
-    payload_hash128(table, table_bytes, footer.table_check);
-    at += (int64_t)table_bytes;
-    footer.file_size = (uint64_t)at + sizeof footer;
-    footer.check = payload_hash64(&footer, offsetof(PayloadFooter, check));
-    return output_write(out, at, &footer, sizeof footer, err);
+    return true;
 }
 
 bool payload_write(Output *out, const Contents *c, int64_t weights_bytes, const uint64_t *checks,
@@ -148,6 +141,10 @@ bool payload_write(Output *out, const Contents *c, int64_t weights_bytes, const 
     table[SEGMENT_WEIGHTS] = (Segment){.kind = SEGMENT_WEIGHTS,
                                        .offset = (uint64_t)weights_at,
                                        .size = (uint64_t)weights_bytes};
+    PayloadFooter footer = {.elf_size = c->elf.size};
+    payload_hash128(c->elf.data, c->elf.size, footer.elf_check);
+    int64_t at = weights_at + weights_bytes;
     TRY(output_write(out, 0, c->elf.data, c->elf.size, err));
-    return tail_write(out, table, segments, weights_at + weights_bytes, err);
+    TRY(segments_write(out, table, segments, &at, err));
+    return tail_write(out, table, segments, (uint64_t)at, &footer, a, err);
 }

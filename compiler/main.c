@@ -1,5 +1,6 @@
 // gptq-compile: a GPTQ checkpoint in, one executable out. `compile` below is the pipeline; each
 // stage stands in its own file, and compile.h is the map.
+#include "artifact.h"
 #include "chat_template.h"
 #include "compile.h"
 #include "metadata.h"
@@ -85,6 +86,7 @@ static bool plans_make(Build *b, Error *err) {
         memory_plan(&b->plans[at]);
         b->plan_list[at] = &b->plans[at];
     }
+    b->contents.name = b->options->name;
     b->contents.plans = b->plan_list;
     b->contents.plan_count = b->plan_count;
     progress_fact(&b->progress, "targets", b->plan_count);
@@ -126,7 +128,7 @@ static bool texts_make(Build *b, Error *err) {
                           &b->contents.segments[SEGMENT_TOKENIZER], err));
     TRY(chat_templates_make(b->contents.segments, b->config.dir, b->options->chat_template, b->arena,
                             err));
-    TRY(metadata_make(&b->contents, &b->config, b->arena, err));
+    TRY(metadata_make(&b->contents, &b->config, b->options->license, b->arena, err));
     progress_fact(&b->progress, "KB", (double)b->contents.segments[SEGMENT_TOKENIZER].size * 1e-3);
     progress_end(&b->progress);
     return true;
@@ -223,7 +225,10 @@ typedef struct Command {
 static const Command commands[] = {
     {"check", check_command},
     {"cache", cache_command},
+    {"inspect", inspect_command},
+    {"repack", repack_command},
     {"targets", targets_command},
+    {"verify", verify_command},
 };
 
 static int compile_command(int argc, char **argv) {

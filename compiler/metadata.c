@@ -5,6 +5,7 @@
 #include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 // ---- receipt ------------------------------------------------------------------------------------
 
@@ -67,12 +68,28 @@ static Bytes explain_text(const Contents *c, Arena *a) {
     return bytes;
 }
 
-bool metadata_make(Contents *c, const Config *config, Arena *a, Error *err) {
-    const EmbeddedFile *licenses = embedded_find("runtime/licenses.txt");
-    if (!licenses)
+enum { LICENSE_MAX_BYTES = 16 << 20 };
+
+bool license_make(Bytes *out, const char *path, Arena *a, Error *err) {
+    const EmbeddedFile *ours = embedded_find("runtime/licenses.txt");
+    if (!ours)
         return fail(err, ERR_INTERNAL, 620, "this gptq-compile carries no runtime/licenses.txt");
-    c->segments[SEGMENT_LICENSE] =
-        (Bytes){licenses->data, (size_t)(licenses->end - licenses->data)};
+    Bytes model = {(const unsigned char *)"", 0};
+    if (path)
+        TRY(file_read(&model, path, LICENSE_MAX_BYTES, a, err));
+    char *text = arena_printf(a, "%s%.*s%s%.*s", model.size ? "== The model ==\n\n" : "",
+                              (int)model.size, (const char *)model.data,
+                              model.size ? "\n\n== The program ==\n\n" : "",
+                              (int)(ours->end - ours->data), (const char *)ours->data);
+    *out = (Bytes){(unsigned char *)text, strlen(text)};
+    return true;
+}
+
+bool metadata_make(Contents *c, const Config *config, const char *license, Arena *a, Error *err) {
+    const char *own = arena_printf(a, "%s/LICENSE", config->dir);
+    if (!license && access(own, R_OK) == 0)
+        license = own;
+    TRY(license_make(&c->segments[SEGMENT_LICENSE], license, a, err));
     c->segments[SEGMENT_RECEIPT] = receipt_make(config, c, a);
     c->segments[SEGMENT_EXPLAIN] = explain_text(c, a);
     return true;

@@ -6,7 +6,10 @@
 
 #define GPTQ_COMPILE_VERSION "0.1.0"
 
-// Fills the segments LICENSE, RECEIPT and EXPLAIN. Requires plans and cubins.
-bool metadata_make(Contents *c, const Config *config, Arena *a, Error *err);
+// Fills the segments LICENSE, RECEIPT and EXPLAIN. Requires plans and cubins. license: as in
+// license_make; NULL: the checkpoint's file LICENSE, if there is one.
+bool metadata_make(Contents *c, const Config *config, const char *license, Arena *a, Error *err);
+// The text of `OUT licenses`: the model's licence from a file (NULL: none) and the program's.
+bool license_make(Bytes *out, const char *path, Arena *a, Error *err);
 
 #endif

@@ -41,6 +41,10 @@ static const OptionSpec specs[] = {
      .value = "N", .help = "threads of the compiler (one per core)"},
     {.name = "--chat-template", .kind = OPTION_TEXT, .offset = AT(chat_template),
      .value = "FILE|none", .help = "instead of the checkpoint's chat template"},
+    {.name = "--name", .kind = OPTION_TEXT, .offset = AT(name),
+     .value = "NAME", .help = "what the model is called (its model_type)"},
+    {.name = "--license-file", .kind = OPTION_TEXT, .offset = AT(license),
+     .value = "FILE", .help = "the model's licence, shown by `OUT licenses`"},
     {.name = "--cache-dir", .kind = OPTION_TEXT, .offset = AT(cache_dir),
      .value = "DIR", .help = "where compiled kernels are kept (~/.cache/gptq-compile)"},
     {.name = "--cache", .kind = OPTION_CHOICE, .offset = AT(cache), .choices = "on|off|ro|redo",
@@ -165,7 +169,10 @@ void options_help(FILE *out) {
     fputs("gptq-compile MODEL -o OUT [options]      a GPTQ checkpoint in, one executable out\n"
           "gptq-compile check MODEL                 what is in a checkpoint, and what looks wrong\n"
           "gptq-compile targets                     chips and CPUs that it can compile for\n"
-          "gptq-compile cache ls|stat|prune|export|import\n\n",
+          "gptq-compile cache ls|stat|prune|export|import\n"
+          "gptq-compile inspect FILE                what is in an executable\n"
+          "gptq-compile verify FILE                 is every byte what the compiler wrote?\n"
+          "gptq-compile repack FILE [-o NEW]        other template or defaults, same weights\n\n",
           out);
     for (size_t at = 0; at < SPEC_COUNT; at++) {
         char left[64];

@@ -11,6 +11,8 @@ typedef struct Options {
     const char *host;   // triple of the executable
     const char *cache_dir;
     const char *chat_template; // a file, "none"; NULL: the checkpoint's
+    const char *license; // a file; NULL: the program's only
+    const char *name;    // of the model; NULL: its model_type
     const char *emit; // "plan", "source", "ptx", "sass"; NULL: build the executable
     int64_t max_seq_len, max_batch_size, max_num_tokens; // 0: default
     int64_t jobs;                                        // 0: one per core

@@ -35,11 +35,14 @@ typedef struct Cli {
     Executable executable;
     Tokenizer *tokenizer;
     Chat *chat; // NULL: the model has no template
+    struct cJSON *defaults; // SEGMENT_DEFAULTS; NULL: none
     double start_s; // of the process
 } Cli;
 
-// Defaults of sampling come from the model. ERR_USAGE names the word that is wrong.
-bool cli_parse(CliOptions *o, const ModelInfo *model, int argc, char **argv, Error *err);
+// Defaults of sampling come from the model; `defaults` is SEGMENT_DEFAULTS, whose arguments stand
+// before argv and count only for commands that have them. ERR_USAGE names the word that is wrong.
+bool cli_parse(CliOptions *o, const ModelInfo *model, const struct cJSON *defaults, int argc,
+               char **argv, Error *err);
 void cli_help(const char *command, FILE *out);
 bool cli_command_known(const char *word);
 
@@ -62,5 +65,6 @@ bool command_perplexity(Cli *cli, Error *err);
 bool command_bench(Cli *cli, Error *err);
 bool command_info(Cli *cli, Error *err);
 bool command_explain(Cli *cli, Error *err);
+bool command_licenses(Cli *cli, Error *err);
 
 #endif

@@ -1,4 +1,4 @@
-// Commands that look at the model: tokenize, detokenize, logits, perplexity, info, explain.
+// Commands that look at the model: tokenize, detokenize, logits, perplexity, info, explain, licenses.
 #include "cli.h"
 
 #include <cjson/cJSON.h>
@@ -270,9 +270,18 @@ bool command_info(Cli *cli, Error *err) {
     return true;
 }
 
-bool command_explain(Cli *cli, Error *err) {
-    (void)err;
-    Bytes text = executable_segment(&cli->executable, SEGMENT_EXPLAIN);
+static bool segment_print(const Cli *cli, SegmentKind kind) {
+    Bytes text = executable_segment(&cli->executable, kind);
     fwrite(text.data, 1, text.size, stdout);
     return true;
+}
+
+bool command_explain(Cli *cli, Error *err) {
+    (void)err;
+    return segment_print(cli, SEGMENT_EXPLAIN);
+}
+
+bool command_licenses(Cli *cli, Error *err) {
+    (void)err;
+    return segment_print(cli, SEGMENT_LICENSE);
 }

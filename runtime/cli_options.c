@@ -2,10 +2,13 @@
 // synonyms.
 #include "cli.h"
 
+#include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+enum { DEFAULT_WORDS = 64 };
 
 typedef enum OptionKind { OPTION_FLAG, OPTION_TEXT, OPTION_INT, OPTION_REAL } OptionKind;
 
@@ -78,6 +81,7 @@ static const struct {
     {"bench", "speed, and its ratio to the limit measured in the same run"},
     {"info", "the model, its sizes, what this file runs on"},
     {"explain", "which kernel runs each layer, and why"},
+    {"licenses", "of the model and of the program"},
     {"version", "version of the runtime"},
 };
 // clang-format on
@@ -164,7 +168,30 @@ static bool option_parse(CliOptions *o, int argc, char **argv, int *at, Error *e
     return value_set(o, s, word, argv[++*at], err);
 }
 
-bool cli_parse(CliOptions *o, const ModelInfo *m, int argc, char **argv, Error *err) {
+// The arguments that `repack --args` put into the file. Those of other commands are passed over,
+// with their values.
+static bool defaults_parse(CliOptions *o, const cJSON *defaults, Error *err) {
+    char *words[DEFAULT_WORDS];
+    int count = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(defaults, "arguments")) {
+        if (cJSON_IsString(item) && count < DEFAULT_WORDS)
+            words[count++] = item->valuestring;
+    }
+    for (int at = 0; at < count; at++) {
+        const char *equals = strchr(words[at], '=');
+        size_t size = equals ? (size_t)(equals - words[at]) : strlen(words[at]);
+        if (spec_find(o->command, words[at], size))
+            TRY(option_parse(o, count, words, &at, err));
+        else
+            while (at + 1 < count && words[at + 1][0] != '-')
+                at++;
+    }
+    return true;
+}
+
+bool cli_parse(CliOptions *o, const ModelInfo *m, const cJSON *defaults, int argc, char **argv,
+               Error *err) {
     *o = (CliOptions){.command = "run",
                       .temperature = m->default_sample ? (double)m->default_temperature : 0,
                       .top_k = m->default_sample ? m->default_top_k : 0,
@@ -178,6 +205,7 @@ bool cli_parse(CliOptions *o, const ModelInfo *m, int argc, char **argv, Error *
             return fail(err, ERR_USAGE, 1005, "unknown command \"%s\"; see --help", argv[1]);
         o->command = argv[at++];
     }
+    TRY(defaults_parse(o, defaults, err));
     for (; at < argc; at++) {
         bool file = strcmp(o->command, "perplexity") == 0 && !o->file;
         if (argv[at][0] == '-' && argv[at][1])

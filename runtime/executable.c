@@ -54,7 +54,9 @@ static bool model_check(const Executable *e, Error *err) {
 bool executable_open(Executable *e, Error *err) {
     *e = (Executable){.path = "this file", .fd = -1};
     TRY(map_file(e, err));
-    TRY(payload_parse(e->whole, e->path, e->segments, err));
+    Payload payload;
+    TRY(payload_parse(e->whole, e->path, &payload, err));
+    memcpy(e->segments, payload.segments, sizeof e->segments);
     Bytes model = executable_segment(e, SEGMENT_MODEL);
     if (model.size != sizeof e->info)
         return fail(err, ERR_CORRUPT, 715,

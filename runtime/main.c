@@ -1,6 +1,7 @@
 // The executable: opens its own payload and runs one command.
 #include "cli.h"
 
+#include <cjson/cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -30,6 +31,7 @@ static const Command commands[] = {
     {"bench", command_bench},
     {"info", command_info},
     {"explain", command_explain},
+    {"licenses", command_licenses},
     {"version", command_version},
 };
 
@@ -60,11 +62,20 @@ static bool output_finish(Error *err) {
                 code ? strerror(code) : "cannot write");
 }
 
+// The file's own system prompt, where the model has room for one.
+static void system_default(Cli *cli) {
+    const cJSON *system = cJSON_GetObjectItemCaseSensitive(cli->defaults, "system");
+    if (!cli->options.system && cli->chat && !cli->options.raw && cJSON_IsString(system))
+        cli->options.system = system->valuestring;
+}
+
 static bool run(Cli *cli, int argc, char **argv, Error *err) {
     if (argc == 2 && strcmp(argv[1], "--version") == 0)
         return command_version(cli, err);
     TRY(executable_open(&cli->executable, err));
-    TRY(cli_parse(&cli->options, &cli->executable.info, argc, argv, err));
+    Bytes defaults = executable_segment(&cli->executable, SEGMENT_DEFAULTS);
+    cli->defaults = cJSON_ParseWithLength((const char *)defaults.data, defaults.size);
+    TRY(cli_parse(&cli->options, &cli->executable.info, cli->defaults, argc, argv, err));
     if (cli->options.help) {
         bool named = argc > 1 && cli_command_known(argv[1]);
         cli_help(named ? argv[1] : NULL, stdout);
@@ -73,6 +84,7 @@ static bool run(Cli *cli, int argc, char **argv, Error *err) {
     TRY(tokenizer_open(&cli->tokenizer, executable_segment(&cli->executable, SEGMENT_TOKENIZER),
                        err));
     TRY(chat_open(&cli->chat, &cli->executable, err));
+    system_default(cli);
     return command_call(cli, err);
 }
 
@@ -84,6 +96,7 @@ int main(int argc, char **argv) {
     bool done = run(&cli, argc, argv, &err) && output_finish(&err);
     if (!done)
         fprintf(stderr, "error GQC-%04d: %s\n", err.id, err.message);
+    cJSON_Delete(cli.defaults);
     chat_close(cli.chat);
     tokenizer_close(cli.tokenizer);
     executable_close(&cli.executable);

@@ -2,22 +2,28 @@
 // image, the runtime reads it from its own file. docs/payload.md draws it. All integers are
 // little-endian; all offsets are bytes from the start of the file unless a comment says otherwise.
 //
-//   [ELF image] [pad to 2 MiB] WEIGHTS [other segments, aligned to 64] [segment table] [footer]
+//   [ELF image] [pad to 2 MiB] WEIGHTS [fixed segments] [area 0] [area 1] [footer 0] [footer 1]
 //
-// Weights come first and the rest stands at the end, so that `repack` can replace metadata by
-// rewriting the tail only.
+// An area holds the segment table and the segments that `repack` replaces; one of the two is in use,
+// the other is zero. So a repack writes the unused area, then one footer, and at every moment the
+// file has a whole table: the footer of the higher generation counts. A footer is zero or right: one
+// that is neither is damage, never an older state (docs/payload.md).
 #ifndef PAYLOAD_H
 #define PAYLOAD_H
 
 #include "base.h"
 
 enum {
-    PAYLOAD_VERSION       = 1,
+    PAYLOAD_VERSION       = 2,
     PAYLOAD_WEIGHTS_ALIGN = 2 << 20,
     PAYLOAD_SEGMENT_ALIGN = 64,
     PAYLOAD_PAGE_BYTES    = 1 << 20, // unit of the XXH3-64 checks
     PAYLOAD_MAX_STOP_IDS  = 16,
     PAYLOAD_NAME_BYTES    = 96,
+    PAYLOAD_BLOCK_BYTES   = 4096, // areas and the end of the file are multiples of it
+    PAYLOAD_FOOTER_BYTES  = 512,  // a footer and zeros: a sector, which disks write as a whole
+    PAYLOAD_FOOTERS       = 2,
+    PAYLOAD_AREA_SLACK    = 64 << 10, // room that an area has for more than it holds at first
 };
 
 // A byte string that every text-mode conversion damages (the idea of the PNG signature).
@@ -37,6 +43,9 @@ typedef enum SegmentKind { // ORDER SEGMENTS (payload.c: names)
     SEGMENT_LICENSE,   // licences of what is inside, UTF-8
     SEGMENT_RECEIPT,   // JSON: how this file was built
     SEGMENT_CHECKS,    // uint64_t XXH3-64 of every PAYLOAD_PAGE_BYTES page of SEGMENT_WEIGHTS
+    SEGMENT_DEFAULTS,  // JSON: {"system": TEXT, "arguments": [TEXT, ...]}; empty: none
+    SEGMENT_SELFTEST,  // SelftestHeader, then its arrays; empty: none
+    SEGMENT_SOURCE,    // what `extract` needs of the checkpoint (source.h); empty: none
     SEGMENT_COUNT,
 } SegmentKind;
 
@@ -49,13 +58,18 @@ typedef struct Segment {
                        // pages are checked one by one while they are read
 } Segment;
 
-// The last bytes of the file.
+// Each of the last PAYLOAD_FOOTERS * PAYLOAD_FOOTER_BYTES bytes of the file starts with one.
 typedef struct PayloadFooter {
     char magic[16]; // PAYLOAD_MAGIC
     uint32_t version;
     uint32_t segment_count;
-    uint64_t table_offset;   // Segment[segment_count]
+    uint64_t generation;     // of two footers the one with the higher number counts
+    uint64_t table_offset;   // Segment[segment_count], at the start of an area
+    uint64_t area_offset;    // of area 0; area 1 follows it
+    uint64_t area_bytes;     // of each
     uint64_t file_size;      // a truncated or extended copy is seen at once
+    uint64_t elf_size;       // of the ELF image at the start of the file
+    uint64_t elf_check[2];   // XXH3-128 of it
     uint64_t table_check[2]; // XXH3-128 of the segment table
     uint32_t sample_u32;     // 0x01020304
     float sample_f32;        // 370.5f
@@ -169,11 +183,25 @@ BatchLayout batch_layout(const ModelInfo *info);
 // ---- reading ------------------------------------------------------------------------------------
 
 const char *segment_name(SegmentKind kind);
+// Does it lie in an area, so that `repack` can replace it?
+bool segment_replaceable(SegmentKind kind);
 
-// Fills out[SEGMENT_COUNT] from the tail of a file. `file` names the file in messages. Checks the
-// footer, the table, bounds and the check of every segment but WEIGHTS, whose extent is bounded
-// only. Fails with ERR_CORRUPT.
-bool payload_parse(Bytes whole, const char *file, Segment out[SEGMENT_COUNT], Error *err);
+typedef struct Payload {
+    PayloadFooter footer; // the one that counts
+    int footer_at;        // 0 or 1: which
+    bool other;           // the other one is not zero: a repack was interrupted
+    Segment segments[SEGMENT_COUNT];
+} Payload;
+
+// Reads the tail of a file. `file` names it in messages. Checks footers, table, bounds, the ELF image
+// and every segment but WEIGHTS and SOURCE, whose extent is bounded only. ERR_CORRUPT.
+bool payload_parse(Bytes whole, const char *file, Payload *out, Error *err);
+// Compares a segment with its check. ERR_CORRUPT.
+bool payload_segment_check(Bytes whole, const char *file, const Segment *s, Error *err);
+// Where footer 0 or 1 of a file of that size starts.
+uint64_t payload_footer_offset(uint64_t file_size, int footer);
+// Sets magic, samples and the footer's own check.
+void payload_footer_seal(PayloadFooter *f);
 
 // XXH3 through one place, so that both sides agree on seed and order.
 void payload_hash128(const void *data, size_t size, uint64_t out[2]);

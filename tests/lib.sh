@@ -62,6 +62,14 @@ copy_sample() {
     chmod -R u+w "$work/$1"
 }
 
+# offset_of EXECUTABLE SEGMENT|table: where it starts in the file.
+offset_of() {
+    "$compiler" inspect "$1" --json | python3 -c 'import json, sys
+j = json.load(sys.stdin)
+print(j["table_offset"] if sys.argv[1] == "table" else
+      next(s["offset"] for s in j["segments"] if s["name"] == sys.argv[1]))' "$2"
+}
+
 # The sample compiled for the CPU, once for all cases.
 cpu_executable() {
     local exe=build/tests/storyteller-cpu

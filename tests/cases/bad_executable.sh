@@ -22,11 +22,11 @@ with open(path, "r+b") as f:
     f.write(bytes([byte ^ 16]))
 PY
 }
-flip footer -20
+flip footer -950 # in the first of two footers of 512 bytes
 fails flipped_footer 4 'damaged' "$work/footer" -p x
-flip table -200
+flip table "$(offset_of "$exe" table)"
 fails flipped_table 4 'damaged' "$work/table" -p x
-flip segment -3000
+flip segment "$(offset_of "$exe" license)"
 fails flipped_segment 4 'damaged' "$work/segment" -p x
 flip weights 5000000 # inside WEIGHTS, which start at a multiple of 2 MiB
 fails flipped_weight 4 'weights are damaged' "$work/weights" -p x

@@ -166,11 +166,11 @@ with open(sys.argv[1], "r+b") as file:
     file.write(bytes([byte ^ 16]))
 PY
 }
-flip footer $((size - 20))
+flip footer $((size - 950))
 fails flipped_footer 4 'damaged|version|payload' "$work/footer" -p x -n 1
-flip table $((size - 200))
+flip table "$(offset_of "$exe" table)"
 fails flipped_table 4 'segment table is damaged' "$work/table" -p x -n 1
-flip tail $((size - 40000))
+flip tail "$(offset_of "$exe" license)"
 fails flipped_segment 4 'segment [a-z]+ is damaged' "$work/tail" -p x -n 1
 # 8 MiB stand before the tail with the small segments: the middle of the file is weights.
 flip weights $((size / 2))

@@ -1,0 +1,79 @@
+# The life of an executable: inspect, verify, repack; damage and interruption.
+set -u
+. tests/lib.sh
+
+exe=$(cpu_executable) || { not_ok compile "exit code $?"; exit 1; }
+greedy=(--temp 0 --repeat-penalty 1)
+
+# says NAME PATTERN COMMAND...: the command succeeds and its output matches.
+says() {
+    local name=$1 pattern=$2
+    shift 2
+    passes "$name" "$@"
+    grep -qE -- "$pattern" "$work/stdout" || not_ok "$name" "no $pattern in: $(head -c 300 "$work/stdout")"
+}
+
+# ---- inspect, verify ----------------------------------------------------------------------------
+
+says inspect 'weights +2097152 +12805888' "$compiler" inspect "$exe"
+"$compiler" inspect "$exe" --json >"$work/json"
+python3 - "$work/json" "$exe" <<'PY' && ok inspect_json || not_ok inspect_json "see above"
+import json, os, sys
+j = json.load(open(sys.argv[1]))
+assert j["file_bytes"] == os.path.getsize(sys.argv[2]) and len(j["segments"]) > 12
+assert {t["name"] for t in j["targets"]} >= {"cpu:x86-64-v3"} and j["receipt"]["targets"]
+PY
+says verify 'good' "$compiler" verify "$exe"
+says verify_against 'weights and tokenizer are those of .*tensors compared' \
+    "$compiler" verify "$exe" --against "$sample"
+copy_sample other
+python3 - "$work/other/model.safetensors" <<'PY'
+import sys
+with open(sys.argv[1], "r+b") as file: # one code of the last tensor
+    file.seek(-1000, 2)
+    byte = file.read(1)[0]
+    file.seek(-1000, 2)
+    file.write(bytes([byte ^ 1]))
+PY
+fails verify_against_other 8 'is not what the checkpoint holds' "$compiler" verify "$exe" --against "$work/other"
+fails verify_no_file 2 'No such file' "$compiler" verify "$work/none"
+fails verify_other_file 4 'no payload|too short' "$compiler" verify README.md
+fails verify_folder 4 'no executable' "$compiler" verify "$work"
+fails verify_option 2 'has no option --what' "$compiler" verify "$exe" --what
+fails verify_words 2 'one word too many' "$compiler" verify "$exe" "$exe"
+fails verify_nothing 2 'wants a file' "$compiler" verify
+says flips '0 wrong' nice python3 tests/bit_flips.py "$compiler" "$exe" 80
+
+# ---- repack -------------------------------------------------------------------------------------
+
+cp "$exe" "$work/exe"
+says repack_name 'ship +\(LlamaForCausalLM\)|ship \(' sh -c \
+    "'$compiler' repack '$work/exe' --name ship && '$work/exe' info"
+says repack_verify good "$compiler" verify "$work/exe"
+says repack_verify_against 'are those of' "$compiler" verify "$work/exe" --against "$sample"
+cmp -s -n 15000000 "$exe" "$work/exe" && ok repack_keeps_weights || not_ok repack_keeps_weights differ
+printf '{%%- for m in messages %%}[{{ m.role }}] {{ m.content }}\n{%% endfor %%}' >"$work/jinja"
+passes repack_template "$compiler" repack "$work/exe" --chat-template "$work/jinja" --system 'Be brief.' \
+    --args '-n 3 --threads 2 --windows 4' --temp 0 --license-file README.md
+says repack_text '^\[user\] hi' sh -c \
+    "echo '[{\"role\": \"user\", \"content\": \"hi\"}]' | '$work/exe' template"
+says repack_system '^[0-9]+$' sh -c "'$work/exe' -p hi --json |
+    python3 -c 'import json, sys; print(len(json.load(sys.stdin)[\"prompt_ids\"]))'"
+with=$(cat "$work/stdout")
+"$compiler" repack "$work/exe" --system '' && without=$("$work/exe" -p hi --json |
+    python3 -c 'import json, sys; print(len(json.load(sys.stdin)["prompt_ids"]))')
+[ "$with" -gt "$without" ] && ok repack_system_prompt || not_ok repack_system_prompt "$with ids, $without without"
+[ "$("$work/exe" --raw -p 'Once upon a time')" = ', and,' ] && ok repack_args || not_ok repack_args "no default -n"
+[ "$("$work/exe" --raw -p 'Once upon a time' -n 8)" = ', and, in the meantime, the' ] && ok args_give_way ||
+    not_ok args_give_way "-n does not win over the default"
+says repack_license 'ahead-of-time compiler' "$work/exe" licenses
+passes repack_new "$compiler" repack "$work/exe" -o "$work/new" --name fresh
+says repack_new_verify good "$compiler" verify "$work/new"
+head -c 300000 /dev/urandom | base64 >"$work/long"
+says repack_grows good sh -c "'$compiler' repack '$work/exe' --license-file '$work/long' &&
+    '$compiler' verify '$work/exe' && '$work/exe' info"
+echo '{% what %}' >"$work/bad"
+fails repack_bad_template 3 'what' "$compiler" repack "$work/exe" --chat-template "$work/bad"
+fails repack_bad_number 2 'top-p wants a number' "$compiler" repack "$work/exe" --top-p 2
+fails repack_long_name 2 'name wants 1 to 95 bytes' "$compiler" repack "$work/exe" --name "$(printf '%200s' x)"
+says repack_kills '0 wrong' nice python3 tests/kill_repack.py "$compiler" "$exe" 25
