@@ -24,6 +24,8 @@ typedef struct CliOptions {
     int64_t max_tokens;    // -n; 0 or less: until it stops or the context is full
     int64_t prompt_tokens; // bench -p
     int64_t context;       // -c: tokens of one sequence; 0: as many as the model takes
+    const char *host, *api_key, *api_key_file, *served_name, *tool_parser; // serve
+    int64_t port, max_queue, connections, client_seconds, drain_seconds;   // serve
     int64_t windows, threads, top_k, seed;
     double temperature, top_p, min_p, repetition_penalty;
     bool raw, ignore_eos, stats, json, all, help;
@@ -57,6 +59,7 @@ double cli_seconds(void);
 
 bool command_run(Cli *cli, Error *err);
 bool command_chat(Cli *cli, Error *err);
+bool command_serve(Cli *cli, Error *err);
 bool command_template(Cli *cli, Error *err);
 bool command_tokenize(Cli *cli, Error *err);
 bool command_detokenize(Cli *cli, Error *err);

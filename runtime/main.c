@@ -23,6 +23,7 @@ static bool command_version(Cli *cli, Error *err) {
 static const Command commands[] = {
     {"run", command_run},
     {"chat", command_chat},
+    {"serve", command_serve},
     {"template", command_template},
     {"tokenize", command_tokenize},
     {"detokenize", command_detokenize},

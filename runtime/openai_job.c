@@ -1,0 +1,466 @@
+// A request in work: submits its choices to the scheduler, turns what they give into one reply or a
+// stream of chunks. Lives until the scheduler has given the last event of every choice, also when
+// the client left before.
+#include "api.h"
+#include "openai_response.h"
+
+#include <event2/event.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { PING_SECONDS = 1, CALL_ID_BYTES = 40 };
+
+typedef struct Choice {
+    InboxPort port; // owner: this
+    struct Job *job;
+    uint64_t request; // of the scheduler; 0: not submitted
+    const ApiPrompt *prompt;
+    bool submitted, ended, spoken; // spoken: the first chunk was sent
+    bool failed;
+    Error error;  // why, if failed
+    ApiPart part; // of the whole answer, or of the chunk that is made
+    ToolParser parser;
+    int64_t calls;      // given so far
+    int64_t characters; // of the answer so far, for text_offset
+    ApiUsage usage;
+    double last_s; // when its last token came
+} Choice;
+
+typedef struct Job {
+    Api *api;
+    HttpRequest *http; // NULL: the client has left, or has its reply
+    ApiRequest request;
+    ApiIdentity identity;
+    Choice *choices; // [count]; owner: this
+    int64_t count, running;
+    double start_s;
+    bool streaming;           // headers are sent
+    struct event *ping;       // until the first token; owner: this
+    Writer out;               // chunks on their way
+    struct Job *next, **link; // of Api.first
+} Job;
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+// ---- life ---------------------------------------------------------------------------------------
+
+static void job_free(Job *j) {
+    if (j->next)
+        j->next->link = j->link;
+    *j->link = j->next;
+    j->api->jobs--;
+    for (int64_t at = 0; at < j->count; at++) {
+        api_part_free(&j->choices[at].part);
+        tool_parser_free(&j->choices[at].parser);
+    }
+    if (j->ping)
+        event_free(j->ping);
+    free(j->choices);
+    writer_free(&j->out);
+    api_request_free(&j->request);
+    free(j);
+}
+
+static void job_cancel(Job *j) {
+    for (int64_t at = 0; at < j->count; at++)
+        if (j->choices[at].submitted && !j->choices[at].ended)
+            scheduler_cancel(j->api->scheduler, j->choices[at].request);
+}
+
+static void client_left(void *user) {
+    Job *j = user;
+    j->http = NULL;
+    j->api->metrics.disconnects++;
+    job_cancel(j);
+}
+
+void jobs_cancel(Api *api) {
+    for (Job *j = api->first; j; j = j->next)
+        job_cancel(j);
+}
+
+void api_refuse(Api *api, HttpRequest *r, const Refusal *why) {
+    Metrics *m = &api->metrics;
+    int64_t *count = why->status == 429  ? &m->refused_429
+                     : why->status < 500 ? &m->refused_400
+                                         : &m->refused_500;
+    ++*count;
+    http_refuse(r, why);
+}
+
+// ---- the answer's text and calls ----------------------------------------------------------------
+
+static bool text_out(void *user, Bytes text, Error *err) {
+    Choice *c = user;
+    writer_add(&c->part.text, text.data, text.size);
+    return !c->part.text.failed || fail(err, ERR_RESOURCE, 1146, "no memory for an answer");
+}
+
+// Mistral's templates want nine letters or digits.
+static void call_id(const Api *api, char out[CALL_ID_BYTES]) {
+    char name[25];
+    bool shorter = api->tool_format == TOOLS_MISTRAL;
+    api_random_name(name, shorter ? 10 : sizeof name);
+    snprintf(out, CALL_ID_BYTES, "%s%s", shorter ? "" : "call_", name);
+}
+
+static bool call_out(void *user, const char *name, Bytes arguments, Error *err) {
+    Choice *c = user;
+    const Job *j = c->job;
+    char id[CALL_ID_BYTES];
+    if (c->calls && !j->request.parallel_tool_calls)
+        return true;
+    call_id(j->api, id);
+    api_call_add(&c->part, j->request.stream ? c->calls : -1, id, name, arguments);
+    c->calls++;
+    return !c->part.calls.failed || fail(err, ERR_RESOURCE, 1147, "no memory for an answer");
+}
+
+// A tool was named: all of the answer is its arguments. Whole replies have them at the end.
+static void named_add(Choice *c, Bytes text, bool end) {
+    const Job *j = c->job;
+    char id[CALL_ID_BYTES];
+    if (!j->request.stream) {
+        writer_add(&c->part.text, text.data, text.size);
+        if (!end)
+            return;
+        Writer arguments = c->part.text;
+        c->part.text = (Writer){.data = NULL};
+        call_id(j->api, id);
+        api_call_add(&c->part, -1, id, j->request.tool_name, writer_bytes(&arguments));
+        writer_free(&arguments);
+        return;
+    }
+    if (!text.size && c->calls)
+        return;
+    call_id(j->api, id);
+    api_call_add(&c->part, 0, id, c->calls ? NULL : j->request.tool_name, text);
+    c->calls = 1;
+}
+
+// Text of an event, with the special tokens put back that calls begin with.
+static bool parsed_add(Choice *c, const GenerateEvent *e, Error *err) {
+    const ToolSink sink = {.text = text_out, .call = call_out, .user = c};
+    const ToolMarkers *markers = &c->job->api->tool_markers;
+    const char *before = NULL, *after = NULL;
+    for (int32_t at = 0; at < e->id_count; at++) {
+        const char *marker = tool_marker_text(markers, e->ids[at]);
+        if (marker && at == 0 && e->id_count > 1)
+            before = marker;
+        else if (marker)
+            after = marker;
+    }
+    if (before)
+        TRY(tool_parser_add(&c->parser, (Bytes){(const unsigned char *)before, strlen(before)},
+                            &sink, err));
+    TRY(tool_parser_add(&c->parser, (Bytes){(const unsigned char *)e->text, e->text_size}, &sink,
+                        err));
+    if (after)
+        TRY(tool_parser_add(&c->parser, (Bytes){(const unsigned char *)after, strlen(after)}, &sink,
+                            err));
+    return e->finish == FINISH_NONE || tool_parser_end(&c->parser, &sink, err);
+}
+
+static bool content_add(Choice *c, const GenerateEvent *e, Error *err) {
+    const Job *j = c->job;
+    Bytes text = {(const unsigned char *)e->text, e->text_size};
+    if (j->request.tool_choice == TOOL_CHOICE_NAMED) {
+        named_add(c, text, e->finish != FINISH_NONE);
+        return true;
+    }
+    if (c->parser.format != TOOLS_NONE)
+        return parsed_add(c, e, err);
+    return text_out(c, text, err);
+}
+
+// The token that ends an answer is no part of it.
+static bool is_end(const Choice *c, const GenerateEvent *e, int32_t at) {
+    const ApiModel *m = &c->job->api->model;
+    const GenerateParams *p = &c->job->request.params;
+    if (e->finish != FINISH_STOP || e->stop || at != e->id_count - 1)
+        return false;
+    for (int32_t stop = 0; stop < m->stop_count; stop++)
+        if (m->stop_ids[stop] == e->ids[at])
+            return true;
+    for (int32_t stop = 0; stop < p->stop_id_count; stop++)
+        if (p->stop_ids[stop] == e->ids[at])
+            return true;
+    return false;
+}
+
+static void logprobs_add(Choice *c, const GenerateEvent *e) {
+    const Job *j = c->job;
+    for (int32_t at = 0; e->logprobs && at < e->id_count; at++)
+        if (!is_end(c, e, at))
+            api_logprobs_add(&c->part, j->request.kind, j->api->model.tokenizer, e, at,
+                             &c->characters);
+}
+
+// ---- replies ------------------------------------------------------------------------------------
+
+static void stream_send(Job *j) {
+    if (j->http && j->out.failed) {
+        HttpRequest *r = j->http;
+        j->http = NULL;
+        job_cancel(j);
+        http_drop(r);
+    } else if (j->http && j->out.size) {
+        http_stream_write(j->http, writer_bytes(&j->out));
+    }
+    j->out.size = 0;
+}
+
+static ApiUsage usage_sum(const Job *j) {
+    ApiUsage all = {0};
+    for (int64_t at = 0; at < j->count; at++) {
+        const ApiUsage *u = &j->choices[at].usage;
+        bool first = at % j->request.n == 0; // the answers of one prompt share it
+        all.prompt_tokens += first ? j->choices[at].prompt->count : 0;
+        all.cached_tokens += first ? u->cached_tokens : 0;
+        all.output_tokens += u->output_tokens;
+    }
+    return all;
+}
+
+static void error_refusal(const Error *err, Refusal *why) {
+    if (err->code == ERR_NONE)
+        refusal_set(why, 503, "shutting_down", NULL, "the server is shutting down");
+    else
+        refuse_error(why, NULL, err);
+}
+
+static void stream_finish(Job *j) {
+    ApiUsage usage = usage_sum(j);
+    if (!j->http)
+        return;
+    if (j->request.include_usage)
+        api_usage_chunk_print(&j->out, &j->identity, &usage);
+    writer_print(&j->out, "data: [DONE]\n\n");
+    stream_send(j);
+    HttpRequest *r = j->http;
+    j->http = NULL;
+    if (r)
+        http_stream_end(r);
+}
+
+static void reply_finish(Job *j) {
+    HttpRequest *r = j->http;
+    ApiUsage usage = usage_sum(j);
+    const Choice *failed = NULL;
+    Refusal why;
+    if (!r)
+        return;
+    j->http = NULL;
+    ApiPart *parts = calloc((size_t)j->count, sizeof *parts);
+    for (int64_t at = 0; at < j->count; at++) {
+        failed = j->choices[at].failed ? &j->choices[at] : failed;
+        if (parts)
+            parts[at] = j->choices[at].part; // still owned by the choice
+    }
+    if (parts && !failed)
+        api_reply_print(&j->out, &j->identity, parts, j->count, &usage);
+    free(parts);
+    if (failed) {
+        error_refusal(&failed->error, &why);
+        api_refuse(j->api, r, &why);
+    } else if (!parts || j->out.failed) {
+        refusal_set(&why, 500, "internal_error", NULL, "no memory for the answer");
+        api_refuse(j->api, r, &why);
+    } else {
+        http_reply(r, 200, "application/json", writer_bytes(&j->out));
+    }
+}
+
+static const char *finish_word(const Choice *c, FinishReason finish) {
+    if (finish == FINISH_LENGTH)
+        return "length";
+    return c->calls && c->job->request.tool_choice != TOOL_CHOICE_NAMED ? "tool_calls" : "stop";
+}
+
+// What a stream gets from one event of a choice.
+static void chunk_send(Choice *c, const GenerateEvent *e) {
+    Job *j = c->job;
+    ApiPart *p = &c->part;
+    bool chat = j->request.kind == API_CHAT;
+    const ApiUsage usage = usage_sum(j);
+    const ApiUsage *each = j->request.continuous_usage ? &usage : NULL;
+    if (c->failed) {
+        Refusal why;
+        error_refusal(&c->error, &why);
+        char *json = refusal_json(&why);
+        writer_print(&j->out, "data: %s\n\n", json ? json : "{}");
+        free(json);
+    } else if (p->text.size || p->calls.size || p->logprobs.size || e->finish != FINISH_NONE) {
+        if (chat && !c->spoken) {
+            ApiPart first = {.index = p->index, .role = true};
+            api_chunk_print(&j->out, &j->identity, &first, each, j->request.include_usage);
+        }
+        c->spoken = true;
+        api_chunk_print(&j->out, &j->identity, p, each, j->request.include_usage);
+    }
+    api_part_clear(p);
+    stream_send(j);
+}
+
+// ---- events -------------------------------------------------------------------------------------
+
+static void measure(Choice *c, const GenerateEvent *e) {
+    Metrics *m = &c->job->api->metrics;
+    double now = seconds();
+    if (e->id_count && c->last_s == 0) {
+        metrics_observe(m, METRIC_FIRST_TOKEN_SECONDS, now - c->job->start_s);
+        metrics_observe(m, METRIC_PROMPT_TOKENS, (double)e->prompt_tokens);
+    } else {
+        for (int32_t at = 0; at < e->id_count; at++)
+            metrics_observe(m, METRIC_INTER_TOKEN_SECONDS, (now - c->last_s) / e->id_count);
+    }
+    if (e->id_count)
+        c->last_s = now;
+    if (e->finish == FINISH_STOP || e->finish == FINISH_LENGTH) {
+        metrics_observe(m, METRIC_REQUEST_SECONDS, now - c->job->start_s);
+        metrics_observe(m, METRIC_OUTPUT_TOKENS, (double)e->output_tokens);
+    }
+}
+
+static void event_take(Choice *c, const GenerateEvent *e) {
+    Job *j = c->job;
+    if (c->failed)
+        return; // the client knows
+    if (j->ping && e->id_count) {
+        event_free(j->ping);
+        j->ping = NULL;
+    }
+    c->usage = (ApiUsage){e->prompt_tokens, e->cached_tokens, e->output_tokens};
+    if (e->finish == FINISH_ERROR || e->finish == FINISH_CANCELLED) {
+        c->failed = true;
+        c->error = e->error ? *e->error : (Error){.code = ERR_NONE};
+    } else if (!content_add(c, e, &c->error)) {
+        c->failed = true;
+    }
+    logprobs_add(c, e);
+    if (e->finish != FINISH_NONE && !c->failed)
+        c->part.finish_reason = finish_word(c, e->finish);
+    if (j->streaming && j->http)
+        chunk_send(c, e);
+}
+
+void job_event(void *user, void *choice, const GenerateEvent *e) {
+    Choice *c = choice;
+    Job *j = c->job;
+    (void)user;
+    measure(c, e);
+    if (j->http)
+        event_take(c, e);
+    if (e->finish == FINISH_NONE)
+        return;
+    c->ended = true;
+    if (--j->running)
+        return;
+    if (j->streaming)
+        stream_finish(j);
+    else
+        reply_finish(j);
+    job_free(j);
+}
+
+// ---- start --------------------------------------------------------------------------------------
+
+static void ping(evutil_socket_t fd, short what, void *user) {
+    static const char line[] = ": ping\n\n";
+    Job *j = user;
+    (void)fd, (void)what;
+    if (j->http)
+        http_stream_write(j->http, (Bytes){(const unsigned char *)line, sizeof line - 1});
+}
+
+static void stream_begin(Job *j) {
+    const struct timeval pause = {.tv_sec = PING_SECONDS};
+    j->streaming = true;
+    http_stream_start(j->http);
+    j->ping = event_new(j->api->base, -1, EV_PERSIST, ping, j);
+    if (j->ping)
+        event_add(j->ping, &pause);
+}
+
+static uint64_t seed_new(void) {
+    char name[17];
+    uint64_t seed[2];
+    api_random_name(name, sizeof name);
+    payload_hash128(name, strlen(name), seed);
+    return seed[0];
+}
+
+static bool choices_make(Job *j, Refusal *why) {
+    const ApiRequest *q = &j->request;
+    int64_t count = q->prompt_count * q->n;
+    j->choices = calloc((size_t)count, sizeof *j->choices);
+    if (!j->choices)
+        return refusal_set(why, 500, "internal_error", NULL, "no memory for the answers");
+    j->count = count;
+    for (int64_t at = 0; at < count; at++) {
+        Choice *c = &j->choices[at];
+        *c = (Choice){.port = {j->api->inbox, c}, .job = j, .prompt = &q->prompts[at / q->n]};
+        c->part.index = at;
+        if (q->tool_choice == TOOL_CHOICE_AUTO)
+            c->parser.format = j->api->tool_format;
+        else if (q->tool_choice == TOOL_CHOICE_REQUIRED)
+            c->parser = tool_parser_list();
+        if (q->echo)
+            writer_add(&c->part.text, c->prompt->text, c->prompt->text_size);
+        c->characters = q->echo ? (int64_t)c->prompt->text_size : 0;
+    }
+    return true;
+}
+
+static bool choices_submit(Job *j, Refusal *why) {
+    const ApiRequest *q = &j->request;
+    uint64_t seed = q->seeded ? (uint64_t)q->seed : seed_new();
+    for (int64_t at = 0; at < j->count; at++) {
+        Choice *c = &j->choices[at];
+        GenerateParams params = q->params;
+        Error err = {0};
+        params.seed = seed + (uint64_t)(at % q->n);
+        if (!scheduler_submit(j->api->scheduler, c->prompt->ids, c->prompt->count, &params,
+                              inbox_put, &c->port, &c->request, &err))
+            return refuse_error(why, NULL, &err);
+        c->submitted = true;
+        j->running++;
+    }
+    return true;
+}
+
+void job_start(Api *api, HttpRequest *r, ApiKind kind, Bytes body) {
+    Refusal why;
+    Job *j = calloc(1, sizeof *j);
+    if (!j) {
+        refusal_set(&why, 500, "internal_error", NULL, "no memory for the request");
+        api_refuse(api, r, &why);
+        return;
+    }
+    *j =
+        (Job){.api = api, .http = r, .start_s = seconds(), .next = api->first, .link = &api->first};
+    if (api->first)
+        api->first->link = &j->next;
+    api->first = j;
+    api->jobs++;
+    bool done = api_request_read(&j->request, kind, &api->model, body, &why) &&
+                choices_make(j, &why) && choices_submit(j, &why);
+    if (!done) {
+        j->http = NULL;
+        api_refuse(api, r, &why);
+        if (j->running)
+            job_cancel(j); // it ends with the last event of what was submitted
+        else
+            job_free(j);
+        return;
+    }
+    api_identity_make(&j->identity, kind, api->name);
+    http_on_close(r, client_left, j);
+    if (j->request.stream)
+        stream_begin(j);
+}
