@@ -14,13 +14,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LINK_MAX_ARGS = 64, LINK_MAX_INPUTS = 16 };
+enum { LINK_MAX_ARGS = 64, LINK_MAX_INPUTS = 16, LINK_MAX_LINKERS = 6 };
+
+#if defined(__aarch64__)
+enum { NATIVE_X86_64 = false, NATIVE_AARCH64 = true };
+#else
+enum { NATIVE_X86_64 = true, NATIVE_AARCH64 = false };
+#endif
 
 // What is linked, in the linker's order. "" stands for the object.
 typedef struct LinkTarget {
     const char *triple;
     const char *emulation; // -m
     const char *loader;
+    const char *own_linker; // of binutils, that of a machine's own is simply `ld`
+    bool native;            // gptq-compile runs on such a machine
     const char *inputs[LINK_MAX_INPUTS]; // names in embedded_files
 } LinkTarget;
 
@@ -29,12 +37,28 @@ static const LinkTarget link_targets[] = {
         .triple = "x86_64-linux-gnu",
         .emulation = "elf_x86_64",
         .loader = "/lib64/ld-linux-x86-64.so.2",
-        .inputs = {"crt/x86_64/Scrt1.o", "crt/x86_64/crti.o", "crt/x86_64/crtbeginS.o", "",
-                   "runtime/x86_64/libruntime.a", "runtime/x86_64/libevent.a",
-                   "runtime/x86_64/libcjson.a",
-                   "crt/x86_64/libgcc.a", "stubs/x86_64/libm.so.6", "stubs/x86_64/libc.so.6",
-                   "crt/x86_64/libc_nonshared.a", "stubs/x86_64/ld-linux-x86-64.so.2",
-                   "crt/x86_64/crtendS.o", "crt/x86_64/crtn.o"},
+        .own_linker = "x86_64-linux-gnu-ld",
+        .native = NATIVE_X86_64,
+        .inputs = {"runtime/x86_64/start.o", "", "runtime/x86_64/libruntime.a",
+                   "runtime/x86_64/libevent.a", "runtime/x86_64/libcjson.a",
+                   "runtime/x86_64/glibc_shims.o",
+                   "crt/x86_64/libgcc.a", "stubs/x86_64/libpthread.so.0",
+                   "stubs/x86_64/libdl.so.2", "stubs/x86_64/libm.so.6", "stubs/x86_64/libc.so.6",
+                   "crt/x86_64/libc_nonshared.a", "stubs/x86_64/ld-linux-x86-64.so.2"},
+    },
+    {
+        .triple = "aarch64-linux-gnu",
+        .emulation = "aarch64linux",
+        .loader = "/lib/ld-linux-aarch64.so.1",
+        .own_linker = "aarch64-linux-gnu-ld",
+        .native = NATIVE_AARCH64,
+        .inputs = {"runtime/aarch64/start.o", "", "runtime/aarch64/libruntime.a",
+                   "runtime/aarch64/libevent.a", "runtime/aarch64/libcjson.a",
+                   "runtime/aarch64/glibc_shims.o",
+                   "crt/aarch64/libgcc.a", "stubs/aarch64/libpthread.so.0",
+                   "stubs/aarch64/libdl.so.2", "stubs/aarch64/libm.so.6",
+                   "stubs/aarch64/libc.so.6", "crt/aarch64/libc_nonshared.a",
+                   "stubs/aarch64/ld-linux-aarch64.so.1"},
     },
 };
 
@@ -68,14 +92,14 @@ static bool memory_file(int *fd, char path[32], Bytes content, Error *err) {
     return true;
 }
 
-// Runs argv[0] from PATH with stderr into a memory file. *status: exit status, 127 = not found.
-static bool run_linker(char *const *argv, int log_fd, int *status, Error *err) {
+// Runs argv[0] from PATH with its streams into memory files. *status: exit status, 127 = not found.
+static bool run_linker(char *const *argv, int out_fd, int log_fd, int *status, Error *err) {
     pid_t child = fork();
     if (child < 0)
         return fail(err, ERR_RESOURCE, 541, "cannot start %s: %s", argv[0], strerror(errno));
     if (child == 0) {
         dup2(log_fd, STDERR_FILENO);
-        dup2(log_fd, STDOUT_FILENO);
+        dup2(out_fd, STDOUT_FILENO);
         execvp(argv[0], argv);
         _exit(127);
     }
@@ -104,6 +128,7 @@ typedef struct LinkJob {
     char paths[LINK_MAX_INPUTS + 2][32];
     int fd_count;
     char *argv[LINK_MAX_ARGS]; // [0] is set for each linker that is tried
+    int argc;                  // the last one names the output
 } LinkJob;
 
 static bool job_file(LinkJob *job, Bytes content, Error *err) {
@@ -134,17 +159,34 @@ static bool job_prepare(LinkJob *job, const LinkTarget *target, Bytes object, Er
     for (size_t at = 0; at < sizeof pairs / sizeof *pairs; at++)
         job->argv[argc++] = (char *)(uintptr_t)pairs[at];
     TRY(job_file(job, (Bytes){(const unsigned char *)"", 0}, err));
-    job->argv[argc++] = job->paths[job->fd_count - 1];
+    job->argc = argc + 1;
     return job_file(job, (Bytes){(const unsigned char *)"", 0}, err);
 }
 
-static bool job_run(LinkJob *job, Bytes *image, Arena *a, Error *err) {
-    static const char *const linkers[] = {"ld", "ld.lld", "ld.lld-19", "ld.bfd", "ld.gold"};
+// binutils' ld knows one machine, lld all.
+static int linkers_of(const LinkTarget *target, const char *names[LINK_MAX_LINKERS]) {
+    int count = 0;
+    if (target->native)
+        names[count++] = "ld";
+    names[count++] = target->own_linker;
+    names[count++] = "ld.lld";
+    names[count++] = "ld.lld-19";
+    if (target->native)
+        names[count++] = "ld.bfd";
+    return count;
+}
+
+static bool job_run(LinkJob *job, const LinkTarget *target, Bytes *image, Arena *a, Error *err) {
+    const char *linkers[LINK_MAX_LINKERS];
+    int count = linkers_of(target, linkers);
     int output = job->fds[job->fd_count - 2], log = job->fds[job->fd_count - 1];
-    for (size_t at = 0; at < sizeof linkers / sizeof *linkers; at++) {
+    for (int at = 0; at < count; at++) {
         job->argv[0] = (char *)(uintptr_t)linkers[at];
+        // lld wants to make a file in the folder of its output, which /proc/self/fd does not let it.
+        bool lld = strncmp(linkers[at], "ld.lld", 6) == 0;
+        job->argv[job->argc - 1] = lld ? (char *)(uintptr_t) "-" : job->paths[job->fd_count - 2];
         int status;
-        TRY(run_linker(job->argv, log, &status, err));
+        TRY(run_linker(job->argv, lld ? output : log, log, &status, err));
         if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
             continue;
         if (status == 0)
@@ -154,17 +196,22 @@ static bool job_run(LinkJob *job, Bytes *image, Arena *a, Error *err) {
         return fail(err, ERR_TOOLCHAIN, 545, "%s failed (status %d): %.*s", linkers[at], status,
                     (int)(text.size < 350 ? text.size : 350), (const char *)text.data);
     }
-    return fail(err, ERR_TOOLCHAIN, 546,
-                "no linker: neither ld nor ld.lld is on PATH; install binutils or lld");
+    if (target->native)
+        return fail(err, ERR_TOOLCHAIN, 546,
+                    "no linker: neither ld nor ld.lld is on PATH; install binutils or lld");
+    return fail(err, ERR_TOOLCHAIN, 573,
+                "no linker for %s: neither %s nor ld.lld is on PATH; install lld (any version), or "
+                "binutils for that machine",
+                target->triple, target->own_linker);
 }
 
 bool link_executable(Bytes *image, Bytes object, const char *triple, Arena *a, Error *err) {
     const LinkTarget *target = link_target_find(triple);
     if (!target)
-        return fail(err, ERR_UNSUPPORTED, 547, "--host %s is not supported; supported: %s", triple,
-                    link_targets[0].triple);
+        return fail(err, ERR_UNSUPPORTED, 547, "--host %s is not supported; supported: %s, %s",
+                    triple, link_targets[0].triple, link_targets[1].triple);
     LinkJob job = {0};
-    bool done = job_prepare(&job, target, object, err) && job_run(&job, image, a, err);
+    bool done = job_prepare(&job, target, object, err) && job_run(&job, target, image, a, err);
     for (int at = 0; at < job.fd_count; at++)
         close(job.fds[at]);
     return done;

@@ -70,10 +70,16 @@ static bool model_read(Build *b, Error *err) {
 static bool plans_make(Build *b, Error *err) {
     progress_begin(&b->progress, "plan");
     const Options *o = b->options;
-    TRY(targets_parse(b->targets, &b->plan_count, MAX_TARGETS, o->target ? o->target : "native",
-                      err));
+    const char *otherwise = strcmp(o->host, target_this_host()) == 0 ? "native" : "cpu";
+    TargetQuery query = {.list = o->target ? o->target : otherwise,
+                         .host = o->host,
+                         .out = b->targets,
+                         .max = MAX_TARGETS};
+    TRY(targets_find(&query, err));
+    b->plan_count = query.count;
     if (!o->target && !o->quiet)
-        fprintf(stderr, "no --target: compiling for this machine (%s)\n", b->targets[0]->name);
+        fprintf(stderr, "no --target: compiling for %s (%s)\n",
+                otherwise[0] == 'n' ? "this machine" : "the CPU of that host", b->targets[0]->name);
     Sizes sizes = {
         .max_seq_len = max_seq_len(b),
         .max_batch_size = o->max_batch_size ? o->max_batch_size : DEFAULT_BATCH,

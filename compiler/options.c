@@ -26,7 +26,7 @@ static const OptionSpec specs[] = {
     {.name = "--target", .alias = "-t", .kind = OPTION_TEXT, .offset = AT(target),
      .value = "LIST", .help = "cpu, sm_80, h200, native, all, ... separated by commas; see `targets`"},
     {.name = "--host", .kind = OPTION_TEXT, .offset = AT(host),
-     .value = "TRIPLE", .help = "system of the executable (x86_64-linux-gnu)"},
+     .value = "TRIPLE", .help = "machine of the executable: x86_64-linux-gnu, aarch64-linux-gnu"},
     {.name = "--max-seq-len", .kind = OPTION_COUNT_OF, .offset = AT(max_seq_len),
      .value = "N", .help = "tokens of one sequence (the model's own limit)"},
     {.name = "--max-batch-size", .kind = OPTION_COUNT_OF, .offset = AT(max_batch_size),
@@ -150,7 +150,7 @@ static bool word_parse(Options *o, char **argv, int argc, int *at, Error *err) {
 }
 
 bool options_parse(Options *o, int argc, char **argv, Error *err) {
-    *o = (Options){.host = "x86_64-linux-gnu"};
+    *o = (Options){.host = target_this_host()};
     for (int at = 1; at < argc; at++)
         TRY(word_parse(o, argv, argc, &at, err));
     if (o->help || o->version)

@@ -18,12 +18,22 @@ typedef struct Target {
     double bandwidth_gbs;  // measured read bandwidth of the reference chip, GB/s
     double tensor_tflops;  // dense fp16
     double launch_us;      // kernel to kernel in a CUDA graph
-    const char *cpu_level; // cpu: "x86-64-v3", ...; one "cpu" target expands to all levels
+    const char *cpu_level; // cpu: "x86-64-v3", ...; "cpu" expands to all levels of a host
+    const char *host;      // cpu: triple of such machines; NULL: any
 } Target;
 
-// Parses "cpu,sm_90a,h200,native,all" into at most max entries. Unknown: ERR_UNSUPPORTED with the
-// list of what is known.
+typedef struct TargetQuery {
+    const char *list;   // "cpu,sm_90a,h200,native,all"
+    const char *host;   // triple of the executable: which CPUs "cpu" and "all" mean
+    const Target **out; // [max]
+    int max, count;     // count is filled
+} TargetQuery;
+
+// Unknown: ERR_UNSUPPORTED with the list of what is known.
+bool targets_find(TargetQuery *q, Error *err);
+// The same for machines like this one.
 bool targets_parse(const Target **out, int *count, int max, const char *list, Error *err);
+const char *target_this_host(void); // "x86_64-linux-gnu"
 void targets_print(FILE *out);
 // The target of the first GPU of this machine, by its driver; *found = false: there is none.
 bool target_native(const Target **out, bool *found, Error *err);

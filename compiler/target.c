@@ -19,10 +19,17 @@ enum { SHARED_99K = 101376, SHARED_163K = 166912, SHARED_227K = 232448, NAME_MAX
 const Target target_table[] = {
     // One "cpu" stands for all levels: the executable carries each and picks one when it starts.
     // Rates: two cores of a server, a plain read of memory, and dense products of this project.
-    {.name = "cpu:x86-64-v3", .aliases = "", .device = DEVICE_CPU,
+    {.name = "cpu:x86-64-v3", .aliases = "", .device = DEVICE_CPU, .host = "x86_64-linux-gnu",
      .bandwidth_gbs = 30, .tensor_tflops = 0.15, .cpu_level = "x86-64-v3"},
-    {.name = "cpu:x86-64-v4-vnni", .aliases = "", .device = DEVICE_CPU,
+    {.name = "cpu:x86-64-v4-vnni", .aliases = "", .device = DEVICE_CPU, .host = "x86_64-linux-gnu",
      .bandwidth_gbs = 30, .tensor_tflops = 0.5, .cpu_level = "x86-64-v4-vnni"},
+    // Cortex-A72, four cores at 1.5 GHz, one LPDDR4 channel; Cortex-A78AE, eight cores at 2.2 GHz of
+    // an Orin, whose memory they share with the GPU. From data sheets, not measured.
+    {.name = "cpu:armv8-a", .aliases = "", .device = DEVICE_CPU, .host = "aarch64-linux-gnu",
+     .bandwidth_gbs = 4, .tensor_tflops = 0.04, .cpu_level = "armv8-a"},
+    {.name = "cpu:armv8.2-a-dotprod", .aliases = "", .device = DEVICE_CPU,
+     .host = "aarch64-linux-gnu",
+     .bandwidth_gbs = 60, .tensor_tflops = 0.25, .cpu_level = "armv8.2-a-dotprod"},
     // A100 80 GB SXM: 2039 GB/s, 312 TFLOP/s
     {.name = "sm_80", .aliases = "a100 a800 a30", .device = DEVICE_CUDA,
      .compute_major = 8, .compute_minor = 0, .sms = 108, .shared_bytes = SHARED_163K,
@@ -61,6 +68,14 @@ const Target target_table[] = {
 
 const int target_count = sizeof target_table / sizeof *target_table;
 
+const char *target_this_host(void) {
+#if defined(__aarch64__)
+    return "aarch64-linux-gnu";
+#else
+    return "x86_64-linux-gnu";
+#endif
+}
+
 // ---- names --------------------------------------------------------------------------------------
 
 // Users write "RTX 4090", "rtx-4090", "SM90A": only letters and digits count, in lower case.
@@ -87,10 +102,15 @@ static bool name_matches(const char *plain, const char *names) {
 
 // The part of a comma-separated list that is being read, and the list that is being made.
 typedef struct Parse {
+    const char *host; // triple of the executable
     const Target **out;
     int count, max;
     Error *err;
 } Parse;
+
+static bool same_host(const Target *t, const char *host) {
+    return !t->host || strcmp(t->host, host) == 0;
+}
 
 static bool target_append(Parse *p, const Target *t) {
     for (int at = 0; at < p->count; at++)
@@ -118,26 +138,40 @@ static bool unknown(Parse *p, const char *name, size_t size) {
 
 static bool cpus_append(Parse *p) {
     for (int at = 0; at < target_count; at++)
-        if (target_table[at].device == DEVICE_CPU)
+        if (target_table[at].device == DEVICE_CPU && same_host(&target_table[at], p->host))
             TRY(target_append(p, &target_table[at]));
     return true;
+}
+
+// The GPU of this machine, else a CPU like this one. Where the executable is for other machines, what
+// is here says nothing about them.
+static bool native_append(Parse *p) {
+    const Target *gpu;
+    bool found;
+    if (strcmp(p->host, target_this_host()) != 0)
+        return fail(p->err, ERR_USAGE, 574,
+                    "target native is this machine, which is %s, but --host is %s: name the "
+                    "targets, such as --target orin,cpu",
+                    target_this_host(), p->host);
+    TRY(target_native(&gpu, &found, p->err));
+    return found ? target_append(p, gpu) : cpus_append(p);
 }
 
 static bool name_append(Parse *p, const char *name, size_t size) {
     char plain[NAME_MAX_BYTES];
     name_plain(plain, name, size);
-    if (strcmp(plain, "native") == 0) {
-        const Target *gpu;
-        bool found;
-        TRY(target_native(&gpu, &found, p->err));
-        return found ? target_append(p, gpu) : cpus_append(p);
-    }
+    if (strcmp(plain, "native") == 0)
+        return native_append(p);
     if (strcmp(plain, "cpu") == 0)
         return cpus_append(p);
     bool all = strcmp(plain, "all") == 0, found = false;
     for (int at = 0; at < target_count; at++) {
         const Target *t = &target_table[at];
-        if (all || name_matches(plain, t->name) || name_matches(plain, t->aliases)) {
+        bool named = name_matches(plain, t->name) || name_matches(plain, t->aliases);
+        if (named && !same_host(t, p->host))
+            return fail(p->err, ERR_UNSUPPORTED, 575, "target %s is of --host %s, not of %s",
+                        t->name, t->host, p->host);
+        if (named || (all && same_host(t, p->host))) {
             TRY(target_append(p, t));
             found = true;
         }
@@ -145,16 +179,23 @@ static bool name_append(Parse *p, const char *name, size_t size) {
     return found || unknown(p, name, size);
 }
 
-bool targets_parse(const Target **out, int *count, int max, const char *list, Error *err) {
-    Parse p = {.out = out, .max = max, .err = err};
-    for (const char *name = list;; name++) {
+bool targets_find(TargetQuery *q, Error *err) {
+    Parse p = {.host = q->host, .out = q->out, .max = q->max, .err = err};
+    for (const char *name = q->list;; name++) {
         size_t size = strcspn(name, ",");
         TRY(name_append(&p, name, size));
         name += size;
         if (!*name)
             break;
     }
-    *count = p.count;
+    q->count = p.count;
+    return true;
+}
+
+bool targets_parse(const Target **out, int *count, int max, const char *list, Error *err) {
+    TargetQuery q = {.list = list, .host = target_this_host(), .out = out, .max = max};
+    TRY(targets_find(&q, err));
+    *count = q.count;
     return true;
 }
 

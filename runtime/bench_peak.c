@@ -4,7 +4,13 @@
 
 #include "threads.h"
 
+#if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 #include <time.h>
 
 enum { ACCUMULATORS = 12, ATTEMPTS = 3 };
@@ -27,6 +33,15 @@ static const int64_t ROUNDS = 1 << 21;
         TWELVE(add)                                                                  \
         ((volatile unsigned char *)user)[thread] = ((const unsigned char *)&sum)[0]; \
     }
+
+typedef struct PeakLoop {
+    const char *how;
+    bool (*present)(void);
+    void (*run)(void *user, int thread);
+    int products; // of one accumulator and round
+} PeakLoop;
+
+#if defined(__x86_64__)
 
 // Equal sums must not become one.
 #define OPAQUE(n) __asm__ volatile("" : "+v"(n));
@@ -63,16 +78,44 @@ static bool has_vnni(void) {
     return has_512() && __builtin_cpu_supports("avx512vnni");
 }
 
-static const struct {
-    const char *how;
-    bool (*present)(void);
-    void (*run)(void *user, int thread);
-    int products; // of one accumulator and round
-} loops[] = {
+static const PeakLoop loops[] = {
     {"fp32 multiply-adds in AVX2 registers by the same threads", has_256, run_fma_256, 8},
     {"fp32 multiply-adds in AVX-512 registers by the same threads", has_512, run_fma_512, 16},
     {"int8 dot products in AVX-512 VNNI registers by the same threads", has_vnni, run_dot_512, 64},
 };
+
+#elif defined(__aarch64__)
+
+#define OPAQUE(n) __asm__ volatile("" : "+w"(n));
+#define PEAK_DECLARE_float32x4_t(n)      \
+    float32x4_t n = vdupq_n_f32(0); \
+    OPAQUE(n)
+#define PEAK_DECLARE_int32x4_t(n)         \
+    int32x4_t n = vdupq_n_s32(0); \
+    OPAQUE(n)
+#define FMA_128(n)  n = vfmaq_f32(n, x, x);
+#define DOT_128(n)  n = vdotq_s32(n, vreinterpretq_s8_s32(x), vreinterpretq_s8_s32(x));
+#define ADD_128(n)  sum = vaddq_f32(sum, n);
+#define ADD_128I(n) sum = vaddq_s32(sum, n);
+
+PEAK_LOOP(run_fma_128, "arch=armv8-a", float32x4_t, vdupq_n_f32(0), vdupq_n_f32(0.5f), FMA_128,
+          ADD_128)
+PEAK_LOOP(run_dot_128, "arch=armv8.2-a+dotprod", int32x4_t, vdupq_n_s32(0), vdupq_n_s32(0x01010101),
+          DOT_128, ADD_128I)
+
+static bool has_neon(void) {
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
+}
+static bool has_dot(void) {
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
+
+static const PeakLoop loops[] = {
+    {"fp32 multiply-adds in NEON registers by the same threads", has_neon, run_fma_128, 4},
+    {"int8 dot products in NEON registers by the same threads", has_dot, run_dot_128, 16},
+};
+
+#endif
 
 static double seconds_now(void) {
     struct timespec t;

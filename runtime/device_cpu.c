@@ -1,5 +1,6 @@
 // The CPU back end: weights straight from the file's mapping, step functions run by all threads of
 // a pool. The best level that this processor has is picked at start.
+#include "cpu.h"
 #include "device.h"
 #include "sampler.h"
 #include "threads.h"
@@ -34,37 +35,11 @@ typedef struct CpuDevice {
 
 // ---- levels -------------------------------------------------------------------------------------
 
-static bool has_v3(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
-}
-
-static bool has_v4(void) {
-    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
-}
-
-static bool has_v4_vnni(void) {
-    return has_v4() && __builtin_cpu_supports("avx512vnni");
-}
-
-typedef struct Level {
-    const char *target;
-    bool (*present)(void);
-} Level;
-
-static const Level levels[] = {
-    // best first
-    {"cpu:x86-64-v4-vnni", has_v4_vnni},
-    {"cpu:x86-64-v4", has_v4},
-    {"cpu:x86-64-v3", has_v3},
-};
-
 static const TargetInfo *target_pick(const Executable *e) {
-    for (size_t level = 0; level < sizeof levels / sizeof *levels; level++)
+    for (int level = 0; level < cpu_level_count; level++)
         for (int at = 0; at < e->target_count; at++)
-            if (strcmp(e->targets[at].name, levels[level].target) == 0 && levels[level].present())
+            if (strcmp(e->targets[at].name, cpu_levels[level].target) == 0 &&
+                cpu_levels[level].present())
                 return &e->targets[at];
     return NULL;
 }
@@ -195,8 +170,9 @@ static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o
     d->device.target = target_pick(e);
     if (!d->device.target)
         return fail(err, ERR_DEVICE, 831,
-                    "this file holds no code for this CPU; it needs at least x86-64-v3 (AVX2), or "
-                    "compile with --target cpu");
+                    "this file holds no code for this CPU; it needs at least %s, or "
+                    "compile with --target cpu",
+                    cpu_least);
     int threads = o->threads ? o->threads : threads_available();
     check_start(d);
     TRY(pool_open(&d->pool, threads, err));
@@ -324,7 +300,11 @@ typedef struct ReadCall {
 
 typedef uint64_t Words __attribute__((vector_size(32)));
 
-__attribute__((target("avx2"))) static void read_part(void *user, int thread) {
+#if defined(__x86_64__)
+__attribute__((target("avx2")))
+#endif
+static void
+read_part(void *user, int thread) {
     ReadCall *c = user;
     int64_t part = c->bytes / c->threads / 128 * 128;
     const Words *data = (const Words *)(const void *)(c->data + thread * part);

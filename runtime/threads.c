@@ -6,6 +6,7 @@
 // Non-goal: pinning. A thread that must wait for its own core while another is idle holds up all.
 #include "threads.h"
 
+#include "cpu.h"
 #include "step.h"
 
 #include <linux/futex.h>
@@ -100,7 +101,7 @@ int threads_available(void) {
 
 static void spin(const Pool *p, int spins) {
     if (spins < p->spins_before_yield)
-        __builtin_ia32_pause();
+        cpu_pause();
     else
         sched_yield();
 }

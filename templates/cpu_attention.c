@@ -56,7 +56,7 @@ typedef struct Lines {
     int64_t count;                      // of them, filled up to a multiple of 4
     int32_t position[LINES];            // -1 in lines that fill up
     float largest[LINES];               // score so far
-    vf total[LINES];                    // of the weights, in each lane
+    vf total[LINES][SUM_VECTORS];       // of the weights, in SUMS sums
     float q[LINES * MAX_HEAD_DIM];      // [line][HEAD_DIM], times scale
     float sum[LINES * MAX_HEAD_DIM];    // [line][padded_dim()] of weight * value
     float weight[LINES * BLOCK];        // scores, then e^(score - largest)
@@ -200,14 +200,15 @@ INLINE void line_softmax(Lines *l, int64_t line, int32_t first) {
     }
     const float now = vf_largest(largest);
     const vf before = vf_exp(vf_set(l->largest[line] - now));
-    vf total = l->total[line] * before;
+    UNROLL
+    for (int i = 0; i < SUM_VECTORS; i++)
+        l->total[line][i] *= before;
     UNROLL
     for (int v = 0; v < VECTORS; v++) {
         const vf w = vf_exp(score[v] - now);
         vf_store(weight + v * LANES, w);
-        total += w;
+        l->total[line][v % SUM_VECTORS] += w;
     }
-    l->total[line] = total;
     l->largest[line] = now;
     l->rescale[line] = before[0];
 }
@@ -243,7 +244,7 @@ static void lines_start(Lines *l, const Batch *b, const Part *p) {
         memset(l->sum + line * padded_dim(), 0, (size_t)padded_dim() * sizeof *l->sum);
         l->position[line] = real ? b->positions[row] : 0;
         l->largest[line] = -3e38f;
-        l->total[line] = vf_zero();
+        memset(l->total[line], 0, sizeof l->total[line]);
     }
 }
 

@@ -36,7 +36,7 @@ enum {
     UNIT_ROWS = UNIT * ROWS,
     RECORD_MAX_K = 128,
     GROUPS_MAX = 4,                     // of a record
-    FLOAT_TOKENS = LANES == 16 ? 3 : 2, // 8 vectors of sums each
+    FLOAT_TOKENS = LANES == 16 ? 3 : LANES == 4 ? 2 : 1, // 8 vectors of sums each
     PREFETCH_BYTES = 4096,
 };
 
@@ -353,18 +353,16 @@ static void product_many(const Product *p, const Finish *f, int64_t first_tile, 
 // The rows of places [piece * HALF, + HALF) of a row tile for `count` tokens, x: [token][k_padded].
 INLINE void float_rows(const uint8_t *tiles, const float *x, int piece, int count,
                        vf y[FLOAT_TOKENS][PIECES]) {
-    vf acc[FLOAT_TOKENS][HALF];
+    vf acc[FLOAT_TOKENS][HALF][SUM_VECTORS];
     UNROLL
-    for (int token = 0; token < count; token++) {
-        UNROLL
-        for (int i = 0; i < HALF; i++)
-            acc[token][i] = vf_zero();
-    }
+    for (int token = 0; token < count; token++)
+        memset(acc[token], 0, sizeof acc[token]);
     const uint8_t *tile = tiles + 64 * HALF * piece;
     for (int64_t k = 0; k < k_padded(); k += 16, tile += TILE_BYTES) {
         __builtin_prefetch(tile + PREFETCH_BYTES);
         UNROLL
-        for (int part = 0; part < 32; part += LANES) { // halves of a place's 64 bytes
+        for (int part = 0; part < 32; part += LANES) { // pieces of a place's 64 bytes
+            const int sums = part / LANES % SUM_VECTORS;
             vf both[FLOAT_TOKENS];
             UNROLL
             for (int token = 0; token < count; token++)
@@ -375,13 +373,13 @@ INLINE void float_rows(const uint8_t *tiles, const float *x, int piece, int coun
                 const vf w = HOLE_WEIGHT_BF16 ? vf_bf16(from) : vf_half(from);
                 UNROLL
                 for (int token = 0; token < count; token++)
-                    acc[token][i] = vf_fma(w, both[token], acc[token][i]);
+                    acc[token][i][sums] = vf_fma(w, both[token], acc[token][i][sums]);
             }
         }
     }
     UNROLL
     for (int token = 0; token < count; token++)
-        y[token][piece] = vf_rows2(acc[token]);
+        y[token][piece] = vf_rows2((const vf(*)[SUM_VECTORS])acc[token]);
 }
 
 INLINE void float_tile(const Product *p, const Finish *f, int64_t tile, int64_t token0, int count) {

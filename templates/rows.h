@@ -55,16 +55,23 @@ INLINE void f8_store_some(float *p, f8 v, int64_t count) {
 // The mean of the squares, in an order that depends on `count` only.
 INLINE float mean_square(const float *x, int64_t count) {
     enum { CHAINS = 4 };
-    vf acc[CHAINS] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+    vf acc[CHAINS][SUM_VECTORS] = {{vf_zero()}};
     int64_t at = 0;
-    for (; at + CHAINS * LANES <= count; at += CHAINS * LANES) {
+    for (; at + CHAINS * SUMS <= count; at += CHAINS * SUMS) {
         UNROLL
         for (int chain = 0; chain < CHAINS; chain++) {
-            const vf v = vf_load(x + at + chain * LANES);
-            acc[chain] = vf_fma(v, v, acc[chain]);
+            UNROLL
+            for (int i = 0; i < SUM_VECTORS; i++) {
+                const vf v = vf_load(x + at + chain * SUMS + i * LANES);
+                acc[chain][i] = vf_fma(v, v, acc[chain][i]);
+            }
         }
     }
-    float sum = vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+    vf sums[SUM_VECTORS];
+    UNROLL
+    for (int i = 0; i < SUM_VECTORS; i++)
+        sums[i] = (acc[0][i] + acc[1][i]) + (acc[2][i] + acc[3][i]);
+    float sum = vf_sum(sums);
     for (; at < count; at++)
         sum += x[at] * x[at];
     return sum / (float)count;

@@ -1,6 +1,6 @@
 // The vector operations that the CPU kernels are written in, once per instruction set. A vector is
-// LANES elements of 32 bits: 16 with AVX-512, 8 with AVX2, 4 elsewhere (plain C on the compiler's
-// vector types, which any machine runs). Sums of integers are exact, so kernels that add integers
+// LANES elements of 32 bits: 16 with AVX-512, 8 with AVX2, 4 elsewhere (NEON, or plain C on the
+// compiler's vector types, which any machine runs). Sums of integers are exact, so kernels that add integers
 // only give the same bits on every level.
 //
 // Not here: anything that knows a layout (tile16.h) or an operator (cpu_*.c).
@@ -16,6 +16,8 @@ void *memset(void *to, int byte, size_t bytes);
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -40,6 +42,8 @@ enum { LANES = 8 };
 enum { LANES = 4 };
 #endif
 enum { VECTOR_BYTES = LANES * 4 };
+// Floats are added up in as many sums on every level, so that all levels give the same bits.
+enum { SUMS = 16, SUM_VECTORS = SUMS / LANES };
 
 typedef int32_t vi __attribute__((vector_size(LANES * 4)));
 typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
@@ -116,7 +120,8 @@ INLINE vi vi_zero(void) {
 // vi_rows2(acc)        lane 2 i + h = sum of the lanes of acc[i] whose number is h modulo 2
 // vi_steps4(acc, out)  lane i of out[j] = sum of the lanes of acc[i] whose number is j modulo 4
 // vi_steps2(acc, out)  lane 2 i + h of out[j] = sum of those of acc[i] that are 2 j + h modulo 4
-// vf_rows2(acc)        lane 2 i + h = sum of the lanes 4 n + 2 h and 4 n + 2 h + 1 of acc[i]
+// vf_rows2(acc)        lane 2 i + h = (s0 + s1) + (s2 + s3), s_n the sum of the sums 4 n + 2 h and
+//                      4 n + 2 h + 1 of acc[i]
 // vi_double(p)         LANES / 2 dwords at p, each in two neighbouring lanes
 // vf_double2(p)        LANES / 2 floats at p, each pair in two neighbouring pairs of lanes
 // vf_fma(a, b, c)      a * b + c, rounded once
@@ -195,11 +200,11 @@ INLINE __m512 quarters_f(__m512 a, __m512 b) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
 
-INLINE vf vf_rows2(const vf acc[LANES / 2]) {
+INLINE vf vf_rows2(const vf acc[LANES / 2][SUM_VECTORS]) {
     __m512 four[4];
     UNROLL
     for (int i = 0; i < 4; i++) {
-        const __m512 a = (__m512)acc[2 * i], b = (__m512)acc[2 * i + 1];
+        const __m512 a = (__m512)acc[2 * i][0], b = (__m512)acc[2 * i + 1][0];
         four[i] = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
     }
     return (vf)quarters_f(quarters_f(four[0], four[1]), quarters_f(four[2], four[3]));
@@ -285,13 +290,16 @@ INLINE void vi_steps2(const vi acc[LANES / 2], vi out[2]) {
     out[0] = (vi)_mm256_unpacklo_epi64(a, b);
     out[1] = (vi)_mm256_unpackhi_epi64(a, b);
 }
-INLINE vf vf_rows2(const vf acc[LANES / 2]) {
-    __m256 two[2];
+INLINE vf vf_rows2(const vf acc[LANES / 2][SUM_VECTORS]) {
+    __m256 sum[SUM_VECTORS];
     UNROLL
-    for (int i = 0; i < 2; i++)
-        two[i] = _mm256_hadd_ps((__m256)acc[2 * i], (__m256)acc[2 * i + 1]);
-    return (vf)_mm256_add_ps(_mm256_permute2f128_ps(two[0], two[1], 0x20),
-                             _mm256_permute2f128_ps(two[0], two[1], 0x31));
+    for (int v = 0; v < SUM_VECTORS; v++) {
+        const __m256 a = _mm256_hadd_ps((__m256)acc[0][v], (__m256)acc[1][v]);
+        const __m256 b = _mm256_hadd_ps((__m256)acc[2][v], (__m256)acc[3][v]);
+        sum[v] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20),
+                               _mm256_permute2f128_ps(a, b, 0x31));
+    }
+    return (vf)_mm256_add_ps(sum[0], sum[1]);
 }
 INLINE vi vi_double(const void *p) {
     const __m256i index = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
@@ -327,6 +335,80 @@ INLINE void vf_split(const vf v[2], f8 *even, f8 *odd) {
     *odd = (f8)_mm256_castpd_ps(_mm256_permute4x64_pd(b, 0xd8));
 }
 
+#elif defined(__ARM_NEON)
+
+INLINE vi vi_dot16(vi acc, vi a, vi b) {
+    const int16x8_t x = (int16x8_t)a, y = (int16x8_t)b;
+    const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y)), high = vmull_high_s16(x, y);
+    return acc + (vi)vpaddq_s32(low, high);
+}
+INLINE vi vi_rows(const vi acc[LANES]) {
+    return (vi)vpaddq_s32(vpaddq_s32((int32x4_t)acc[0], (int32x4_t)acc[1]),
+                          vpaddq_s32((int32x4_t)acc[2], (int32x4_t)acc[3]));
+}
+INLINE void vi_steps2(const vi acc[LANES / 2], vi out[2]) {
+    out[0] = (vi)vzip1q_s64((int64x2_t)acc[0], (int64x2_t)acc[1]);
+    out[1] = (vi)vzip2q_s64((int64x2_t)acc[0], (int64x2_t)acc[1]);
+}
+INLINE vi vi_rows2(const vi acc[LANES / 2]) {
+    vi halves[2];
+    vi_steps2(acc, halves);
+    return halves[0] + halves[1];
+}
+INLINE void vi_steps4(const vi acc[LANES], vi out[4]) {
+    const int64x2_t a = (int64x2_t)vtrn1q_s32((int32x4_t)acc[0], (int32x4_t)acc[1]);
+    const int64x2_t b = (int64x2_t)vtrn1q_s32((int32x4_t)acc[2], (int32x4_t)acc[3]);
+    const int64x2_t c = (int64x2_t)vtrn2q_s32((int32x4_t)acc[0], (int32x4_t)acc[1]);
+    const int64x2_t d = (int64x2_t)vtrn2q_s32((int32x4_t)acc[2], (int32x4_t)acc[3]);
+    out[0] = (vi)vzip1q_s64(a, b);
+    out[1] = (vi)vzip1q_s64(c, d);
+    out[2] = (vi)vzip2q_s64(a, b);
+    out[3] = (vi)vzip2q_s64(c, d);
+}
+INLINE vf vf_rows2(const vf acc[LANES / 2][SUM_VECTORS]) {
+    float32x4_t sum[SUM_VECTORS];
+    UNROLL
+    for (int v = 0; v < SUM_VECTORS; v++)
+        sum[v] = vpaddq_f32((float32x4_t)acc[0][v], (float32x4_t)acc[1][v]);
+    return (vf)vaddq_f32(vaddq_f32(sum[0], sum[1]), vaddq_f32(sum[2], sum[3]));
+}
+INLINE vi vi_double(const void *p) {
+    int32x2_t x;
+    memcpy(&x, p, sizeof x);
+    return (vi)vcombine_s32(vzip1_s32(x, x), vzip2_s32(x, x));
+}
+INLINE vf vf_double2(const float *p) {
+    float32x2_t x;
+    memcpy(&x, p, sizeof x);
+    return (vf)vcombine_f32(x, x);
+}
+INLINE vf vf_fma(vf a, vf b, vf c) {
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+INLINE vf vf_half(const void *p) {
+    float16x4_t x;
+    memcpy(&x, p, sizeof x);
+    return (vf)vcvt_f32_f16(x);
+}
+INLINE void vf_half_pairs(vi v, vf *low, vf *high) {
+    *low = (vf)vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32((uint32x4_t)v)));
+    *high = (vf)vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32((uint32x4_t)v, 16)));
+}
+INLINE vi vi_round(vf v) {
+    return (vi)vcvtnq_s32_f32((float32x4_t)v);
+}
+INLINE vf vf_max(vf a, vf b) {
+    return (vf)vbslq_f32(vcgtq_f32((float32x4_t)a, (float32x4_t)b), (float32x4_t)a, (float32x4_t)b);
+}
+INLINE void vf_split(const vf v[4], f8 *even, f8 *odd) {
+    const float32x4_t e[2] = {vuzp1q_f32((float32x4_t)v[0], (float32x4_t)v[1]),
+                              vuzp1q_f32((float32x4_t)v[2], (float32x4_t)v[3])};
+    const float32x4_t o[2] = {vuzp2q_f32((float32x4_t)v[0], (float32x4_t)v[1]),
+                              vuzp2q_f32((float32x4_t)v[2], (float32x4_t)v[3])};
+    memcpy(even, e, sizeof e);
+    memcpy(odd, o, sizeof o);
+}
+
 #else // any machine
 
 INLINE vi vi_dot16(vi acc, vi a, vi b) {
@@ -355,11 +437,12 @@ INLINE void vi_steps2(const vi acc[LANES / 2], vi out[2]) {
         for (int j = 0; j < 2; j++)
             out[j][i] = acc[i / 2][2 * j + i % 2];
 }
-INLINE vf vf_rows2(const vf acc[LANES / 2]) {
-    vf sums;
-    for (int i = 0; i < LANES; i++)
-        sums[i] = acc[i / 2][i % 2 * 2] + acc[i / 2][i % 2 * 2 + 1];
-    return sums;
+INLINE vf vf_rows2(const vf acc[LANES / 2][SUM_VECTORS]) {
+    vf sum[SUM_VECTORS];
+    for (int v = 0; v < SUM_VECTORS; v++)
+        for (int i = 0; i < LANES; i++)
+            sum[v][i] = acc[i / 2][v][i % 2 * 2] + acc[i / 2][v][i % 2 * 2 + 1];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 INLINE vi vi_double(const void *p) {
     int32_t x[2];
@@ -422,12 +505,12 @@ INLINE vf vf_from_vi(vi v) {
     return __builtin_convertvector(v, vf);
 }
 
-// In a fixed order; loops over lanes become shuffles.
-INLINE float vf_sum(vf v) {
-    float lanes[LANES];
-    memcpy(lanes, &v, sizeof v);
+// Of SUMS sums, in a fixed order; loops over lanes become shuffles.
+INLINE float vf_sum(const vf sums[SUM_VECTORS]) {
+    float lanes[SUMS];
+    memcpy(lanes, sums, sizeof lanes);
     UNROLL
-    for (int half = LANES / 2; half > 0; half /= 2) {
+    for (int half = SUMS / 2; half > 0; half /= 2) {
         UNROLL
         for (int lane = 0; lane < half; lane++)
             lanes[lane] += lanes[lane + half];
@@ -453,6 +536,13 @@ INLINE float vf_largest(vf v) {
 #if defined(__F16C__)
 INLINE void f8_half_store(void *p, f8 v) {
     _mm_storeu_si128(p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__ARM_NEON)
+INLINE void f8_half_store(void *p, f8 v) {
+    float32x4_t x[2];
+    memcpy(x, &v, sizeof v);
+    const float16x8_t halves = vcvt_high_f16_f32(vcvt_f16_f32(x[0]), x[1]);
+    memcpy(p, &halves, sizeof halves);
 }
 #else
 INLINE void f8_half_store(void *p, f8 v) {

@@ -2,10 +2,11 @@
 """check_logits.py FOUND EXPECTED ROWS [median]: prints the worst relative L2 distance of a row, and the
 median of all.
 
-FOUND: float32, from `OUT logits --all`; EXPECTED: float64, from oracle_logits.
+FOUND: float32, from `OUT logits --all`; EXPECTED: float64, from oracle_logits, or float32 like FOUND.
 """
 import array
 import math
+import os
 import sys
 
 
@@ -17,7 +18,9 @@ def floats(path, kind):
 
 
 def main():
-    found, expected, rows = floats(sys.argv[1], "f"), floats(sys.argv[2], "d"), int(sys.argv[3])
+    same_kind = os.path.getsize(sys.argv[1]) == os.path.getsize(sys.argv[2])
+    found, expected = floats(sys.argv[1], "f"), floats(sys.argv[2], "f" if same_kind else "d")
+    rows = int(sys.argv[3])
     if len(found) != len(expected) or len(found) % rows:
         sys.exit(f"{len(found)} and {len(expected)} values for {rows} rows")
     width, errors = len(found) // rows, []

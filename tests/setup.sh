@@ -3,7 +3,7 @@
 # cJSON and libevent. Run by tests/run.sh and samples/quickstart.sh; the second run only looks and is
 # done.
 #
-#   tests/setup.sh            for the build
+#   tests/setup.sh            for the build, executables for aarch64 included
 #   tests/setup.sh nvrtc      also NVRTC, which compiles CUDA kernels, if no CUDA toolkit is here
 #   tests/setup.sh sources    only what is fetched as source
 #
@@ -23,7 +23,10 @@ packages="
     dpkg-dev                # unpacks and patches the sources of cJSON and libevent
     python3 python3-pip     # fetches the NVRTC wheel
     python3-jinja2          # what our chat templates are compared with
+    qemu-user               # runs executables for another machine
 "
+# For executables of another machine: unpacked into build/sysroot, not installed.
+sysroot_packages="libc6 libc6-dev linux-libc-dev libgcc-12-dev libxxhash-dev"
 
 wanted() {
     local list
@@ -61,6 +64,45 @@ install_packages() {
         apt-get install -qq -y --no-install-recommends $list </dev/null >/dev/null
 }
 
+# An apt of our own in folder $1, which neither needs root nor touches the machine's; its options.
+apt_folder() {
+    rm -rf "$1"
+    mkdir -p "$1/sources" "$1/lists/partial" "$1/cache/archives/partial"
+    : >"$1/status"
+    apt_options=(-qq
+        -o "Dir::State::lists=$1/lists" -o "Dir::Cache=$1/cache"
+        -o "APT::Sandbox::User=$(id -un)" -o "Acquire::Languages=none")
+}
+
+# unpack_packages MACHINE FOLDER OPTIONS...: unpacks the packages on standard input.
+unpack_packages() {
+    local machine=$1 folder=$2 apt=$PWD/build/apt-$1 list file
+    shift 2
+    list=$(cat)
+    apt_folder "$apt"
+    apt_options+=(-o "APT::Architecture=$machine" -o "APT::Architectures::=$machine"
+        -o "Dir::State::status=$apt/status" "$@")
+    rm -rf "$folder" "$folder.new"
+    mkdir -p "$folder.new"
+    apt-get "${apt_options[@]}" update
+    (cd "$apt" && apt-get "${apt_options[@]}" download $list >/dev/null)
+    for file in "$apt"/*.deb; do
+        dpkg-deb -x "$file" "$folder.new"
+    done
+    rm -rf "$apt"
+    mv "$folder.new" "$folder"
+}
+
+# The C library, headers and static libraries that executables for the other machine are made of.
+fetch_sysroot() {
+    local stamp="build/sysroot/aarch64/packages"
+    [ "$(cat "$stamp" 2>/dev/null)" != "$sysroot_packages" ] || return 0
+    echo "setup: fetching Debian's arm64 libraries into build/sysroot"
+    mkdir -p build/sysroot
+    unpack_packages arm64 build/sysroot/aarch64 <<<"$sysroot_packages"
+    echo "$sysroot_packages" >"$stamp"
+}
+
 # What Debian has no static library of that would do for every machine: we take its patched source
 # into build/NAME. The source entries are made from the machine's own package entries and live in
 # build/: apt's configuration stays as it is, and root is not needed.
@@ -71,13 +113,12 @@ fetch_sources() {
     done
     [ -n "$list" ] || return 0
     echo "setup: fetching sources (apt-get source) into build/:$list"
-    rm -rf "$apt" build/source.new
-    mkdir -p "$apt/sources" "$apt/lists/partial" "$apt/cache/archives/partial" build/source.new
+    rm -rf build/source.new
+    mkdir -p build/source.new
+    apt_folder "$apt"
     source_entries "$apt/sources"
-    options=(-qq
-        -o "Dir::Etc::sourcelist=/dev/null" -o "Dir::Etc::sourceparts=$apt/sources"
-        -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache"
-        -o "APT::Sandbox::User=$(id -un)" -o "Acquire::Languages=none")
+    options=("${apt_options[@]}" -o "Dir::Etc::sourcelist=/dev/null"
+        -o "Dir::Etc::sourceparts=$apt/sources")
     # Some entry may have no sources to offer; what counts is whether ours are found.
     apt-get "${options[@]}" update || true
     (cd build/source.new && apt-get "${options[@]}" source $list >/dev/null)
@@ -135,6 +176,7 @@ download() {
 mkdir -p build
 [ "${1:-}" = sources ] || install_packages
 fetch_sources
+fetch_sysroot
 if [ "${1:-}" = nvrtc ]; then
     fetch_nvrtc
 fi

@@ -15,10 +15,9 @@ python3 tests/check_reference.py "$exe" "$sample/reference.json" --name storytel
 
 needed=$(ldd "$exe" | sed -E 's/ \(0x.*//; s/.* => //' | awk '{print $NF}' | xargs -n 1 basename |
     sed -E 's/[.-].*//' | sort | tr '\n' ' ')
-case $needed in
-"ld libc libm linux " | "ld libc linux ") ok "storyteller libraries" ;;
-*) not_ok "storyteller libraries" "$needed" ;;
-esac
+# glibc's own, as they were divided before 2.34
+others=$(tr ' ' '\n' <<<"$needed" | grep -vxE 'ld|libc|libm|libpthread|libdl|linux|')
+[ -z "$others" ] && ok "storyteller libraries" || not_ok "storyteller libraries" "$needed"
 
 size=$(stat -c %s "$exe")
 weights=$("$exe" info --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["weights_bytes"])')
