@@ -7,6 +7,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+enum { PARAM_NAME_BYTES = 48 };
+
 static const char *const phase_names[] = {"prefill", "head", "sample", "decode"}; // ORDER PHASES
 
 // ---- labels -------------------------------------------------------------------------------------
@@ -36,8 +38,8 @@ static void linear_label(char *out, size_t size, const Graph *g, const Op *op) {
     }
     snprintf(out, size, "%s %" PRId64 "x%" PRId64 " %s%s%s%s", name, t->out_features,
              t->in_features, format_text(format, sizeof format, t),
-             op->linear.prologue == PROLOGUE_NORM ? ", norm" : "",
-             epilogues[op->linear.epilogue], t->input_order ? ", ordered inputs" : "");
+             op->linear.prologue == PROLOGUE_NORM ? ", norm" : "", epilogues[op->linear.epilogue],
+             t->input_order ? ", ordered inputs" : "");
 }
 
 static void attention_label(char *out, size_t size, const Op *op) {
@@ -130,12 +132,31 @@ static const char *source_name(const Step *s) {
     return slash ? slash + 1 : s->source;
 }
 
+// A float is handed to kernels as its bits, under a name that ends in _BITS; people read a number.
+// name: room for the name that it has here.
+static double param_number(char name[PARAM_NAME_BYTES], const Param *p) {
+    static const char suffix[] = "_BITS";
+    size_t length = strlen(p->name);
+    snprintf(name, PARAM_NAME_BYTES, "%s", p->name);
+    if (length < sizeof suffix || strcmp(p->name + length - strlen(suffix), suffix) != 0)
+        return (double)p->value;
+    uint32_t bits = (uint32_t)p->value;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    name[length - strlen(suffix)] = 0;
+    return (double)value;
+}
+
 static void params_text(char *out, size_t size, const Params *p) {
     size_t used = 0;
+    char name[PARAM_NAME_BYTES];
     out[0] = 0;
-    for (int at = 0; at < p->count && used < size; at++)
-        used += (size_t)snprintf(out + used, size - used, "%s%s=%" PRId64, at ? " " : "",
-                                 p->items[at].name, p->items[at].value);
+    for (int at = 0; at < p->count && used < size; at++) {
+        double value = param_number(name, &p->items[at]);
+        int digits = p->items[at].name[strlen(name)] ? 7 : 15; // of a float, of an integer
+        used += (size_t)snprintf(out + used, size - used, "%s%s=%.*g", at ? " " : "", name, digits,
+                                 value);
+    }
 }
 
 // ---- text ---------------------------------------------------------------------------------------
@@ -146,9 +167,9 @@ static void row_print(const Row *row, FILE *out) {
     run_text(row, runs, sizeof runs);
     if (runs[0])
         snprintf(layers, sizeof layers, "layers %s", runs);
-    fprintf(out, "  %-12s %-52s %s:%s  x%d  %.3f MB  %.1f us\n", layers, row->label,
+    fprintf(out, "  %-12s %-52s %s:%s  x%d  %.3f MB  %.1f us%s\n", layers, row->label,
             source_name(row->step), row->step->entry, row->count, row->step->cost.bytes * 1e-6,
-            row->step->cost.us);
+            row->step->cost.us, row->step->cost.measured ? " measured" : "");
     fprintf(out, "  %-12s   %s\n", "", params);
 }
 
@@ -210,6 +231,29 @@ static void recoding_print(const Graph *g, FILE *out) {
                 (double)stored * 1e-6, (double)source * 1e-6, (double)stored / (double)source);
 }
 
+// In which batches a sequence gets the same bits.
+static void orders_print(const Plan *p, FILE *out) {
+    char others[200] = "";
+    size_t used = 0;
+    int64_t most = 0;
+    for (int at = 0; at < p->phase_count; at++) {
+        const PhasePlan *phase = &p->phases[at];
+        if (phase->phase != PHASE_HEAD && phase->phase != PHASE_DECODE)
+            continue;
+        if (phase->reordered && used < sizeof others)
+            used += (size_t)snprintf(others + used, sizeof others - used, "%s %" PRId64,
+                                     used ? "," : "", phase->max_tokens);
+        most = phase->max_tokens;
+    }
+    if (used)
+        fprintf(out,
+                " order of sums: changes with the batch, at buckets of up to%s sequences;"
+                " --batch-invariant keeps one\n",
+                others);
+    else
+        fprintf(out, " order of sums: one for all batches of 1 to %" PRId64 " sequences\n", most);
+}
+
 static void totals_print(const Plan *p, FILE *out) {
     const ModelInfo *m = &p->info;
     DecodeTimes t = decode_times(p);
@@ -219,6 +263,7 @@ static void totals_print(const Plan *p, FILE *out) {
             (double)m->weights_bytes * 1e-6, (double)m->streamed_bytes * 1e-6,
             m->kv_page_bytes / m->page_tokens, (double)m->arena_bytes * 1e-6, p->kernel_count);
     recoding_print(p->graph, out);
+    orders_print(p, out);
     fprintf(out,
             " decode, up to %" PRId64 " sequences: %.1f us a step predicted, %.0f steps/s;"
             " reading the weights at %.0f GB/s: %.1f us, %.0f steps/s (%.0f %%)\n",
@@ -249,12 +294,15 @@ static cJSON *row_json(const Row *row) {
     cJSON_AddStringToObject(json, "source", row->step->source);
     cJSON_AddStringToObject(json, "kernel", row->step->entry);
     cJSON *params = cJSON_AddObjectToObject(json, "params");
-    for (int at = 0; at < row->step->params.count; at++)
-        cJSON_AddNumberToObject(params, row->step->params.items[at].name,
-                                (double)row->step->params.items[at].value);
+    for (int at = 0; at < row->step->params.count; at++) {
+        char name[PARAM_NAME_BYTES];
+        double value = param_number(name, &row->step->params.items[at]);
+        cJSON_AddNumberToObject(params, name, value);
+    }
     cJSON_AddNumberToObject(json, "bytes", row->step->cost.bytes);
     cJSON_AddNumberToObject(json, "flops", row->step->cost.flops);
     cJSON_AddNumberToObject(json, "predicted_us", row->step->cost.us);
+    cJSON_AddBoolToObject(json, "measured", row->step->cost.measured);
     return json;
 }
 
@@ -265,6 +313,7 @@ static cJSON *phase_json(const Plan *p, const PhasePlan *phase) {
     cJSON_AddStringToObject(json, "phase", phase_names[phase->phase]);
     cJSON_AddNumberToObject(json, "max_tokens", (double)phase->max_tokens);
     cJSON_AddNumberToObject(json, "predicted_us", phase_us(phase));
+    cJSON_AddNumberToObject(json, "reordered_ops", phase->reordered);
     cJSON *steps = cJSON_AddArrayToObject(json, "steps");
     for (int at = 0; at < count; at++)
         cJSON_AddItemToArray(steps, row_json(&rows[at]));

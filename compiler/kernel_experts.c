@@ -213,14 +213,6 @@ static bool gemm_candidate(const Problem *p, GemmVariant v, Params *out) {
 
 static bool gemm_accepts(const Problem *p, char reason[REASON_BYTES]) {
     const PackedTensor *t = stack_of(p);
-    Params params;
-    // A sequence must get the same bits alone and in a batch, so one kernel sums all small batches.
-    if (p->phase != PHASE_PREFILL && p->max_tokens <= DECODE_TOKENS_LIMIT &&
-        decode_candidate(p, 1, &params)) {
-        snprintf(reason, REASON_BYTES, "batches of up to %d keep the sums of experts_decode",
-                 DECODE_TOKENS_LIMIT);
-        return false;
-    }
     if (t->expert_bytes > UINT32_MAX || choices(p) * t->in_features > UINT32_MAX ||
         choices(p) > INT32_MAX / 2) {
         snprintf(reason, REASON_BYTES, "offsets of [%lld, %lld] or of its inputs pass 32 bits",
@@ -356,6 +348,7 @@ const Kernel kernel_experts_up_decode = {
     .name = "experts_decode",
     .device = DEVICE_CUDA,
     .op = OP_EXPERTS_UP,
+    .sums = "WARPS",
     .accepts = decode_accepts,
     .candidates = decode_candidates,
     .cost = decode_cost,
@@ -366,6 +359,7 @@ const Kernel kernel_experts_down_decode = {
     .name = "experts_decode",
     .device = DEVICE_CUDA,
     .op = OP_EXPERTS_DOWN,
+    .sums = "WARPS",
     .accepts = decode_accepts,
     .candidates = decode_candidates,
     .cost = decode_cost,

@@ -222,7 +222,7 @@ static int grid(const Problem *p, const Params *params) {
 static Cost cost(const Problem *p, const Params *params) {
     const Target *t = p->plan->target;
     const PackedTensor *w = linear_weight(p);
-    double blocks = grid(p, params), halves = (double)ceil_div(p->max_tokens, 8);
+    double blocks = grid(p, params), halves = (double)ceil_div(params_get(params, "TOKENS_MAX"), 8);
     double turns = (double)ceil_div(passes(p, params), grid(p, params));
     double full = turns * blocks / (double)passes(p, params); // 1: all blocks equally loaded
     double stream_us = (double)w->bytes * full / (t->bandwidth_gbs * 1e3);
@@ -267,6 +267,7 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
 const Kernel kernel_linear_decode = {.name = "linear_decode",
                                      .device = DEVICE_CUDA,
                                      .op = OP_LINEAR,
+                                     .sums = "WARPS",
                                      .accepts = accepts,
                                      .candidates = candidates,
                                      .cost = cost,

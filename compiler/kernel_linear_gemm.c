@@ -75,14 +75,6 @@ bool gemm_params(const Problem *p, GemmVariant v, Params *out) {
 
 bool linear_many_accepts(const Problem *p, char reason[REASON_BYTES]) {
     const PackedTensor *t = linear_weight(p);
-    Params params;
-    // A sequence must get the same bits alone and in a batch, so one kernel sums all small batches.
-    if (p->phase != PHASE_PREFILL && p->max_tokens <= DECODE_TOKENS_LIMIT &&
-        decode_params(p, decode_variant(p), &params)) {
-        snprintf(reason, REASON_BYTES, "batches of up to %d keep the sums of linear_decode",
-                 DECODE_TOKENS_LIMIT);
-        return false;
-    }
     Record r = record_geometry(t);
     if (t->rows / TILE_ROWS * (t->k_padded / r.k) * r.bytes > UINT32_MAX ||
         p->max_tokens * t->in_features > UINT32_MAX) {

@@ -85,6 +85,7 @@ static bool plans_make(Build *b, Error *err) {
         .max_batch_size = o->max_batch_size ? o->max_batch_size : DEFAULT_BATCH,
         .max_num_tokens = o->max_num_tokens ? o->max_num_tokens : DEFAULT_NUM_TOKENS,
         .page_tokens = PAGE_TOKENS,
+        .batch_invariant = o->batch_invariant,
     };
     sizes.max_head_rows = sizes.max_batch_size;
     for (int at = 0; at < b->plan_count; at++) {

@@ -20,7 +20,7 @@ typedef struct Options {
     int progress;                                        // ProgressMode
     int explain; // 0 no, 1 text, 2 JSON
     int dtype, kv_cache_dtype; // 0 auto, 1 fp16; others are refused by the parser
-    bool dry_run, verbose, quiet, help, version;
+    bool batch_invariant, dry_run, verbose, quiet, help, version;
 } Options;
 
 // Fills *o from argv; ERR_USAGE names the word that is wrong.

@@ -1,8 +1,7 @@
 // The plan: for one target, which kernel runs each op, with which parameters, on which buffers.
 //
-// A phase (step.h) is lowered op by op: every kernel family of the op's kind is asked whether it
-// takes the op and what its variants cost; the cheapest appends its steps through the builder
-// functions below. What was refused or lost is noted once per kind of layer, for --explain.
+// A phase (step.h) is lowered op by op: the kernel family that was selected (select.c) appends its
+// steps through the builder functions below.
 // Buffers: logits and hidden are persistent, at the same place in every phase of every target. An
 // op with EPILOGUE_ADD writes over its residual, so the whole residual stream is one buffer, hidden.
 // Non-goals: offsets (memory.c), order of ops (the graph's), anything measured on the machine.
@@ -12,7 +11,6 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <string.h>
 
 enum {
@@ -21,11 +19,6 @@ enum {
     PERSISTENT_COUNT,
     KV_ELEM_BYTES   = 2,
     VALUE_ROW_ALIGN = 16, // kernels read whole tiles of tokens
-    // Decode kernels are chosen for a few batch sizes: 8 and 16 rows are what one mma instruction
-    // or two take, and above them each bucket is one more tile of the GEMM.
-    DECODE_FIRST_BUCKET = 8,
-    DECODE_BUCKET_STEP  = 16,
-    DECODE_STEP_LIMIT   = 64, // larger buckets double
 };
 
 // ---- params -------------------------------------------------------------------------------------
@@ -173,92 +166,6 @@ void step_int(Step *s, int64_t value) {
     operand_new(s, OPERAND_INT)->offset = value;
 }
 
-// ---- choosing a kernel --------------------------------------------------------------------------
-
-typedef struct Choice {
-    const Kernel *kernel; // NULL: none yet
-    Params params;
-    Cost cost;
-} Choice;
-
-// Adds a line to the phase's notes unless it is there: layers of one kind say the same.
-__attribute__((format(printf, 3, 4))) static void phase_note(const Plan *p, PhasePlan *phase,
-                                                             const char *format, ...) {
-    char line[512];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    for (int at = 0; at < phase->note_count; at++)
-        if (strcmp(phase->notes[at], line) == 0)
-            return;
-    phase->notes = array_grow(p->arena, phase->notes, phase->note_count, &phase->note_capacity,
-                              sizeof *phase->notes);
-    phase->notes[phase->note_count++] = arena_strndup(p->arena, line, strlen(line));
-}
-
-// The cheapest candidate of one family; `kernel` stays NULL if it offers none.
-static Choice family_best(const Problem *problem, const Kernel *kernel) {
-    Params candidates[KERNEL_MAX_CANDIDATES];
-    memset(candidates, 0, sizeof candidates);
-    int count = kernel->candidates(problem, candidates);
-    Choice best = {.kernel = NULL};
-    for (int at = 0; at < count; at++) {
-        Cost cost = kernel->cost(problem, &candidates[at]);
-        if (!best.kernel || cost.us < best.cost.us)
-            best = (Choice){.kernel = kernel, .params = candidates[at], .cost = cost};
-    }
-    return best;
-}
-
-static void losers_note(const Plan *p, PhasePlan *phase, const char *label, const Choice *tried,
-                        int count, const Choice *best) {
-    for (int at = 0; at < count; at++)
-        if (tried[at].kernel != best->kernel)
-            phase_note(p, phase, "%s: %s predicted %.1f us, chosen %s %.1f us", label,
-                       tried[at].kernel->name, tried[at].cost.us, best->kernel->name,
-                       best->cost.us);
-}
-
-enum { FAMILIES_MAX = 16 };
-
-static bool op_lower(Plan *p, PhasePlan *phase, const Op *op, Error *err) {
-    Problem problem = {
-        .plan = p, .op = op, .phase = phase->phase, .max_tokens = phase->max_tokens};
-    char label[160], reasons[240] = "no kernel family for it";
-    size_t used = 0;
-    op_label(label, sizeof label, p->graph, op);
-    Choice tried[FAMILIES_MAX];
-    int count = 0;
-    const Choice *best = NULL;
-    for (int at = 0; at < kernel_table_count && count < FAMILIES_MAX; at++) {
-        const Kernel *kernel = kernel_table[at];
-        char reason[REASON_BYTES] = "no candidate";
-        if (kernel->device != p->target->device || kernel->op != op->kind)
-            continue;
-        if (kernel->accepts(&problem, reason))
-            tried[count] = family_best(&problem, kernel);
-        else
-            tried[count].kernel = NULL;
-        if (!tried[count].kernel) {
-            phase_note(p, phase, "%s: %s refused: %s", label, kernel->name, reason);
-            if (used < sizeof reasons)
-                used += (size_t)snprintf(reasons + used, sizeof reasons - used, "%s%s: %s",
-                                         used ? "; " : "", kernel->name, reason);
-            continue;
-        }
-        if (!best || tried[count].cost.us < best->cost.us)
-            best = &tried[count];
-        count++;
-    }
-    if (!best)
-        return fail(err, ERR_UNSUPPORTED, 450, "target %s cannot run %s of layer %d: %s",
-                    p->target->name, label, op->layer, reasons);
-    losers_note(p, phase, label, tried, count, best);
-    best->kernel->lower(&problem, &best->params, &best->cost, p, phase);
-    return true;
-}
-
 // ---- phases -------------------------------------------------------------------------------------
 
 static PhasePlan *phase_new(Plan *p, int kind, int64_t max_tokens) {
@@ -291,33 +198,27 @@ static bool phase_lower(Plan *p, int kind, int64_t max_tokens, Error *err) {
     for (int at = first; at < end; at++) {
         if (kind == PHASE_DECODE && g->ops[at].kind == OP_GATHER)
             continue;
-        TRY(op_lower(p, phase, &g->ops[at], err));
+        const Problem problem = {
+            .plan = p, .op = &g->ops[at], .phase = kind, .max_tokens = max_tokens};
+        KernelChoice choice;
+        TRY(op_select(&choice, p, phase, &g->ops[at], err));
+        choice.kernel->lower(&problem, &choice.params, &choice.cost, p, phase);
     }
     return true;
 }
 
-static int64_t bucket_after(int64_t bucket) {
-    if (bucket < DECODE_BUCKET_STEP)
-        return DECODE_BUCKET_STEP;
-    return bucket < DECODE_STEP_LIMIT ? bucket + DECODE_BUCKET_STEP : bucket * 2;
-}
-
 static bool phases_lower(Plan *p, Error *err) {
     const ModelInfo *info = &p->info;
-    int64_t batch = info->max_batch_size;
-    int decodes = 1;
-    for (int64_t bucket = DECODE_FIRST_BUCKET; bucket < batch; bucket = bucket_after(bucket))
-        decodes++;
-    p->phases = ARENA_NEW(p->arena, PhasePlan, 3 + decodes);
-    TRY(phase_lower(p, PHASE_PREFILL, info->max_num_tokens, err));
+    buckets_choose(p);
+    p->phases = ARENA_NEW(p->arena, PhasePlan, 2 + p->decode_bucket_count + p->prefill_bucket_count);
+    for (int at = 0; at < p->prefill_bucket_count; at++)
+        TRY(phase_lower(p, PHASE_PREFILL, p->prefill_buckets[at], err));
     TRY(phase_lower(p, PHASE_HEAD, info->max_head_rows, err));
-    if (p->target->device == DEVICE_CPU)
-        return phase_lower(p, PHASE_DECODE, batch, err);
-    TRY(phase_lower(p, PHASE_SAMPLE, info->max_head_rows, err));
-    int64_t bucket = DECODE_FIRST_BUCKET;
-    for (; bucket < batch; bucket = bucket_after(bucket))
-        TRY(phase_lower(p, PHASE_DECODE, bucket, err));
-    return phase_lower(p, PHASE_DECODE, batch, err);
+    if (p->target->device == DEVICE_CUDA)
+        TRY(phase_lower(p, PHASE_SAMPLE, info->max_head_rows, err));
+    for (int at = 0; at < p->decode_bucket_count; at++)
+        TRY(phase_lower(p, PHASE_DECODE, p->decode_buckets[at], err));
+    return true;
 }
 
 // ---- the plan as a whole ------------------------------------------------------------------------
@@ -436,7 +337,9 @@ bool plan_make(Plan *out, const Graph *g, const Config *c, const Target *t, cons
                     "--max-seq-len %" PRId64 ", --max-batch-size %" PRId64 " and --max-num-tokens %"
                     PRId64 " must be positive", sizes->max_seq_len, sizes->max_batch_size,
                     sizes->max_num_tokens);
-    *out = (Plan){.target = t, .graph = g, .arena = a};
+    *out = (Plan){.target = t, .graph = g, .batch_invariant = sizes->batch_invariant, .arena = a};
+    out->choices = ARENA_NEW(a, KernelChoices, BUCKETS_MAX + 1);
+    out->orders = ARENA_NEW(a, const char *, g->op_count + 1);
     model_info(&out->info, g, c, sizes);
     weights_info(&out->info, g, a);
     out->batch = batch_layout(&out->info);

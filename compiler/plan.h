@@ -64,7 +64,8 @@ bool params_equal(const Params *a, const Params *b);
 typedef struct Cost {
     double bytes; // moved through memory
     double flops;
-    double us;    // predicted time
+    double us;    // time
+    bool measured; // on a GPU of the target (tune.c); else predicted
 } Cost;
 
 typedef enum OperandKind { // ORDER OPERANDS (llvm.c)
@@ -115,6 +116,7 @@ typedef struct PhasePlan {
     int step_count, step_capacity;
     Buffer *buffers; // persistent ones first, the same in every phase
     int buffer_count, buffer_capacity;
+    int reordered;     // ops that sum in another order than in the decoding bucket before (select.c)
     int *value_buffer; // [graph.value_count]: buffer of a value, -1: none yet
     // why a kernel was refused or not chosen, one line each, for --explain
     char **notes;
@@ -123,7 +125,10 @@ typedef struct PhasePlan {
 
 typedef struct Sizes { // what the command line and the model fix
     int64_t max_seq_len, max_batch_size, max_num_tokens, max_head_rows, page_tokens;
+    bool batch_invariant; // one order of sums in all batches
 } Sizes;
+
+enum { BUCKETS_MAX = 16 };
 
 typedef struct Plan {
     const Target *target;
@@ -134,6 +139,13 @@ typedef struct Plan {
     int phase_count;
     Step **kernels; // one step per distinct (source, entry, params): what must be compiled
     int kernel_count;
+    bool batch_invariant;
+    int64_t decode_buckets[BUCKETS_MAX], prefill_buckets[BUCKETS_MAX]; // most tokens of each, ascending
+    int decode_bucket_count, prefill_bucket_count;
+    const struct Tuning *tuning; // NULL: nothing was measured
+    struct KernelChoices *choices;     // [BUCKETS_MAX + 1] room for select.c
+    const char **orders;         // [graph.op_count] order of sums of the op in the bucket before; with
+                                 // batch_invariant in all that decode; NULL: open
     Arena *arena;
 } Plan;
 
@@ -153,6 +165,7 @@ typedef struct Kernel {
     const char *name;
     TargetDevice device;
     OpKind op;
+    const char *sums; // parameters that set the order of its sums: "WARPS"; NULL: no parameter does
     bool (*accepts)(const Problem *p, char reason[REASON_BYTES]);
     int (*candidates)(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]);
     Cost (*cost)(const Problem *p, const Params *params);
@@ -166,6 +179,41 @@ extern const int kernel_table_count;
 // What tells a candidate from the others of its family: the parameters on which they differ, as
 // "BLOCK_TOKENS=64 ROW_GROUPS=2"; "" for the only one. Returns out.
 const char *candidate_text(char *out, size_t size, const Params *all, int count, int which);
+
+// ---- select.c: which kernel runs an op ----------------------------------------------------------
+
+enum { CHOICES_MAX = 64, REFUSED_MAX = 8 };
+
+typedef struct KernelChoice {
+    const Kernel *kernel;
+    Params params;
+    Cost cost;
+    char sums[96];     // "linear_decode WARPS=8": equal texts give equal bits for any number of tokens
+    char variant[128]; // candidate_text
+} KernelChoice;
+
+typedef struct Refused {
+    const Kernel *kernel;
+    char reason[REASON_BYTES];
+} Refused;
+
+typedef struct KernelChoices { // what there is for one problem, in the order of kernel_table
+    KernelChoice items[CHOICES_MAX];
+    int count;
+    Refused refused[REFUSED_MAX];
+    int refused_count;
+} KernelChoices;
+
+void choices_make(KernelChoices *out, const Problem *problem);
+// The cheapest, of that order of sums and of that family unless they are NULL; the first among
+// equals. A measured time beats a predicted one. NULL: there is none.
+const KernelChoice *choices_best(const KernelChoices *all, const char *sums, const Kernel *family);
+// The choice for an op in a phase, with a note on each family that did not get it. ERR_UNSUPPORTED
+// if none takes it.
+bool op_select(KernelChoice *out, const Plan *p, PhasePlan *phase, const Op *op, Error *err);
+
+// buckets.c: decode_buckets and prefill_buckets of a plan.
+void buckets_choose(Plan *p);
 
 // For lower(): append a step and its operands. A buffer's live range grows as operands name it.
 Step *plan_step(Plan *p, PhasePlan *phase, const Op *op, const char *source, const char *entry,

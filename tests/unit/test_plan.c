@@ -1,6 +1,6 @@
 // Plans of every target: buffers that live at the same time never overlap, what phases share lies at
-// the same place everywhere, equal kernels are compiled once, and batches do not change how sums
-// are split.
+// the same place everywhere, equal kernels are compiled once, each bucket has its cheapest kernels, or,
+// where batches shall not change bits, those of one order of sums.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,11 +27,12 @@ typedef struct Model {
     int count;
 } Model;
 
-static void model_open(Model *m, const char *dir, int64_t batch) {
+static void model_open(Model *m, const char *dir, int64_t batch, bool invariant) {
     Error err = {0};
     int64_t bytes;
     const Sizes sizes = {.max_seq_len = 512, .max_batch_size = batch, .max_num_tokens = 300,
-                         .max_head_rows = batch, .page_tokens = 64};
+                         .max_head_rows = batch, .page_tokens = 64,
+                         .batch_invariant = invariant};
     *m = (Model){0};
     assert_true(checkpoint_open(&m->checkpoint, dir, &m->arena, &err));
     assert_true(config_read(&m->config, dir, &m->arena, &err));
@@ -77,7 +78,7 @@ static void test_memory(void **state) {
     (void)state;
     for (int64_t batch = 1; batch <= 40; batch += 13) {
         Model m;
-        model_open(&m, "tests/vectors/fixtures/llama32-4b-g128", batch);
+        model_open(&m, "tests/vectors/fixtures/llama32-4b-g128", batch, false);
         for (int at = 0; at < m.count; at++) {
             assert_int_equal(m.plans[at].info.logits_offset, 0);
             for (int phase = 0; phase < m.plans[at].phase_count; phase++)
@@ -90,7 +91,7 @@ static void test_memory(void **state) {
 static void test_kernels_once(void **state) {
     (void)state;
     Model m;
-    model_open(&m, "samples/storyteller", 16);
+    model_open(&m, "samples/storyteller", 16, false);
     for (int at = 0; at < m.count; at++) {
         const Plan *p = &m.plans[at];
         for (int i = 0; i < p->kernel_count; i++)
@@ -102,28 +103,103 @@ static void test_kernels_once(void **state) {
     arena_free(&m.arena);
 }
 
-// The split of a sum over warps depends on the shape only: the decode buckets agree on it.
-static void test_split_of_sums(void **state) {
+// The order of sums of an op, by the parameters that its family names.
+static void assert_same_order(const Step *a, const Step *b) {
+    static const char *const names[] = {"WARPS", "K_GROUPS", "CLUSTER"};
+    assert_string_equal(a->entry, b->entry);
+    for (size_t at = 0; at < sizeof names / sizeof *names; at++)
+        for (int i = 0; i < a->params.count; i++)
+            if (strcmp(a->params.items[i].name, names[at]) == 0)
+                assert_int_equal(a->params.items[i].value, params_get(&b->params, names[at]));
+}
+
+// Steps of linear layers, of which each op has one behind a norm that may be one of its own.
+static int linear_steps(const PhasePlan *phase, const Step **out) {
+    int count = 0;
+    for (int at = 0; at < phase->step_count; at++)
+        if (strncmp(phase->steps[at].entry, "linear_", 7) == 0)
+            out[count++] = &phase->steps[at];
+    return count;
+}
+
+// With --batch-invariant the decode buckets, and the head, agree on the order of sums.
+static void test_one_order_of_sums(void **state) {
+    (void)state;
+    static const int64_t batches[] = {1, 16, 64, 100};
+    for (size_t batch = 0; batch < sizeof batches / sizeof *batches; batch++) {
+        Model m;
+        model_open(&m, "samples/storyteller", batches[batch], true);
+        for (int at = 0; at < m.count; at++) {
+            const Plan *p = &m.plans[at];
+            const Step *first[200], *other[200], *head[4];
+            int count = 0, heads = 0;
+            assert_int_equal(p->prefill_bucket_count, 1);
+            for (int phase = 0; phase < p->phase_count; phase++) {
+                const PhasePlan *decode = &p->phases[phase];
+                assert_int_equal(decode->reordered, 0);
+                if (decode->phase == PHASE_HEAD)
+                    heads = linear_steps(decode, head);
+                if (decode->phase != PHASE_DECODE)
+                    continue;
+                int found = linear_steps(decode, count ? other : first);
+                for (int step = 0; step < count; step++)
+                    assert_same_order(first[step], other[step]);
+                assert_true(count == 0 || found == count);
+                count = found;
+            }
+            assert_true(count > heads || p->target->device == DEVICE_CPU);
+            for (int step = 0; step < heads; step++)
+                assert_same_order(first[count - heads + step], head[step]);
+        }
+        arena_free(&m.arena);
+    }
+}
+
+// Without it every bucket has the cheapest candidate, and one kernel does not serve all of them.
+static void test_cheapest(void **state) {
     (void)state;
     Model m;
-    model_open(&m, "samples/storyteller", 16);
+    int reordered = 0;
+    model_open(&m, "samples/storyteller", 64, false);
+    KernelChoices *all = calloc(1, sizeof *all);
+    assert_non_null(all);
     for (int at = 0; at < m.count; at++) {
         const Plan *p = &m.plans[at];
-        const PhasePlan *first = NULL;
         for (int phase = 0; phase < p->phase_count; phase++) {
             const PhasePlan *decode = &p->phases[phase];
-            if (decode->phase != PHASE_DECODE || p->target->device != DEVICE_CUDA)
-                continue;
-            first = first ? first : decode;
-            assert_int_equal(decode->step_count, first->step_count);
-            for (int step = 0; step < decode->step_count; step++) {
-                if (strcmp(decode->steps[step].entry, "linear_decode") != 0)
+            reordered += decode->reordered;
+            for (int step = 0; step < decode->step_count && decode->phase == PHASE_DECODE; step++) {
+                const Step *s = &decode->steps[step];
+                const Problem problem = {
+                    .plan = p, .op = s->op, .phase = PHASE_DECODE, .max_tokens = decode->max_tokens};
+                if (!s->op || s->op->kind != OP_LINEAR || strncmp(s->entry, "linear_", 7) != 0)
                     continue;
-                assert_string_equal(first->steps[step].entry, "linear_decode");
-                assert_int_equal(params_get(&decode->steps[step].params, "WARPS"),
-                                 params_get(&first->steps[step].params, "WARPS"));
+                choices_make(all, &problem);
+                for (int i = 0; i < all->count; i++)
+                    assert_true(all->items[i].cost.us >= s->cost.us);
             }
         }
+    }
+    assert_true(reordered > 0);
+    free(all);
+    arena_free(&m.arena);
+}
+
+// A step runs the smallest bucket that holds its tokens: they ascend, and the last holds all.
+static void test_buckets(void **state) {
+    (void)state;
+    Model m;
+    model_open(&m, "tests/vectors/fixtures/llama32-4b-g128", 40, false);
+    for (int at = 0; at < m.count; at++) {
+        const Plan *p = &m.plans[at];
+        assert_int_equal(p->decode_buckets[p->decode_bucket_count - 1], 40);
+        assert_int_equal(p->prefill_buckets[p->prefill_bucket_count - 1], 300);
+        for (int i = 1; i < p->decode_bucket_count; i++)
+            assert_true(p->decode_buckets[i - 1] < p->decode_buckets[i]);
+        for (int i = 1; i < p->prefill_bucket_count; i++)
+            assert_true(p->prefill_buckets[i - 1] < p->prefill_buckets[i]);
+        if (p->target->device == DEVICE_CPU)
+            assert_int_equal(p->phase_count, 3);
     }
     arena_free(&m.arena);
 }
@@ -146,7 +222,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_kernels_once),
-        cmocka_unit_test(test_split_of_sums),
+        cmocka_unit_test(test_one_order_of_sums),
+        cmocka_unit_test(test_cheapest),
+        cmocka_unit_test(test_buckets),
         cmocka_unit_test(test_targets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
