@@ -23,12 +23,14 @@ static Step *sample_step(Plan *plan, PhasePlan *phase, const char *entry, const 
     return s;
 }
 
-// logits, sample, head_slots, seen, scratch: what all three begin with.
+// What all three begin with: logits, what slots have, scratch.
 static void sample_operands(Plan *plan, PhasePlan *phase, Step *s, int scratch) {
+    const BatchLayout *b = &plan->batch;
+    const int64_t of_slots[] = {b->sample, b->head_slots, b->seen,  b->mask,
+                                b->biased, b->bias,       b->counts};
     step_value(plan, phase, s, plan->graph->logits);
-    step_address(s, REGION_BATCH, plan->batch.sample);
-    step_address(s, REGION_BATCH, plan->batch.head_slots);
-    step_address(s, REGION_BATCH, plan->batch.seen);
+    for (size_t at = 0; at < sizeof of_slots / sizeof *of_slots; at++)
+        step_address(s, REGION_BATCH, of_slots[at]);
     step_buffer(phase, s, scratch, 0);
 }
 
@@ -40,6 +42,8 @@ void kernel_sample_lower(Plan *plan, PhasePlan *phase) {
     params_set(&params, "VOCAB", m->vocab_size);
     params_set(&params, "SEEN_WORDS", plan->batch.seen_words);
     params_set(&params, "ROWS", m->max_num_tokens);
+    params_set(&params, "MAX_BIAS", SAMPLE_MAX_BIAS);
+    params_set(&params, "MAX_TOP", SAMPLE_MAX_TOP);
     static const char *const passes[] = {"sample_max", "sample_mass"};
     for (size_t pass = 0; pass < sizeof passes / sizeof *passes; pass++) {
         Step *s = sample_step(plan, phase, passes[pass], &params, chunks, CHUNK_THREADS);
@@ -52,5 +56,6 @@ void kernel_sample_lower(Plan *plan, PhasePlan *phase) {
     step_address(s, REGION_BATCH, plan->batch.token_ids);
     step_address(s, REGION_BATCH, plan->batch.positions);
     step_address(s, REGION_BATCH, plan->batch.sampled);
+    step_address(s, REGION_BATCH, plan->batch.results);
     step_tokens(s);
 }

@@ -1,9 +1,16 @@
 // (1) Draws one token per row. The same in runtime/sampler.c (CPU); both follow this text. For a
 //     row with parameters p = sample[slot] and logits l[0 .. VOCAB):
 //
-//     penalty   s_i = l_i. If p.repetition_penalty > 0, it is not 1 and bit i of seen[slot] is set:
-//               s_i = l_i * (1 / penalty) where l_i > 0, l_i * penalty elsewhere. Then NaN and -inf
-//               become -FLT_MAX, +inf becomes FLT_MAX.   max = the largest s_i.
+//     scores    s_i = l_i. If p.repetition_penalty > 0, it is not 1 and bit i of seen[slot] is set:
+//               s_i = l_i * (1 / penalty) where l_i > 0, l_i * penalty elsewhere. If token i was
+//               drawn c = counts[slot][i] > 0 times: s_i -= p.presence_penalty +
+//               p.frequency_penalty * c (counts are read and kept only where one of the two is not
+//               0). If bit i of biased[slot] is set: s_i += the bias of id i in the first
+//               p.bias_count entries of bias[slot], which are ordered by id. Then NaN and -inf
+//               become -FLT_MAX, +inf becomes FLT_MAX.
+//     excluded  s_i = -inf where 0 < p.token_count <= i (rows that the vocabulary is filled up
+//               with), and where p.masked is not 0 and bit i of mask[slot] is not set; one token at
+//               least is left.   max = the largest s_i.
 //     greedy    unless p.temperature > 0: the lowest i with s_i = max. Nothing below applies.
 //     weights   x_i = (s_i - max) * c in fp32, c = 1.44269504 / p.temperature;
 //               W_i = 0 if x_i <= -40, else floor(2^x_i * 2^40): integers, so that every sum below
@@ -21,20 +28,28 @@
 //               sum of W_j over the kept j <= i greater than r.
 //     after     sampled[slot] = token_ids[row] = token;
 //               positions[row] = positions[head_rows[row]] + 1 (read before it is written: row 0
-//               may stand for the last row of a prefill); bit `token` of seen[slot] is set; p.step
-//               += 1.
+//               may stand for the last row of a prefill); bit `token` of seen[slot] is set; the
+//               token's count grows up to 65535; p.step += 1.
+//     logprobs  if p.logprobs > 0: results[slot] gets log softmax(l) (l with NaN and infinities
+//               replaced as above) of the token, and of the p.logprobs - 1 ids below p.token_count
+//               with the largest l, the lower id first among equals.
 //     A row whose slot is -1 is left alone.
 //
 // (2) operand     dtype         shape                  notes
 //     logits      fp32          [rows, VOCAB]
-//     sample      SampleParams  [slots]                32 bytes each, by slot
+//     sample      SampleParams  [slots]                64 bytes each, by slot
 //     head_slots  int32         [rows]                 -1: no row
 //     seen        uint32        [slots, SEEN_WORDS]    token t is bit t % 32 of word t / 32
+//     mask        uint32        [slots, SEEN_WORDS]
+//     biased      uint32        [slots, SEEN_WORDS]
+//     bias        LogitBias     [slots, MAX_BIAS]      id, bias; 8 bytes each
+//     counts      uint16        [slots, VOCAB]
 //     scratch     Chunk         [rows, CHUNKS]         written by one entry, read by the next
 //     head_rows   int32         [rows]                 in [0, ROWS), else the row is left alone. A
 //     token_ids   int32         [ROWS]                 row may name itself or one that no other row
 //     positions   int32         [ROWS]                 writes.
 //     sampled     int32         [slots]
+//     results     SampleResult  [slots]
 //     rows        int64
 //
 // (3) Layouts: logits plain. Keys: the bits of a float, made ordered as an unsigned integer (sign
@@ -49,21 +64,36 @@
 // (5) VOCAB       tokens, at most 2^18 (sums of W fit 64 bits, chunks fit one warp pair)
 //     SEEN_WORDS  ceil(VOCAB / 32)
 //     ROWS        rows that token_ids and positions have room for
+//     MAX_BIAS    biases that a slot has room for
+//     MAX_TOP     of SampleResult
 //
 // (6) sample_max and sample_mass: grid {CHUNKS, rows, 1}, 256 threads, warp w takes tokens 512 w ..
 //     512 w + 511 of the chunk, lane by lane. sample_draw: grid {1, rows, 1}, 512 threads.
 //
-// (7) Read: (1); penalised, weight; max_chunk; mass_chunk; then draw_row, whose last part is the
-//     list of steps. Row is what a block knows about its row.
+// (7) Read: (1); score, weight; max_chunk; mass_chunk; then draw_row, whose last part is the list of
+//     steps; logprobs_row. Row is what a block knows about its row.
 #include "ptx.cuh"
+#include "reduce.cuh"
 
-// ORDER SAMPLE: SampleParams of runtime/payload.h.
+// ORDER SAMPLE: SampleParams, LogitBias and SampleResult of runtime/payload.h.
 struct SampleParams {
-    float temperature, top_p, min_p, repetition_penalty;
+    float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     s32 top_k;
     u32 seed_low, seed_high;
-    s32 step;
+    s32 step, token_count, bias_count, masked, logprobs;
+    s32 reserved[2];
 };
+struct LogitBias {
+    s32 id;
+    float bias;
+};
+struct SampleResult {
+    float logprob;
+    s32 top_count;
+    s32 top_ids[MAX_TOP];
+    float top_logprobs[MAX_TOP];
+};
+static_assert(sizeof(SampleParams) == 64, "SampleParams");
 
 constexpr int CHUNK_TOKENS = 4096;
 constexpr int CHUNK_LIST   = 512; // tokens that a chunk's list holds
@@ -96,16 +126,29 @@ __device__ __forceinline__ float window(int index) {
 
 // ---- what a block knows about its row -----------------------------------------------------------
 
+// Where all rows find theirs.
+struct Slots {
+    const float *logits;
+    const SampleParams *sample;
+    const s32 *head_slots;
+    const u32 *seen, *mask, *biased;
+    const LogitBias *bias;
+    const u16 *counts;
+};
+
 struct Row {
     const float *logits;
-    const u32 *seen;
+    const u32 *seen, *mask, *biased;
+    const LogitBias *bias;
+    const u16 *counts;
     SampleParams p;
     s32 slot;
+    int tokens; // that may be drawn
     float max;   // set once it is known
     float scale; // c of (1)
     float inverse_penalty;
     u64 min_weight;
-    bool penalty, greedy, thresholds;
+    bool penalty, counted, greedy, thresholds;
 };
 
 __device__ __forceinline__ u64 floor_weight(float x) {
@@ -113,20 +156,25 @@ __device__ __forceinline__ u64 floor_weight(float x) {
 }
 
 // False: nothing to do for this row.
-__device__ __forceinline__ bool row_open(Row &row, s64 at, const float *logits,
-                                         const SampleParams *sample, const s32 *head_slots,
-                                         const u32 *seen) {
-    row.slot = head_slots[at];
+__device__ __forceinline__ bool row_open(Row &row, s64 at, const Slots &slots) {
+    row.slot = slots.head_slots[at];
     if (row.slot < 0) {
         return false;
     }
-    row.p          = sample[row.slot];
-    row.logits     = logits + at * VOCAB;
-    row.seen       = seen + (s64)row.slot * SEEN_WORDS;
+    s64 words      = (s64)row.slot * SEEN_WORDS;
+    row.p          = slots.sample[row.slot];
+    row.logits     = slots.logits + at * VOCAB;
+    row.seen       = slots.seen + words;
+    row.mask       = slots.mask + words;
+    row.biased     = slots.biased + words;
+    row.bias       = slots.bias + (s64)row.slot * MAX_BIAS;
+    row.counts     = slots.counts + (s64)row.slot * VOCAB;
+    row.tokens     = row.p.token_count > 0 ? min(row.p.token_count, VOCAB) : VOCAB;
     row.penalty    = row.p.repetition_penalty > 0.0f && row.p.repetition_penalty != 1.0f;
+    row.counted    = row.p.presence_penalty != 0.0f || row.p.frequency_penalty != 0.0f;
     row.greedy     = !(row.p.temperature > 0.0f);
     row.thresholds = (row.p.top_k > 0 && row.p.top_k < VOCAB) || row.p.top_p < 1.0f;
-    row.scale      = 1.44269504f / row.p.temperature;
+    row.scale      = fminf(1.44269504f / row.p.temperature, 1e30f); // 0 * inf is no number
     row.max        = 0.0f;
     row.inverse_penalty = 1.0f / row.p.repetition_penalty;
     u64 least      = floor_weight(fminf(fmaxf(row.p.min_p, 0.0f), 1.0f));
@@ -134,13 +182,47 @@ __device__ __forceinline__ bool row_open(Row &row, s64 at, const float *logits,
     return true;
 }
 
-__device__ __forceinline__ float penalised(const Row &row, int id) {
+__device__ __forceinline__ bool has_bit(const u32 *bits, int id) {
+    return bits[id / 32] >> (id % 32) & 1;
+}
+
+// NaN counts as the smallest; -0 becomes +0.
+__device__ __forceinline__ float cleaned(float s) {
+    s = s >= -LARGEST ? s : -LARGEST;
+    return fminf(s, LARGEST) + 0.0f;
+}
+
+__device__ __forceinline__ float never() { // the score of an excluded token: -infinity
+    return __uint_as_float(0xff800000u);
+}
+
+// Of an id that biased[slot] has. At most 300 tokens of a row come here.
+__device__ __forceinline__ float bias_of(const Row &row, int id) {
+    int low = 0, high = row.p.bias_count - 1;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (row.bias[middle].id < id) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return row.bias[low].bias;
+}
+
+__device__ __forceinline__ float score(const Row &row, int id) {
     float s = ld_global_f32(row.logits + id);
-    if (row.penalty && (row.seen[id / 32] >> (id % 32) & 1)) {
+    if (row.penalty && has_bit(row.seen, id)) {
         s = s * (s > 0.0f ? row.inverse_penalty : row.p.repetition_penalty);
     }
-    s = s >= -LARGEST ? s : -LARGEST; // NaN too
-    return fminf(s, LARGEST) + 0.0f;  // -0 becomes +0
+    if (row.counted && row.counts[id]) {
+        s -= row.p.presence_penalty + row.p.frequency_penalty * (float)row.counts[id];
+    }
+    if (row.p.bias_count > 0 && has_bit(row.biased, id)) {
+        s += bias_of(row, id);
+    }
+    bool excluded = id >= row.tokens || (row.p.masked && !has_bit(row.mask, id));
+    return excluded ? never() : cleaned(s);
 }
 
 __device__ __forceinline__ u32 key_of(float s) {
@@ -197,7 +279,7 @@ __device__ __forceinline__ void max_chunk(const Row &row, int chunk, Chunk *out,
     for (int at = 0; at < CHUNK_LANE; at++) {
         int id = chunk_token(chunk, at);
         if (id < VOCAB) {
-            u64 found = (u64)key_of(penalised(row, id)) << 32 | (u32)~id;
+            u64 found = (u64)key_of(score(row, id)) << 32 | (u32)~id;
             best      = found > best ? found : best;
         }
     }
@@ -294,7 +376,7 @@ __device__ __forceinline__ void mass_chunk(Row &row, int chunk, const Chunk *chu
 #pragma unroll // all loads at once
     for (int at = 0; at < CHUNK_LANE; at++) {
         int id = chunk_token(chunk, at);
-        s[at]  = id < VOCAB ? penalised(row, id) : -LARGEST;
+        s[at]  = id < VOCAB ? score(row, id) : never();
     }
     mass_warp(row, chunk, s, shared);
     __syncthreads();
@@ -331,6 +413,7 @@ __device__ __forceinline__ void mass_chunk(Row &row, int chunk, const Chunk *chu
 
 struct DrawShared {
     u64 sums[PIVOTS][DRAW_WARPS];
+    float floats[DRAW_WARPS];
     u32 chosen;
     u32 keys[LIST_TOKENS], ids[LIST_TOKENS];
 };
@@ -342,7 +425,7 @@ struct Source {
     const u32 *keys, *ids;
     int first, count;
     __device__ __forceinline__ u32 key(int at) const {
-        return keys ? keys[at] : key_of(penalised(*row, first + at));
+        return keys ? keys[at] : key_of(score(*row, first + at));
     }
     __device__ __forceinline__ u32 id(int at) const {
         return keys ? ids[at] : (u32)(first + at);
@@ -600,30 +683,85 @@ __device__ __forceinline__ u32 draw_row(Row &row, const Chunk *chunks, DrawShare
     return draw(source, row, threshold(source, row, mass, shared), ~(u64)0, shared);
 }
 
+// ---- logprobs, for rows that ask for them -------------------------------------------------------
+
+__device__ __forceinline__ u64 block_max_u64(u64 x, DrawShared *shared) {
+    int lane = (int)threadIdx.x % WARP_LANES, warp = (int)threadIdx.x / WARP_LANES;
+    x        = warp_max_u64(x);
+    __syncthreads(); // the last use of sums is over
+    if (lane == 0) {
+        shared->sums[0][warp] = x;
+    }
+    __syncthreads();
+    return warp_max_u64(lane < DRAW_WARPS ? shared->sums[0][lane] : 0);
+}
+
+// The largest key << 32 | ~id below `limit` among a thread's tokens before `end`; 0: none.
+__device__ __forceinline__ u64 thread_best(const Row &row, int end, u64 limit) {
+    u64 best = 0;
+#pragma unroll 4 // loads in flight
+    for (int id = (int)threadIdx.x; id < end; id += DRAW_THREADS) {
+        u64 found = (u64)key_of(cleaned(ld_global_f32(row.logits + id))) << 32 | (u32)~id;
+        best      = found > best && found < limit ? found : best;
+    }
+    return best;
+}
+
+// The most likely token is found again and again among what each thread has left.
+__device__ __forceinline__ void logprobs_row(const Row &row, u32 token, SampleResult *out,
+                                             DrawShared *shared) {
+    float max   = key_value((u32)(block_max_u64(thread_best(row, VOCAB, ~(u64)0), shared) >> 32));
+    float total = 0.0f;
+#pragma unroll 4 // loads in flight
+    for (int id = (int)threadIdx.x; id < VOCAB; id += DRAW_THREADS) {
+        total += ex2_approx((cleaned(ld_global_f32(row.logits + id)) - max) * 1.44269504f);
+    }
+    total       = block_sum<DRAW_WARPS>(total, shared->floats);
+    float below = lg2_approx(total) * 0.69314718f;
+    int asked   = min(row.p.logprobs - 1, min(MAX_TOP, row.tokens));
+    u64 mine    = asked > 0 ? thread_best(row, row.tokens, ~(u64)0) : 0;
+    for (int rank = 0; rank < asked; rank++) {
+        u64 best = block_max_u64(mine, shared);
+        if (mine == best) {
+            out->top_ids[rank]      = (s32)~(u32)best;
+            out->top_logprobs[rank] = key_value((u32)(best >> 32)) - max - below;
+            mine                    = thread_best(row, row.tokens, best);
+        }
+    }
+    if (threadIdx.x == 0) {
+        out->logprob   = cleaned(ld_global_f32(row.logits + token)) - max - below;
+        out->top_count = asked > 0 ? asked : 0;
+    }
+}
+
 // ---- entries ------------------------------------------------------------------------------------
 
 extern "C" __global__ void __launch_bounds__(CHUNK_WARPS *WARP_LANES)
     sample_max(const float *logits, const SampleParams *sample, const s32 *head_slots,
-               const u32 *seen, Chunk *scratch, s64 rows) {
+               const u32 *seen, const u32 *mask, const u32 *biased, const LogitBias *bias,
+               const u16 *counts, Chunk *scratch, s64 rows) {
     __shared__ u64 shared[CHUNK_WARPS];
+    Slots slots = {logits, sample, head_slots, seen, mask, biased, bias, counts};
     Row row;
     s64 at = blockIdx.y;
     griddepcontrol_launch_dependents();
     griddepcontrol_wait();
-    if (at < rows && row_open(row, at, logits, sample, head_slots, seen)) {
+    if (at < rows && row_open(row, at, slots)) {
         max_chunk(row, (int)blockIdx.x, scratch + at * CHUNKS + blockIdx.x, shared);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(CHUNK_WARPS *WARP_LANES)
+extern "C" __global__ void __launch_bounds__(CHUNK_WARPS *WARP_LANES, 1)
     sample_mass(const float *logits, const SampleParams *sample, const s32 *head_slots,
-                const u32 *seen, Chunk *scratch, s64 rows) {
+                const u32 *seen, const u32 *mask, const u32 *biased, const LogitBias *bias,
+                const u16 *counts, Chunk *scratch, s64 rows) {
     __shared__ MassShared shared;
+    Slots slots = {logits, sample, head_slots, seen, mask, biased, bias, counts};
     Row row;
     s64 at = blockIdx.y;
     griddepcontrol_launch_dependents();
     griddepcontrol_wait();
-    if (at < rows && row_open(row, at, logits, sample, head_slots, seen) && !row.greedy) {
+    if (at < rows && row_open(row, at, slots) && !row.greedy) {
         Chunk *chunks = scratch + at * CHUNKS;
         mass_chunk(row, (int)blockIdx.x, chunks, chunks + blockIdx.x, &shared);
     }
@@ -631,14 +769,16 @@ extern "C" __global__ void __launch_bounds__(CHUNK_WARPS *WARP_LANES)
 
 extern "C" __global__ void __launch_bounds__(DRAW_THREADS, 1)
     sample_draw(const float *logits, SampleParams *sample, const s32 *head_slots, u32 *seen,
+                const u32 *mask, const u32 *biased, const LogitBias *bias, u16 *counts,
                 const Chunk *scratch, const s32 *head_rows, s32 *token_ids, s32 *positions,
-                s32 *sampled, s64 rows) {
+                s32 *sampled, SampleResult *results, s64 rows) {
     __shared__ DrawShared shared;
+    Slots slots = {logits, sample, head_slots, seen, mask, biased, bias, counts};
     Row row;
     s64 at = blockIdx.y;
     griddepcontrol_launch_dependents();
     griddepcontrol_wait();
-    if (at >= rows || !row_open(row, at, logits, sample, head_slots, seen)) {
+    if (at >= rows || !row_open(row, at, slots)) {
         return;
     }
     s32 from = head_rows[at];
@@ -647,6 +787,9 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS, 1)
     }
     s32 position = positions[from];
     u32 token    = draw_row(row, scratch + at * CHUNKS, &shared);
+    if (row.p.logprobs > 0) {
+        logprobs_row(row, token, results + row.slot, &shared);
+    }
     __syncthreads(); // everybody has read
     if (threadIdx.x == 0) {
         sampled[row.slot]     = (s32)token;
@@ -654,5 +797,9 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS, 1)
         positions[at]         = position + 1;
         sample[row.slot].step = row.p.step + 1;
         seen[(s64)row.slot * SEEN_WORDS + token / 32] |= 1u << token % 32;
+        u16 *count = counts + (s64)row.slot * VOCAB + token;
+        if (row.counted && *count < 65535) {
+            *count = (u16)(*count + 1);
+        }
     }
 }

@@ -11,14 +11,16 @@ static bool is_stop(const ModelInfo *m, int32_t id) {
     return false;
 }
 
-SampleParams sample_params(const CliOptions *o) {
+SampleParams sample_params(const Cli *cli) {
+    const CliOptions *o = &cli->options;
     return (SampleParams){.temperature = (float)o->temperature,
                           .top_p = (float)o->top_p,
                           .min_p = (float)o->min_p,
                           .repetition_penalty = (float)o->repetition_penalty,
                           .top_k = (int32_t)o->top_k,
                           .seed_low = (uint32_t)o->seed,
-                          .seed_high = (uint32_t)((uint64_t)o->seed >> 32)};
+                          .seed_high = (uint32_t)((uint64_t)o->seed >> 32),
+                          .token_count = tokenizer_token_count(cli->tokenizer)};
 }
 
 // Takes one token; false in *more: the text is complete.

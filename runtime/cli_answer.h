@@ -20,7 +20,7 @@ typedef struct Answer {
 bool answer_make(Cli *cli, Engine *engine, const int32_t *prompt, int64_t count, int64_t limit,
                  Answer *a, Error *err);
 void answer_free(Answer *a);
-SampleParams sample_params(const CliOptions *o);
+SampleParams sample_params(const Cli *cli);
 // Times and device, on stderr.
 void answer_stats(const Cli *cli, Engine *engine, int64_t prompt_count, const Answer *a);
 

@@ -51,7 +51,7 @@ static bool hold(Talk *t, const int32_t *ids, int64_t count, const Answer *a, Er
 
 static bool turn_answer(Talk *t, const int32_t *ids, int64_t count, Error *err) {
     const CliOptions *o = &t->cli->options;
-    SampleParams params = sample_params(o);
+    SampleParams params = sample_params(t->cli);
     int64_t room = engine_context(t->engine) - count, known = held_prefix(t, ids, count);
     if (room <= 0)
         return fail(err, ERR_RESOURCE, 1091,

@@ -171,7 +171,7 @@ static bool prompt_check(int64_t prompt_count, int64_t context, Error *err) {
 static bool run_all(Cli *cli, Engine **engine, const int32_t *prompt, int64_t prompt_count,
                     Answer *a, Error *err) {
     const CliOptions *o = &cli->options;
-    SampleParams params = sample_params(o);
+    SampleParams params = sample_params(cli);
     int64_t context = o->context ? o->context : cli->executable.info.max_seq_len;
     TRY(prompt_check(prompt_count, context, err)); // before the weights are loaded
     TRY(cli_engine(cli, engine, 0, err));

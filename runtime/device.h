@@ -33,8 +33,9 @@ typedef struct DeviceType {
     bool (*decode)(Device *d, int32_t rows, Error *err);
     // The first `rows` rows of logits, fp32 [rows, vocab_size].
     bool (*logits)(Device *d, int32_t rows, float *out, Error *err);
-    // Waits; copies sampled[] of the batch block, int32 [max_batch_size], to the host's block.
-    bool (*sampled)(Device *d, Error *err);
+    // Waits; copies bytes [offset, offset + size) of the batch block to the host's block: at most
+    // sampled[] and results[] together, or token_ids of max_head_rows rows.
+    bool (*download)(Device *d, int64_t offset, int64_t size, Error *err);
     bool (*wait)(Device *d, Error *err);
     // Seconds that a plain read of `bytes` of the device's memory takes, best of a few. What it
     // measured is said in *how. bytes is at most the size of the weights.

@@ -22,7 +22,8 @@ typedef struct CpuDevice {
     const Executable *e;
     StepRun run;
     Pool *pool;
-    Candidate *scratch; // [vocab_size], for the sampler
+    Candidate *candidates; // [vocab_size], for the sampler
+    float *scores;         // the same
     size_t kv_bytes;
     // Compare the weights with their checks while the first step runs; no result leaves the device
     // before they are done.
@@ -161,7 +162,8 @@ static void cpu_close(Device *device) {
         munmap(d->run.base[REGION_ARENA], (size_t)d->e->info.arena_bytes);
     if (d->run.base[REGION_KV])
         munmap(d->run.base[REGION_KV], d->kv_bytes);
-    free(d->scratch);
+    free(d->candidates);
+    free(d->scores);
     free(d);
 }
 
@@ -180,8 +182,9 @@ static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o
     d->kv_bytes = (size_t)d->device.kv_pages * (size_t)e->info.kv_page_bytes;
     TRY(reserve(&d->run.base[REGION_ARENA], (size_t)e->info.arena_bytes, "activations", err));
     TRY(reserve(&d->run.base[REGION_KV], d->kv_bytes, "the KV cache", err));
-    d->scratch = calloc((size_t)e->info.vocab_size, sizeof *d->scratch);
-    if (!d->scratch)
+    d->candidates = calloc((size_t)e->info.vocab_size, sizeof *d->candidates);
+    d->scores = calloc((size_t)e->info.vocab_size, sizeof *d->scores);
+    if (!d->candidates || !d->scores)
         return fail(err, ERR_RESOURCE, 832, "no memory for the sampler");
     d->run.base[REGION_WEIGHTS] =
         (unsigned char *)(uintptr_t)executable_segment(e, SEGMENT_WEIGHTS).data;
@@ -223,24 +226,46 @@ static int32_t *batch_ints(const CpuDevice *d, int64_t offset) {
     return (int32_t *)(void *)(d->run.base[REGION_BATCH] + offset);
 }
 
+static void *batch_at(const CpuDevice *d, int64_t offset) {
+    return d->run.base[REGION_BATCH] + offset;
+}
+
+static SampleRow sample_row(CpuDevice *d, int32_t row, int32_t slot) {
+    const ModelInfo *m = &d->e->info;
+    const BatchLayout *b = &d->e->batch;
+    int64_t bits = slot * b->seen_words * 4;
+    const void *logits = d->run.base[REGION_ARENA] + m->logits_offset + row * m->vocab_size * 4;
+    return (SampleRow){.logits = logits,
+                       .vocab = m->vocab_size,
+                       .params = (SampleParams *)batch_at(d, b->sample) + slot,
+                       .seen = batch_at(d, b->seen + bits),
+                       .mask = batch_at(d, b->mask + bits),
+                       .biased = batch_at(d, b->biased + bits),
+                       .bias = (LogitBias *)batch_at(d, b->bias) + slot * SAMPLE_MAX_BIAS,
+                       .counts = (uint16_t *)batch_at(d, b->counts) + slot * m->vocab_size,
+                       .scores = d->scores,
+                       .candidates = d->candidates,
+                       .result = (SampleResult *)batch_at(d, b->results) + slot};
+}
+
 // PHASE_SAMPLE in C, on one thread. Positions are read before they are written: row 0 may be the
 // row that a head row names.
 static void sample_rows(CpuDevice *d, int32_t rows) {
-    const ModelInfo *m = &d->e->info;
     const BatchLayout *b = &d->e->batch;
-    SampleParams *params = (SampleParams *)(void *)(d->run.base[REGION_BATCH] + b->sample);
-    uint32_t *seen = (uint32_t *)(void *)(d->run.base[REGION_BATCH] + b->seen);
     for (int32_t row = 0; row < rows; row++) {
         int32_t slot = batch_ints(d, b->head_slots)[row];
         if (slot < 0)
             continue;
-        uint32_t *bits = seen + slot * b->seen_words;
-        float *logits =
-            (float *)(void *)(d->run.base[REGION_ARENA] + m->logits_offset) + row * m->vocab_size;
-        int32_t token = sample_token(logits, m->vocab_size, &params[slot], bits, d->scratch);
+        SampleRow r = sample_row(d, row, slot);
+        SampleParams *params = (SampleParams *)batch_at(d, b->sample) + slot;
+        uint32_t *seen = (uint32_t *)batch_at(d, b->seen) + slot * b->seen_words;
+        uint16_t *counts = (uint16_t *)batch_at(d, b->counts) + slot * r.vocab;
+        int32_t token = sample_token(&r);
         int32_t position = batch_ints(d, b->positions)[batch_ints(d, b->head_rows)[row]];
-        bits[token / 32] |= 1u << (token % 32);
-        params[slot].step++;
+        seen[token / 32] |= 1u << (token % 32);
+        if (sample_counts(params) && counts[token] < UINT16_MAX)
+            counts[token]++;
+        params->step++;
         batch_ints(d, b->sampled)[slot] = token;
         batch_ints(d, b->token_ids)[row] = token;
         batch_ints(d, b->positions)[row] = position + 1;
@@ -280,7 +305,8 @@ static bool cpu_upload(Device *d, int64_t offset, int64_t size, Error *err) {
     return true; // the block is the host's own
 }
 
-static bool cpu_sampled(Device *d, Error *err) {
+static bool cpu_download(Device *d, int64_t offset, int64_t size, Error *err) {
+    (void)offset, (void)size;
     return check_finish((CpuDevice *)(void *)d, err);
 }
 
@@ -350,7 +376,7 @@ const DeviceType device_cpu = {
     .run = cpu_run,
     .decode = cpu_decode,
     .logits = cpu_logits,
-    .sampled = cpu_sampled,
+    .download = cpu_download,
     .wait = cpu_wait,
     .read_seconds = cpu_read_seconds,
 };

@@ -39,7 +39,8 @@ typedef struct CudaDevice {
     CUmodule *modules;    // [kernel_count] of the target; NULL: same image as an earlier kernel
     CUfunction *functions;
     CUgraphExec *graphs; // [max_batch_size + 1], by rows; NULL: not recorded yet
-    int32_t *sampled;    // pinned [max_batch_size]
+    unsigned char *back; // pinned: what comes back from the batch block
+    int64_t back_bytes;
 } CudaDevice;
 
 static CudaDevice *cuda_of(Device *device) {
@@ -354,8 +355,8 @@ static void cuda_close(Device *device) {
     for (int region = 0; region < REGION_COUNT; region++)
         if (d->run.base[region])
             d->cu.memory_free((CUdeviceptr)(uintptr_t)d->run.base[region]);
-    if (d->sampled)
-        d->cu.host_free(d->sampled);
+    if (d->back)
+        d->cu.host_free(d->back);
     if (d->stream)
         d->cu.stream_destroy(d->stream);
     if (d->context)
@@ -365,6 +366,17 @@ static void cuda_close(Device *device) {
     free(d->functions);
     free(d->graphs);
     free(d);
+}
+
+static bool back_allocate(CudaDevice *d, Error *err) {
+    const BatchLayout *b = &d->e->batch;
+    const ModelInfo *m = &d->e->info;
+    int64_t drawn = b->results + m->max_batch_size * (int64_t)sizeof(SampleResult) - b->sampled;
+    void *back;
+    d->back_bytes = drawn > m->max_head_rows * 4 ? drawn : m->max_head_rows * 4;
+    CHECK(d, host_alloc(&back, (size_t)d->back_bytes, 0), "cuMemHostAlloc");
+    d->back = back;
+    return true;
 }
 
 static bool cuda_start(CudaDevice *d, const DeviceOptions *o, Error *err) {
@@ -377,18 +389,12 @@ static bool cuda_start(CudaDevice *d, const DeviceOptions *o, Error *err) {
     TRY(allocate(d, REGION_BATCH, d->e->batch.bytes, "the batch", err));
     TRY(kv_allocate(d, o, err));
     TRY(clear(d, REGION_ARENA, m->arena_bytes, err));
-    void *sampled;
-    CHECK(d, host_alloc(&sampled, (size_t)m->max_batch_size * sizeof *d->sampled, 0),
-          "cuMemHostAlloc");
-    d->sampled = sampled;
+    TRY(back_allocate(d, err));
     d->graphs = calloc((size_t)m->max_batch_size + 1, sizeof(CUgraphExec));
     if (!d->graphs)
         return fail(err, ERR_RESOURCE, 861, "no memory for the graphs");
     d->run.device = d;
-    CHECK(d,
-          copy_to_device((CUdeviceptr)(uintptr_t)d->run.base[REGION_BATCH], d->batch,
-                         (size_t)d->e->batch.bytes, d->stream),
-          "cuMemcpyHtoDAsync");
+    TRY(clear(d, REGION_BATCH, d->e->batch.bytes, err)); // as the host's
     return weights_load(d, err);
 }
 
@@ -473,14 +479,13 @@ static bool cuda_logits(Device *device, int32_t rows, float *out, Error *err) {
     return cuda_wait(device, err);
 }
 
-static bool cuda_sampled(Device *device, Error *err) {
+static bool cuda_download(Device *device, int64_t offset, int64_t size, Error *err) {
     CudaDevice *d = cuda_of(device);
-    int64_t offset = d->e->batch.sampled;
-    size_t bytes = (size_t)d->e->info.max_batch_size * sizeof *d->sampled;
     CUdeviceptr from = (CUdeviceptr)(uintptr_t)d->run.base[REGION_BATCH] + (uint64_t)offset;
-    CHECK(d, copy_to_host(d->sampled, from, bytes, d->stream), "cuMemcpyDtoHAsync");
+    assert(size <= d->back_bytes);
+    CHECK(d, copy_to_host(d->back, from, (size_t)size, d->stream), "cuMemcpyDtoHAsync");
     TRY(cuda_wait(device, err));
-    memcpy(d->batch + offset, d->sampled, bytes);
+    memcpy(d->batch + offset, d->back, (size_t)size);
     return true;
 }
 
@@ -601,7 +606,7 @@ const DeviceType device_cuda = {
     .run = cuda_run,
     .decode = cuda_decode,
     .logits = cuda_logits,
-    .sampled = cuda_sampled,
+    .download = cuda_download,
     .wait = cuda_wait,
     .read_seconds = cuda_read_seconds,
 };

@@ -2,6 +2,8 @@
 // always complete; a GPU's copy gets only what changed.
 #include "engine.h"
 
+#include "sampler.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +11,7 @@
 typedef struct Sequence {
     int64_t length; // tokens in the KV cache
     int32_t last;   // drawn, not yet in the cache
+    int32_t step;   // SampleParams.step of the next draw
 } Sequence;
 
 struct Engine {
@@ -153,14 +156,76 @@ static bool seen_upload(Engine *en, int32_t slot, Error *err) {
     return upload(en, en->e->batch.seen + slot * bytes, bytes, err);
 }
 
+static SampleParams *params_of(Engine *en, int32_t slot) {
+    return (SampleParams *)(void *)(en->block + en->e->batch.sample) + slot;
+}
+
+static bool params_upload(Engine *en, int32_t slot, Error *err) {
+    int64_t size = (int64_t)sizeof(SampleParams);
+    params_of(en, slot)->step = en->sequences[slot].step; // a GPU counts its own copy
+    return upload(en, en->e->batch.sample + slot * size, size, err);
+}
+
 bool engine_start(Engine *en, int32_t slot, const SampleParams *params, Error *err) {
-    const BatchLayout *b = &en->e->batch;
     engine_end(en, slot);
-    int64_t at = b->sample + slot * (int64_t)sizeof *params;
-    memcpy(en->block + at, params, sizeof *params);
-    memset(seen_bits(en, slot), 0, (size_t)b->seen_words * 4);
-    en->row_count = 0;
-    return upload(en, at, (int64_t)sizeof *params, err);
+    *params_of(en, slot) = *params;
+    params_of(en, slot)->bias_count = params_of(en, slot)->masked = 0;
+    en->sequences[slot].step = params->step;
+    memset(seen_bits(en, slot), 0, (size_t)en->e->batch.seen_words * 4);
+    return params_upload(en, slot, err) && engine_counts(en, slot, NULL, 0, err);
+}
+
+bool engine_counts(Engine *en, int32_t slot, const int32_t *ids, int64_t count, Error *err) {
+    int64_t bytes = en->e->info.vocab_size * 2, offset = en->e->batch.counts + slot * bytes;
+    uint16_t *counts = (uint16_t *)(void *)(en->block + offset);
+    if (!sample_counts(params_of(en, slot)))
+        return true;
+    memset(counts, 0, (size_t)bytes);
+    for (int64_t at = 0; at < count; at++)
+        counts[ids[at]] = (uint16_t)(counts[ids[at]] + (counts[ids[at]] < UINT16_MAX));
+    return upload(en, offset, bytes, err);
+}
+
+// Ordered by id, as the sampler wants it; the last entry of an id counts.
+static int32_t bias_sort(LogitBias *to, const LogitBias *bias, int32_t count) {
+    int32_t kept = 0;
+    for (int32_t from = 0; from < count; from++) {
+        int32_t at = kept;
+        while (at > 0 && to[at - 1].id >= bias[from].id)
+            at--;
+        bool again = at < kept && to[at].id == bias[from].id;
+        if (!again)
+            memmove(&to[at + 1], &to[at], (size_t)(kept++ - at) * sizeof *to);
+        to[at] = bias[from];
+    }
+    return kept;
+}
+
+bool engine_bias(Engine *en, int32_t slot, const LogitBias *bias, int32_t count, Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    int64_t bits_bytes = b->seen_words * 4, list_bytes = SAMPLE_MAX_BIAS * (int64_t)sizeof *bias;
+    int64_t bits_at = b->biased + slot * bits_bytes, list_at = b->bias + slot * list_bytes;
+    uint32_t *bits = (uint32_t *)(void *)(en->block + bits_at);
+    LogitBias *list = (LogitBias *)(void *)(en->block + list_at);
+    int32_t kept = params_of(en, slot)->bias_count = bias_sort(list, bias, count);
+    memset(bits, 0, (size_t)bits_bytes);
+    for (int32_t at = 0; at < kept; at++)
+        bits[list[at].id / 32] |= 1u << list[at].id % 32;
+    return upload(en, bits_at, bits_bytes, err) && upload(en, list_at, list_bytes, err) &&
+           params_upload(en, slot, err);
+}
+
+uint32_t *engine_mask(Engine *en, int32_t slot) {
+    const BatchLayout *b = &en->e->batch;
+    return (uint32_t *)(void *)(en->block + b->mask) + slot * b->seen_words;
+}
+
+bool engine_mask_set(Engine *en, int32_t slot, bool masked, Error *err) {
+    int64_t bytes = en->e->batch.seen_words * 4;
+    bool changed = params_of(en, slot)->masked != masked;
+    params_of(en, slot)->masked = masked;
+    return (!masked || upload(en, en->e->batch.mask + slot * bytes, bytes, err)) &&
+           (!changed || params_upload(en, slot, err));
 }
 
 void engine_end(Engine *en, int32_t slot) {
@@ -249,14 +314,24 @@ bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
 bool engine_finish(Engine *en, Error *err) {
     int32_t count = en->drawn_count;
     en->drawn_count = 0;
-    TRY(en->device->type->sampled(en->device, err));
+    const BatchLayout *b = &en->e->batch;
+    int64_t slots = en->e->info.max_batch_size, end = b->sampled + slots * 4;
+    for (int32_t at = 0; at < count; at++)
+        if (params_of(en, en->drawn_slots[at])->logprobs > 0)
+            end = b->results + slots * (int64_t)sizeof(SampleResult);
+    TRY(en->device->type->download(en->device, b->sampled, end - b->sampled, err));
     for (int32_t at = 0; at < count; at++) {
         int32_t slot = en->drawn_slots[at];
         Sequence *s = &en->sequences[slot];
-        s->last = ints(en, en->e->batch.sampled)[slot];
+        s->last = ints(en, b->sampled)[slot];
+        s->step++;
         seen_add(en, slot, s->last);
     }
     return true;
+}
+
+const SampleResult *engine_result(const Engine *en, int32_t slot) {
+    return (const SampleResult *)(const void *)(en->block + en->e->batch.results) + slot;
 }
 
 int32_t engine_token(const Engine *en, int32_t slot) {

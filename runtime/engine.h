@@ -20,8 +20,16 @@ KvCache *engine_cache(Engine *en); // its pages, to be looked at
 // Steps run in this thread from now on.
 bool engine_attach(Engine *en, Error *err);
 
-// Empties a slot and sets how it samples.
+// Empties a slot and sets how it samples: without biases and mask, params->step tokens drawn before.
 bool engine_start(Engine *en, int32_t slot, const SampleParams *params, Error *err);
+// After engine_start: at most SAMPLE_MAX_BIAS biases; the answer's tokens so far, for presence and
+// frequency penalties. Ids are inside of the vocabulary.
+bool engine_bias(Engine *en, int32_t slot, const LogitBias *bias, int32_t count, Error *err);
+bool engine_counts(Engine *en, int32_t slot, const int32_t *ids, int64_t count, Error *err);
+// The slot's mask, to be written: uint32 [ceil(vocab_size / 32)], 1: may be drawn. It counts from
+// engine_mask_set(true) on, as it was then.
+uint32_t *engine_mask(Engine *en, int32_t slot);
+bool engine_mask_set(Engine *en, int32_t slot, bool masked, Error *err);
 void engine_end(Engine *en, int32_t slot);
 int64_t engine_length(const Engine *en, int32_t slot); // tokens in the cache
 // Takes the pages for so many tokens in a slot. ERR_RESOURCE: nothing was taken.
@@ -50,5 +58,6 @@ bool engine_sample_begin(Engine *en, int32_t slot, Error *err);
 bool engine_decode_begin(Engine *en, const int32_t *slots, int32_t count, Error *err);
 bool engine_finish(Engine *en, Error *err);
 int32_t engine_token(const Engine *en, int32_t slot);
+const SampleResult *engine_result(const Engine *en, int32_t slot); // if params->logprobs
 
 #endif

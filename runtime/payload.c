@@ -47,7 +47,12 @@ BatchLayout batch_layout(const ModelInfo *info) {
     b.page_table = take(&at, info->max_batch_size * b.pages_per_seq, 4);
     b.sample = take(&at, info->max_batch_size, (int64_t)sizeof(SampleParams));
     b.sampled = take(&at, info->max_batch_size, 4);
+    b.results = take(&at, info->max_batch_size, (int64_t)sizeof(SampleResult));
     b.seen = take(&at, info->max_batch_size * b.seen_words, 4);
+    b.mask = take(&at, info->max_batch_size * b.seen_words, 4);
+    b.biased = take(&at, info->max_batch_size * b.seen_words, 4);
+    b.bias = take(&at, info->max_batch_size * SAMPLE_MAX_BIAS, (int64_t)sizeof(LogitBias));
+    b.counts = take(&at, info->max_batch_size * info->vocab_size, 2);
     b.bytes = at;
     return b;
 }

@@ -151,15 +151,39 @@ typedef struct KernelInfo {
 // whole. Everything is int32_t or float. Rows are the tokens of the step: row r is token
 // token_ids[r] at position positions[r] of the sequence in slot slots[r]; -1 = an empty row.
 
+// How a slot draws. ORDER SAMPLE (kernels/sample.cu, whose first comment says what each does).
 typedef struct SampleParams {
     float temperature; // 0: greedy
     float top_p;       // 1: off
     float min_p;       // 0: off
-    float repetition_penalty; // 1: off
-    int32_t top_k;     // 0: off
+    float repetition_penalty; // 1: off; of tokens that `seen` has
+    float presence_penalty;   // 0: off; of tokens that `counts` has
+    float frequency_penalty;  // 0: off
+    int32_t top_k;            // 0: off
     uint32_t seed_low, seed_high;
-    int32_t step;      // counter of the random numbers of this sequence; the sampler adds 1
+    int32_t step;        // counter of the random numbers of this sequence; the sampler adds 1
+    int32_t token_count; // ids from here on are never drawn; 0: vocab_size
+    int32_t bias_count;  // of `bias`
+    int32_t masked;      // 1: only tokens whose bit of `mask` is set
+    int32_t logprobs;    // 0: none; n: of the drawn token and of the n - 1 most likely
+    int32_t reserved[2];
 } SampleParams;
+
+typedef struct LogitBias {
+    int32_t id;
+    float bias; // added to the logit after the penalties
+} LogitBias;
+
+enum { SAMPLE_MAX_BIAS = 300, SAMPLE_MAX_TOP = 20 };
+
+// What a slot that asked for logprobs drew last: natural logarithms of the softmax of the model's
+// logits, before penalties, temperature and filters.
+typedef struct SampleResult {
+    float logprob;
+    int32_t top_count;
+    int32_t top_ids[SAMPLE_MAX_TOP]; // most likely first, the lower id among equals
+    float top_logprobs[SAMPLE_MAX_TOP];
+} SampleResult;
 
 // Byte offsets inside REGION_BATCH.
 typedef struct BatchLayout {
@@ -171,7 +195,13 @@ typedef struct BatchLayout {
     int64_t page_table; // int32 [max_batch_size, pages_per_seq]
     int64_t sample;     // SampleParams [max_batch_size], by slot
     int64_t sampled;    // int32 [max_batch_size], by slot: the token that was drawn last
+    int64_t results;    // SampleResult [max_batch_size], by slot
     int64_t seen;       // uint32 [max_batch_size, seen_words]: tokens of prompt and answer, by slot
+    int64_t mask;       // uint32 [max_batch_size, seen_words]: tokens that may be drawn, by slot
+    int64_t biased;     // uint32 [max_batch_size, seen_words]: tokens that `bias` has, by slot
+    int64_t bias;       // LogitBias [max_batch_size, SAMPLE_MAX_BIAS], by slot
+    int64_t counts;     // uint16 [max_batch_size, vocab_size]: of tokens in the answer, by slot; only
+                        // kept where a slot has a presence or frequency penalty
     int64_t pages_per_seq;
     int64_t seen_words; // ceil(vocab_size / 32)
     int64_t bytes;      // of the whole block

@@ -4,6 +4,7 @@
 // Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
 #include "sampler.h"
 
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -28,25 +29,97 @@ uint32_t sample_random(uint32_t seed_low, uint32_t seed_high, uint32_t step) {
     return c[0];
 }
 
-static void penalize(float *logits, int64_t vocab, float penalty, const uint32_t *seen) {
+// ---- scores -------------------------------------------------------------------------------------
+
+static bool bit(const uint32_t *bits, int64_t id) {
+    return bits[id / 32] >> (id % 32) & 1;
+}
+
+static float cleaned(float logit) { // NaN counts as the smallest
+    float s = logit >= -FLT_MAX ? logit : -FLT_MAX;
+    return s < FLT_MAX ? s : FLT_MAX;
+}
+
+static void penalize_seen(float *scores, int64_t vocab, float penalty, const uint32_t *seen) {
     for (int64_t word = 0; word < ceil_div(vocab, 32); word++)
         for (uint32_t bits = seen[word]; bits; bits &= bits - 1) {
-            float *logit = &logits[word * 32 + __builtin_ctz(bits)];
-            *logit = *logit > 0 ? *logit / penalty : *logit * penalty;
+            float *s = &scores[word * 32 + __builtin_ctz(bits)];
+            *s = *s > 0 ? *s / penalty : *s * penalty;
         }
 }
 
-// Makes all logits finite; returns the largest. NaN counts as the smallest.
-static float clean(float *logits, int64_t vocab) {
-    float max = -FLT_MAX;
-    for (int64_t id = 0; id < vocab; id++) {
-        float s = logits[id] >= -FLT_MAX ? logits[id] : -FLT_MAX;
-        s = s < FLT_MAX ? s : FLT_MAX;
-        logits[id] = s;
-        max = s > max ? s : max;
+bool sample_counts(const SampleParams *p) {
+    return p->presence_penalty != 0 || p->frequency_penalty != 0;
+}
+
+static void penalize_counted(float *scores, const SampleRow *row) {
+    const SampleParams *p = row->params;
+    for (int64_t id = 0; id < row->vocab; id++)
+        if (row->counts[id])
+            scores[id] -= p->presence_penalty + p->frequency_penalty * (float)row->counts[id];
+}
+
+static int64_t token_count(const SampleRow *row) {
+    int64_t count = row->params->token_count;
+    return count > 0 && count < row->vocab ? count : row->vocab;
+}
+
+// -infinity: never drawn; all others are finite. Returns the largest.
+static float scores_make(const SampleRow *row) {
+    const SampleParams *p = row->params;
+    float *scores = row->scores, max = -INFINITY;
+    memcpy(scores, row->logits, (size_t)row->vocab * sizeof *scores);
+    if (p->repetition_penalty > 0 && p->repetition_penalty != 1)
+        penalize_seen(scores, row->vocab, p->repetition_penalty, row->seen);
+    if (sample_counts(p))
+        penalize_counted(scores, row);
+    for (int32_t at = 0; at < p->bias_count; at++)
+        scores[row->bias[at].id] += row->bias[at].bias;
+    for (int64_t id = token_count(row); id < row->vocab; id++)
+        scores[id] = -INFINITY;
+    for (int64_t id = 0; id < token_count(row); id++) {
+        bool allowed = !p->masked || bit(row->mask, id);
+        scores[id] = allowed ? cleaned(scores[id]) : -INFINITY;
+        max = scores[id] > max ? scores[id] : max;
     }
     return max;
 }
+
+// ---- logprobs -----------------------------------------------------------------------------------
+
+// Inserts an id into the list of the most likely, which is full when it has `most`.
+static void top_insert(SampleResult *out, int32_t most, int32_t id, float logit) {
+    int32_t at = out->top_count < most ? out->top_count++ : most - 1;
+    for (; at > 0 && out->top_logprobs[at - 1] < logit; at--) {
+        out->top_ids[at] = out->top_ids[at - 1];
+        out->top_logprobs[at] = out->top_logprobs[at - 1];
+    }
+    out->top_ids[at] = id;
+    out->top_logprobs[at] = logit;
+}
+
+static void logprobs_make(const SampleRow *row, int32_t token, SampleResult *out) {
+    int32_t asked = row->params->logprobs - 1;
+    int32_t most = asked < SAMPLE_MAX_TOP ? asked : SAMPLE_MAX_TOP;
+    float max = -FLT_MAX;
+    double total = 0;
+    *out = (SampleResult){.top_count = 0};
+    for (int64_t id = 0; id < row->vocab; id++)
+        max = cleaned(row->logits[id]) > max ? cleaned(row->logits[id]) : max;
+    for (int64_t id = 0; id < row->vocab; id++)
+        total += (double)expf(cleaned(row->logits[id]) - max);
+    for (int64_t id = 0; id < token_count(row) && most > 0; id++) {
+        float logit = cleaned(row->logits[id]);
+        if (out->top_count < most || logit > out->top_logprobs[most - 1])
+            top_insert(out, most, (int32_t)id, logit);
+    }
+    double below = (double)max + log(total);
+    for (int32_t at = 0; at < out->top_count; at++)
+        out->top_logprobs[at] = (float)((double)out->top_logprobs[at] - below);
+    out->logprob = (float)((double)cleaned(row->logits[token]) - below);
+}
+
+// ---- the draw -----------------------------------------------------------------------------------
 
 static uint64_t weight_of(float x) {
     return x > -40 ? (uint64_t)(exp2f(x) * 0x1p40f) : 0;
@@ -146,19 +219,25 @@ static int32_t draw(const Candidate *candidates, int64_t count, float least,
     return candidates[at].id;
 }
 
-int32_t sample_token(float *logits, int64_t vocab, const SampleParams *p, const uint32_t *seen,
-                     Candidate *scratch) {
-    if (p->repetition_penalty > 0 && p->repetition_penalty != 1)
-        penalize(logits, vocab, p->repetition_penalty, seen);
-    float max = clean(logits, vocab);
+static int32_t token_draw(const SampleRow *row) {
+    const SampleParams *p = row->params;
+    float max = scores_make(row);
+    assert(max > -INFINITY); // a mask leaves a token
     if (!(p->temperature > 0)) {
         int64_t best = 0;
-        while (logits[best] < max)
+        while (row->scores[best] < max)
             best++;
         return (int32_t)best;
     }
     float scale = fminf(1.44269504f / p->temperature, 1e30f); // 0 * infinity is no number
-    int64_t count = candidates_make(scratch, logits, vocab, max, scale);
-    float least = least_kept(scratch, count, p, logits); // the logits are not needed any more
-    return draw(scratch, count, least, p);
+    int64_t count = candidates_make(row->candidates, row->scores, row->vocab, max, scale);
+    float least = least_kept(row->candidates, count, p, row->scores); // not needed any more
+    return draw(row->candidates, count, least, p);
+}
+
+int32_t sample_token(const SampleRow *row) {
+    int32_t token = token_draw(row);
+    if (row->params->logprobs > 0)
+        logprobs_make(row, token, row->result);
+    return token;
 }

@@ -12,9 +12,23 @@ typedef struct Candidate {
     int32_t id;
 } Candidate;
 
-// logits: [vocab], changed. seen: bitset [ceil(vocab / 32)]. scratch: [vocab].
-int32_t sample_token(float *logits, int64_t vocab, const SampleParams *params, const uint32_t *seen,
-                     Candidate *scratch);
+// One row of logits, and all that decides what is drawn from it.
+typedef struct SampleRow {
+    const float *logits; // [vocab]
+    int64_t vocab;
+    const SampleParams *params;
+    const uint32_t *seen;   // bitset [ceil(vocab / 32)]
+    const uint32_t *mask;   // the same; read if params->masked
+    const uint32_t *biased; // the same; the ids of `bias`; read if params->bias_count
+    const LogitBias *bias;  // [params->bias_count]
+    const uint16_t *counts; // [vocab]; read if there is a presence or frequency penalty
+    float *scores;          // scratch [vocab]
+    Candidate *candidates;  // scratch [vocab]
+    SampleResult *result;   // written if params->logprobs
+} SampleRow;
+
+int32_t sample_token(const SampleRow *row);
+bool sample_counts(const SampleParams *params); // whether it needs counts
 // First word of Philox4x32-10 with counter {step, 0, 0, 0}.
 uint32_t sample_random(uint32_t seed_low, uint32_t seed_high, uint32_t step);
 

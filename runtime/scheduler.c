@@ -144,6 +144,7 @@ bool scheduler_open(Scheduler **out, Engine *en, const Tokenizer *t, const Sched
         return fail(err, ERR_RESOURCE, 1112, "no memory for the scheduler");
     s->engine = en;
     s->tokenizer = t;
+    s->token_count = tokenizer_token_count(t);
     s->max_queue = o->max_queue > 0 ? o->max_queue : DEFAULT_QUEUE;
     bool less = o->token_budget > 0 && o->token_budget < m->max_num_tokens;
     s->token_budget = less ? o->token_budget : m->max_num_tokens;

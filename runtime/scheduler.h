@@ -11,11 +11,6 @@
 
 typedef struct Scheduler Scheduler;
 
-typedef struct LogitBias {
-    int32_t id;
-    float bias; // added to the logit, before penalties' result is scaled by the temperature
-} LogitBias;
-
 // Everything here is copied by scheduler_submit but `grammar`, which outlives the request.
 typedef struct GenerateParams {
     float temperature;        // 0: greedy
@@ -33,13 +28,17 @@ typedef struct GenerateParams {
     bool include_stop;        // keep the stop string in the text
     const int32_t *stop_ids;  // besides those of the model
     const char *const *stops; // strings; text that may be the beginning of one is held back
-    const LogitBias *bias;
+    const LogitBias *bias;    // added to logits after the penalties
     int32_t stop_id_count, stop_count, bias_count;
     int32_t speculate;      // drafts of at most so many tokens from n-grams of the text; 0: off
     const Grammar *grammar; // NULL: any text
 } GenerateParams;
 
-enum { SCHEDULER_MAX_LOGPROBS = 20, SCHEDULER_MAX_BIAS = 300, SCHEDULER_MAX_DRAFT = 16 };
+enum {
+    SCHEDULER_MAX_LOGPROBS = SAMPLE_MAX_TOP,
+    SCHEDULER_MAX_BIAS = SAMPLE_MAX_BIAS,
+    SCHEDULER_MAX_DRAFT = 16,
+};
 
 typedef struct TokenLogprob {
     int32_t id;

@@ -62,25 +62,6 @@ static bool lists_check(const GenerateParams *p, int64_t vocab_size, Error *err)
     return true;
 }
 
-static bool later_check(const GenerateParams *p, Error *err) {
-    const struct {
-        const char *name;
-        bool asked;
-    } later[] = {
-        {"presence_penalty", p->presence_penalty != 0},
-        {"frequency_penalty", p->frequency_penalty != 0},
-        {"logprobs", p->logprobs >= 0},
-        {"logit_bias", p->bias_count > 0},
-        {"min_tokens", p->min_tokens > 0},
-        {"a grammar", p->grammar != NULL},
-    };
-    for (size_t at = 0; at < sizeof later / sizeof *later; at++)
-        if (later[at].asked)
-            return fail(err, ERR_UNSUPPORTED, 1108, "%s is not supported by this version",
-                        later[at].name);
-    return true;
-}
-
 static bool prompt_check(const Scheduler *s, const int32_t *ids, int64_t count, Error *err) {
     const ModelInfo *m = engine_model(s->engine);
     int64_t context = engine_context(s->engine);
@@ -137,7 +118,9 @@ static bool request_copy(Request *r, const Scheduler *s, const int32_t *ids,
 bool request_make(Request **out, const Scheduler *s, const int32_t *ids, int64_t count,
                   const GenerateParams *p, Error *err) {
     TRY(ranges_check(p, err) && lists_check(p, engine_model(s->engine)->vocab_size, err));
-    TRY(later_check(p, err) && prompt_check(s, ids, count, err));
+    if (p->grammar)
+        return fail(err, ERR_UNSUPPORTED, 1108, "grammars are not supported by this version");
+    TRY(prompt_check(s, ids, count, err));
     Request *r = calloc(1, sizeof *r);
     if (!r)
         return fail(err, ERR_RESOURCE, 1110, "no memory for a request");

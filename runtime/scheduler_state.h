@@ -26,6 +26,7 @@ struct Request {
     int32_t slot;   // -1: waiting
     bool prefilled; // everything but the last id is in the KV cache
     bool drew;      // in this step
+    bool masked;    // not all tokens may be drawn
     Error error;    // FINISH_ERROR
     AnswerText text;
     atomic_bool cancelled;
@@ -34,6 +35,7 @@ struct Request {
 struct Scheduler {
     Engine *engine;
     const Tokenizer *tokenizer;
+    int32_t token_count; // of the tokenizer
     int64_t max_queue, token_budget;
     bool prefix_cache;
     pthread_t thread;
@@ -52,8 +54,10 @@ struct Scheduler {
 
     // Of the thread alone
     SchedulerStats now;
-    int32_t *slots;  // [max_batch_size]: of a decode step
-    bool *slot_used; // [max_batch_size]
+    int32_t *slots;                                    // [max_batch_size]: of a decode step
+    bool *slot_used;                                   // [max_batch_size]
+    TokenLogprob logprob, top[SCHEDULER_MAX_LOGPROBS]; // of the event that is told now
+    int32_t top_count;
 };
 
 // scheduler_request.c
@@ -67,6 +71,8 @@ bool step_run(Scheduler *s, Error *err);    // false: the device failed
 void step_remove(Scheduler *s, Request *r); // frees its slot and pages; under the lock
 
 // scheduler_answer.c
+// Which tokens the next draw may give.
+bool answer_mask(Scheduler *s, Request *r, Error *err);
 void answer_take(Scheduler *s, Request *r); // the token that the step drew
 // Its last event. Frees the request.
 void answer_end(Scheduler *s, Request *r, FinishReason finish);

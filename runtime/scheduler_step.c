@@ -16,16 +16,33 @@ enum { LEAST_PREFILL = 64 };
 
 // ---- requests into slots ------------------------------------------------------------------------
 
-static SampleParams sample_params_of(const Request *r) {
+static SampleParams sample_params_of(const Scheduler *s, const Request *r) {
     const GenerateParams *p = &r->params;
     return (SampleParams){.temperature = p->temperature,
                           .top_p = p->top_p,
                           .min_p = p->min_p,
                           .repetition_penalty = p->repetition_penalty,
+                          .presence_penalty = p->presence_penalty,
+                          .frequency_penalty = p->frequency_penalty,
                           .top_k = p->top_k,
                           .seed_low = (uint32_t)p->seed,
                           .seed_high = (uint32_t)(p->seed >> 32),
-                          .step = (int32_t)(r->count - r->prompt_count)};
+                          .step = (int32_t)(r->count - r->prompt_count),
+                          .token_count = s->token_count,
+                          .logprobs = p->logprobs + 1};
+}
+
+// Everything that is known of a request into its slot.
+static bool slot_fill(Scheduler *s, Request *r, Error *err) {
+    const GenerateParams *p = &r->params;
+    SampleParams params = sample_params_of(s, r);
+    TRY(engine_start(s->engine, r->slot, &params, err));
+    if (p->bias_count)
+        TRY(engine_bias(s->engine, r->slot, p->bias, p->bias_count, err));
+    TRY(engine_counts(s->engine, r->slot, r->ids + r->prompt_count, r->count - r->prompt_count,
+                      err));
+    r->masked = false;
+    return answer_mask(s, r, err) && engine_reserve(s->engine, r->slot, r->count, err);
 }
 
 static int32_t slot_free(const Scheduler *s) {
@@ -45,7 +62,6 @@ static bool request_fits(const Scheduler *s, const Request *r) {
 }
 
 static void request_start(Scheduler *s, Request *r, int32_t slot) {
-    SampleParams params = sample_params_of(r);
     pthread_mutex_lock(&s->lock);
     s->queue = r->next;
     s->waiting--;
@@ -57,8 +73,7 @@ static void request_start(Scheduler *s, Request *r, int32_t slot) {
     s->slot_used[slot] = true;
     r->slot = slot;
     r->prefilled = false;
-    if (!engine_start(s->engine, slot, &params, &r->error) ||
-        !engine_reserve(s->engine, slot, r->count, &r->error))
+    if (!slot_fill(s, r, &r->error))
         answer_end(s, r, FINISH_ERROR);
 }
 

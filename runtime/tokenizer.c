@@ -107,6 +107,13 @@ Bytes tokenizer_piece(const Tokenizer *t, int32_t id) {
     return (Bytes){t->pieces + start, end - start};
 }
 
+int32_t tokenizer_token_count(const Tokenizer *t) {
+    int32_t count = t->h->vocab_size;
+    while (count > 0 && !(t->flags[count - 1] & TOKEN_EXISTS))
+        count--;
+    return count;
+}
+
 bool tokenizer_is_special(const Tokenizer *t, int32_t id) {
     return id_is_special(t, id);
 }

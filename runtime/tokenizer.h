@@ -29,6 +29,8 @@ bool tokenizer_encode_marked(const Tokenizer *t, Bytes text, const uint8_t *user
 // 0 <= id < 2^31. Text for people comes from a TokenizerStream.
 Bytes tokenizer_piece(const Tokenizer *t, int32_t id);
 bool tokenizer_is_special(const Tokenizer *t, int32_t id);
+// One more than the largest id that has a token; vocabularies are filled up behind it.
+int32_t tokenizer_token_count(const Tokenizer *t);
 
 // ---- ids to text, as they come ------------------------------------------------------------------
 

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Writes tests/vectors/sampler/draws.txt: tokens that the sampler must draw. Needs numpy.
+"""Writes tests/vectors/sampler/draws.txt, tokens that the sampler must draw, and logprobs.txt. Needs numpy.
 
 The rules are those of transformers' logits processors, written with sorting, softmax and cumulative
-sums in float64: repetition penalty, temperature, top-k, top-p, min-p; then the inverse CDF in the
-order of ids at a number of Philox4x32-10. Draws and thresholds that lie too near to a border are left
+sums in float64: repetition penalty, presence and frequency penalties (OpenAI's), biases, excluded
+tokens, temperature, top-k, top-p, min-p; then the inverse CDF in the order of ids at a number of
+Philox4x32-10. Draws and thresholds that lie too near to a border are left
 out (-1), since the runtime rounds weights to integers.
 
-A line: vocab temperature top_k top_p min_p penalty seed spread ties : tokens of steps 0, 1, ...
-Logits and seen tokens come from a generator that tests/unit/test_sampler.c repeats.
+A line: vocab temperature top_k top_p min_p penalty presence frequency biases masked token_count seed
+spread ties : tokens of steps 0, 1, ...; of logprobs.txt: vocab token_count seed spread ties : the most
+likely tokens and their logprobs.
+Logits, seen tokens, counts, mask and biases come from a generator that tests/unit/test_sampler.c repeats.
 """
 import os
 
@@ -38,13 +41,16 @@ assert philox(0, 0, 0) == 0x6627e8d5
 
 
 def case_inputs(vocab, seed, spread, ties):
-    """float32 logits in [-spread/2, spread/2), a third of the tokens seen."""
+    """float32 logits in [-spread/2, spread/2), a third of the tokens seen; counts, mask, bias numbers."""
     numbers = generator(seed)
     levels = 64 if ties else 1 << 20
     logits = np.array([(next(numbers) % levels) / levels * spread - spread / 2
                        for _ in range(vocab)], dtype=np.float32)
     seen = np.array([next(numbers) % 3 == 0 for _ in range(vocab)])
-    return logits, seen
+    counts = np.array([max(next(numbers) % 8 - 4, 0) for _ in range(vocab)])
+    mask = np.array([next(numbers) % 4 != 0 or id == 0 for id in range(vocab)])
+    biases = np.array([next(numbers) % 64 / 4 - 8 for _ in range(vocab)])
+    return logits, seen, counts, mask, biases
 
 
 def softmax(x):
@@ -65,14 +71,22 @@ def keep_top_p(x, top_p):
     return kept
 
 
-def draws(logits, seen, temperature, top_k, top_p, min_p, penalty, seed):
+def draws(inputs, temperature, top_k, top_p, min_p, penalty, presence, frequency, bias_count, masked,
+          token_count, seed):
+    logits, seen, counts, mask, biases = inputs
+    ids = np.arange(len(logits))
     x = logits.astype(np.float64)
     x = np.where(seen, np.where(x > 0, x / penalty, x * penalty), x)
+    x -= presence * (counts > 0) + frequency * counts
+    for at in range(bias_count):
+        id = at * (len(logits) // bias_count)
+        x[id] += biases[id]
+    x = np.where((ids < (token_count or len(logits))) & (mask if masked else True), x, -np.inf)
     if temperature == 0:
         return [int(np.argmax(x.astype(np.float32)))] * STEPS
     x = x / temperature
     if top_k:
-        x = np.where(x >= np.sort(x)[-top_k], x, -np.inf)
+        x = np.where(x >= np.sort(x)[-min(top_k, len(x))], x, -np.inf)
     if top_p < 1:
         kept = keep_top_p(x, top_p)
         if kept is None:
@@ -92,29 +106,54 @@ def draws(logits, seen, temperature, top_k, top_p, min_p, penalty, seed):
     return tokens
 
 
+def logprobs(logits, token_count):
+    x = logits.astype(np.float64)
+    p = x - x.max() - np.log(np.exp(x - x.max()).sum())
+    best = np.argsort(-x[:token_count], kind="stable")[:20]
+    return " ".join(f"{id} {p[id]:.7f}" for id in best)
+
+
+# temperature top_k top_p min_p penalty presence frequency biases masked, whether rows are filled up
+SETTINGS = (
+    (0.0, 0, 1.0, 0.0, 1.0), (0.0, 5, 0.5, 0.1, 1.25), (1.0, 0, 1.0, 0.0, 1.0),
+    (0.5, 0, 1.0, 0.0, 1.25), (1.0, 1, 1.0, 0.0, 1.0), (1.0, 7, 1.0, 0.0, 1.0),
+    (2.0, 40, 1.0, 0.0, 0.75), (1.0, 0, 0.5, 0.0, 1.0), (0.75, 0, 0.9375, 0.0, 1.5),
+    (1.0, 0, 1.0, 0.125, 1.0), (1.5, 100, 0.875, 0.03125, 1.125),
+    (0.25, 20, 0.96875, 0.0625, 1.0), (8.0, 0, 0.75, 0.0, 1.0), (1.0, 0, 0.0078125, 0.0, 1.0),
+    (0.0, 0, 1.0, 0.0, 1.0, 4.0, 2.0), (1.0, 0, 1.0, 0.0, 1.0, 0.75, 0.5),
+    (1.0, 9, 0.9375, 0.0, 1.5, -0.5, 1.25), (1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 30),
+    (0.0, 0, 1.0, 0.0, 1.5, 1.0, 0.5, 300), (0.75, 12, 1.0, 0.0, 1.25, 1.0, -0.25, 300),
+    (1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0, 1), (0.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0, 1),
+    (1.0, 20, 0.875, 0.0, 1.0, 0.0, 0.0, 7, 1, 1), (0.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0, 0, 1),
+    (1.5, 0, 0.96875, 0.015625, 1.125, 0.5, 0.25, 100, 1, 1))
+
+
 def main():
-    lines = []
+    lines, likely = [], []
     for vocab in (1, 2, 33, 1000, 4099):
-        for at, (temperature, top_k, top_p, min_p, penalty) in enumerate((
-                (0.0, 0, 1.0, 0.0, 1.0), (0.0, 5, 0.5, 0.1, 1.25), (1.0, 0, 1.0, 0.0, 1.0),
-                (0.5, 0, 1.0, 0.0, 1.25), (1.0, 1, 1.0, 0.0, 1.0), (1.0, 7, 1.0, 0.0, 1.0),
-                (2.0, 40, 1.0, 0.0, 0.75), (1.0, 0, 0.5, 0.0, 1.0), (0.75, 0, 0.9375, 0.0, 1.5),
-                (1.0, 0, 1.0, 0.125, 1.0), (1.5, 100, 0.875, 0.03125, 1.125),
-                (0.25, 20, 0.96875, 0.0625, 1.0), (8.0, 0, 0.75, 0.0, 1.0),
-                (1.0, 0, 0.0078125, 0.0, 1.0))):
+        for at, setting in enumerate(SETTINGS):
+            (temperature, top_k, top_p, min_p, penalty, presence, frequency, bias_count, masked,
+             filled) = setting + (0.0, 0.0, 0, 0, 0)[len(setting) - 5:]
+            bias_count, top_k = min(bias_count, vocab), min(top_k, vocab)
+            token_count = vocab - vocab // 5 if filled else 0
             for spread, ties in ((16, 0), (60, 0), (16, 1)):
                 seed = (at + 1) * 0x100000001 + vocab
-                logits, seen = case_inputs(vocab, seed & 0xffffffff, spread, ties)
-                tokens = draws(logits, seen, temperature, min(top_k, vocab) if top_k else 0, top_p,
-                               min_p, penalty, seed)
+                inputs = case_inputs(vocab, seed & 0xffffffff, spread, ties)
+                numbers = (temperature, top_k, top_p, min_p, penalty, presence, frequency, bias_count,
+                           masked, token_count, seed)
+                tokens = draws(inputs, *numbers)
                 if tokens:
-                    lines.append(f"{vocab} {temperature} {top_k} {top_p} {min_p} {penalty} {seed} "
-                                 f"{spread} {ties} : {' '.join(map(str, tokens))}\n")
-    path = os.path.join(os.path.dirname(__file__), "vectors", "sampler", "draws.txt")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(lines)
-    print(len(lines), "cases")
+                    lines.append(f"{vocab} {' '.join(map(str, numbers))} {spread} {ties} : "
+                                 f"{' '.join(map(str, tokens))}\n")
+                if at in (0, 23):
+                    likely.append(f"{vocab} {token_count} {seed} {spread} {ties} : "
+                                  f"{logprobs(inputs[0], token_count or vocab)}\n")
+    folder = os.path.join(os.path.dirname(__file__), "vectors", "sampler")
+    os.makedirs(folder, exist_ok=True)
+    for name, content in (("draws.txt", lines), ("logprobs.txt", likely)):
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            file.writelines(content)
+        print(name, len(content), "cases")
 
 
 main()

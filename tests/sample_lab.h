@@ -8,7 +8,7 @@
 #include <float.h>
 #include <math.h>
 
-enum { SAMPLE_ROWS = 16, SAMPLE_TOKENS = 64 };
+enum { SAMPLE_ROWS = 23, SAMPLE_TOKENS = 64 };
 
 typedef struct SampleRun {
     int64_t vocab;
@@ -50,6 +50,15 @@ static const SampleParams sample_settings[SAMPLE_ROWS] = {
     {.temperature = 2, .top_p = 0.7f, .top_k = 1000000, .repetition_penalty = 1},
     {.temperature = 100, .top_p = 0.95f, .top_k = 100, .repetition_penalty = 1},
     {.temperature = 1, .top_p = 0.9f, .top_k = 7, .repetition_penalty = 1.2f},
+    {.temperature = 0, .top_p = 1, .repetition_penalty = 1, .presence_penalty = 3, .frequency_penalty = 2,
+     .logprobs = 1},
+    {.temperature = 1, .top_p = 1, .repetition_penalty = 1.1f, .frequency_penalty = -0.5f, .logprobs = 21},
+    {.temperature = 1, .top_p = 0.9f, .repetition_penalty = 1, .bias_count = 300, .logprobs = 6},
+    {.temperature = 0, .top_p = 1, .repetition_penalty = 1.5f, .bias_count = 1, .masked = 1},
+    {.temperature = 1, .top_p = 1, .top_k = 50, .repetition_penalty = 1, .masked = 1},
+    {.temperature = 2, .top_p = 1, .min_p = 0.01f, .repetition_penalty = 1, .token_count = 200, .logprobs = 11},
+    {.temperature = 1, .top_p = 0.8f, .repetition_penalty = 1.2f, .presence_penalty = -1, .bias_count = 40,
+     .masked = 1, .token_count = 131, .logprobs = 3},
 };
 // clang-format on
 
@@ -95,6 +104,31 @@ static inline int sample_slot(int row) {
     return row == 5 ? -1 : (row * 7 + 3) % SAMPLE_ROWS;
 }
 
+// What one slot may be asked to use besides `seen`: mask, biases, counts.
+static inline void sample_lists(SampleRun *run, int slot, Random *r) {
+    const BatchLayout *b = &run->plan.batch;
+    uint32_t *mask = (uint32_t *)(void *)(run->batch + b->mask) + slot * b->seen_words;
+    uint32_t *biased = (uint32_t *)(void *)(run->batch + b->biased) + slot * b->seen_words;
+    LogitBias *bias = (LogitBias *)(void *)(run->batch + b->bias) + slot * SAMPLE_MAX_BIAS;
+    uint16_t *counts = (uint16_t *)(void *)(run->batch + b->counts) + slot * run->vocab;
+    const SampleParams *p = (SampleParams *)(void *)(run->batch + b->sample) + slot;
+    int64_t step = run->vocab / SAMPLE_MAX_BIAS > 0 ? run->vocab / SAMPLE_MAX_BIAS : 1;
+    for (int64_t word = 0; word < b->seen_words; word++) {
+        mask[word] = random_u32(r) & random_u32(r);
+        biased[word] = 0;
+    }
+    mask[0] |= 2;
+    for (int64_t at = 0; at < SAMPLE_MAX_BIAS; at++) {
+        int64_t id = at * step;
+        bias[at] = (LogitBias){(int32_t)id, random_normal(r) * 5};
+        if (at < p->bias_count && id < run->vocab)
+            biased[id / 32] |= 1u << id % 32;
+    }
+    for (int64_t id = 0; id < run->vocab; id++)
+        counts[id] = (uint16_t)(random_u32(r) % 5 ? 0 : random_u32(r) % 4);
+    counts[0] = UINT16_MAX;
+}
+
 static inline void sample_batch(SampleRun *run, uint64_t seed) {
     const BatchLayout *b = &run->plan.batch;
     Random r = {.state = seed + 99};
@@ -119,6 +153,8 @@ static inline void sample_batch(SampleRun *run, uint64_t seed) {
     }
     for (int64_t at = 0; at < SAMPLE_ROWS * b->seen_words; at++)
         seen[at] = random_u32(&r) & random_u32(&r) & random_u32(&r);
+    for (int slot = 0; slot < SAMPLE_ROWS; slot++)
+        sample_lists(run, slot, &r);
 }
 
 typedef struct Scored {
@@ -148,19 +184,57 @@ static inline uint32_t sample_philox(const SampleParams *p) {
     return c[0];
 }
 
-// Part (1) of kernels/sample.cu, by sorting. *near: r is so close to a border between two tokens,
-// or a threshold to a token's weight, that rounding of 2^x may decide.
-static inline int64_t sample_reference(const float *logits, int64_t vocab, const SampleParams *p,
-                                       const uint32_t *seen, Scored *scored) {
-    float inverse = 1.0f / p->repetition_penalty;
-    for (int64_t id = 0; id < vocab; id++) {
-        float s = logits[id];
-        bool again = p->repetition_penalty > 0 && (seen[id / 32] >> (id % 32) & 1);
-        if (again && p->repetition_penalty != 1.0f)
-            s *= s > 0 ? inverse : p->repetition_penalty;
-        s = s >= -FLT_MAX ? s : -FLT_MAX;
-        scored[id] = (Scored){.s = fminf(s, FLT_MAX) + 0.0f, .id = id, .kept = true};
-    }
+// One row as the kernel finds it.
+typedef struct SampleSlot {
+    const float *logits;
+    const SampleParams *p;
+    uint32_t *seen;
+    const uint32_t *mask;
+    const LogitBias *bias;
+    uint16_t *counts;
+    int64_t vocab;
+} SampleSlot;
+
+static inline SampleSlot sample_slot_of(const SampleRun *run, unsigned char *batch, int row) {
+    const BatchLayout *b = &run->plan.batch;
+    int slot = sample_slot(row);
+    return (SampleSlot){.logits = run->logits + row * run->vocab,
+                        .p = (SampleParams *)(void *)(batch + b->sample) + slot,
+                        .seen = (uint32_t *)(void *)(batch + b->seen) + slot * b->seen_words,
+                        .mask = (uint32_t *)(void *)(batch + b->mask) + slot * b->seen_words,
+                        .bias = (LogitBias *)(void *)(batch + b->bias) + slot * SAMPLE_MAX_BIAS,
+                        .counts = (uint16_t *)(void *)(batch + b->counts) + slot * run->vocab,
+                        .vocab = run->vocab};
+}
+
+static inline float sample_clean(float s) {
+    s = s >= -FLT_MAX ? s : -FLT_MAX;
+    return fminf(s, FLT_MAX) + 0.0f;
+}
+
+static inline float sample_score(const SampleSlot *slot, int64_t id) {
+    const SampleParams *p = slot->p;
+    float s = slot->logits[id], inverse = 1.0f / p->repetition_penalty;
+    bool again = p->repetition_penalty > 0 && (slot->seen[id / 32] >> (id % 32) & 1);
+    if ((p->token_count && id >= p->token_count) ||
+        (p->masked && !(slot->mask[id / 32] >> (id % 32) & 1)))
+        return -INFINITY;
+    if (again && p->repetition_penalty != 1.0f)
+        s *= s > 0 ? inverse : p->repetition_penalty;
+    if ((p->presence_penalty != 0 || p->frequency_penalty != 0) && slot->counts[id])
+        s -= p->presence_penalty + p->frequency_penalty * (float)slot->counts[id];
+    for (int32_t at = 0; at < p->bias_count; at++)
+        if (slot->bias[at].id == id)
+            s += slot->bias[at].bias;
+    return sample_clean(s);
+}
+
+// Part (1) of kernels/sample.cu, by sorting.
+static inline int64_t sample_reference(const SampleSlot *slot, Scored *scored) {
+    const SampleParams *p = slot->p;
+    const int64_t vocab = slot->vocab;
+    for (int64_t id = 0; id < vocab; id++)
+        scored[id] = (Scored){.s = sample_score(slot, id), .id = id, .kept = true};
     qsort(scored, (size_t)vocab, sizeof *scored, scored_order);
     if (!(p->temperature > 0))
         return scored[0].id;
@@ -206,11 +280,40 @@ static inline int64_t sample_reference(const float *logits, int64_t vocab, const
     return id;
 }
 
+// The logprobs of a row: exact ids, values within rounding of fp32 sums.
+static inline bool sample_logprobs(const SampleSlot *slot, int32_t token, const SampleResult *found,
+                                   Scored *scored) {
+    int64_t tokens = slot->p->token_count ? slot->p->token_count : slot->vocab;
+    int32_t asked = slot->p->logprobs - 1;
+    double total = 0, max = -(double)INFINITY;
+    for (int64_t id = 0; id < slot->vocab; id++) {
+        scored[id] = (Scored){.s = sample_clean(slot->logits[id]), .id = id};
+        max = fmax(max, (double)scored[id].s);
+    }
+    for (int64_t id = 0; id < slot->vocab; id++)
+        total += exp((double)scored[id].s - max);
+    double below = max + log(total), worst = 0;
+    double own = (double)scored[token].s - below;
+    worst = fabs((double)found->logprob - own) / (1 + fabs(own));
+    qsort(scored, (size_t)tokens, sizeof *scored, scored_order);
+    bool same = found->top_count == (asked < tokens ? asked : (int32_t)tokens);
+    for (int32_t rank = 0; rank < asked && same; rank++) {
+        double expected = (double)scored[rank].s - below;
+        same = found->top_ids[rank] == scored[rank].id;
+        worst =
+            fmax(worst, fabs((double)found->top_logprobs[rank] - expected) / (1 + fabs(expected)));
+    }
+    if (!same || !(worst < 1e-5))
+        printf("       logprobs: %d of them, off by %.2g\n", found->top_count, worst);
+    return same && worst < 1e-5;
+}
+
 // One launch of all rows against the reference. Counts in *wrong rows whose token differs (on a
 // GPU, rounding of 2^x may move a border), and is false if anything but a token is wrong.
 static inline bool sample_once(SampleRun *run, StepLab *lab, uint64_t seed, int *wrong) {
     const BatchLayout *b = &run->plan.batch;
     Arena scratch = {0};
+    bool good = true;
     sample_logits(run, seed);
     sample_batch(run, seed);
     Scored *scored = ARENA_NEW(&scratch, Scored, run->vocab);
@@ -229,10 +332,9 @@ static inline bool sample_once(SampleRun *run, StepLab *lab, uint64_t seed, int 
         int slot = sample_slot(row);
         if (slot < 0)
             continue;
-        SampleParams *p = (SampleParams *)(void *)(expected + b->sample) + slot;
-        uint32_t *seen = (uint32_t *)(void *)(expected + b->seen) + slot * b->seen_words;
-        int64_t token =
-            sample_reference(run->logits + row * run->vocab, run->vocab, p, seen, scored);
+        SampleSlot of = sample_slot_of(run, expected, row);
+        SampleResult *results = (SampleResult *)(void *)(expected + b->results);
+        int64_t token = sample_reference(&of, scored);
         int32_t drawn = ((int32_t *)(void *)(found + b->sampled))[slot];
         if (drawn != token) {
             *wrong += 1;
@@ -240,13 +342,19 @@ static inline bool sample_once(SampleRun *run, StepLab *lab, uint64_t seed, int 
         }
         if (drawn < 0 || drawn >= run->vocab)
             return false;
+        if (of.p->logprobs) {
+            results[slot] = ((SampleResult *)(void *)(found + b->results))[slot];
+            good = sample_logprobs(&of, drawn, &results[slot], scored) && good;
+        }
         ((int32_t *)(void *)(expected + b->sampled))[slot] = drawn;
         ((int32_t *)(void *)(expected + b->token_ids))[row] = drawn;
         ((int32_t *)(void *)(expected + b->positions))[row] = 101 + (row ? row : SAMPLE_TOKENS - 1);
-        p->step++;
-        seen[drawn / 32] |= 1u << drawn % 32;
+        ((SampleParams *)(void *)(expected + b->sample))[slot].step++;
+        of.seen[drawn / 32] |= 1u << drawn % 32;
+        if (of.p->presence_penalty != 0 || of.p->frequency_penalty != 0)
+            of.counts[drawn] = (uint16_t)(of.counts[drawn] + (of.counts[drawn] < UINT16_MAX));
     }
-    bool same = memcmp(found, expected, (size_t)b->bytes) == 0;
+    bool same = memcmp(found, expected, (size_t)b->bytes) == 0 && good;
     arena_free(&scratch);
     return same;
 }

@@ -159,12 +159,22 @@ static void fake_close(FakeFile *f) {
 
 // ---- the reference ------------------------------------------------------------------------------
 
-// What the engine must do, in plain C: the tokens that follow `prompt`.
-static inline void fake_expected(const int32_t *prompt, int64_t count, SampleParams p, int32_t *out,
-                                 int64_t tokens) {
+// What the engine must do, in plain C: the tokens that follow `prompt`. bias:
+// [p.bias_count], by id.
+static inline void fake_expected(const int32_t *prompt, int64_t count, SampleParams p,
+                                 const LogitBias *bias, int32_t *out, int64_t tokens) {
     uint32_t hash = 1, seen[3] = {0};
-    float logits[FAKE_VOCAB];
-    Candidate scratch[FAKE_VOCAB];
+    uint16_t counts[FAKE_VOCAB] = {0};
+    float logits[FAKE_VOCAB], scores[FAKE_VOCAB];
+    Candidate candidates[FAKE_VOCAB];
+    const SampleRow row = {.logits = logits,
+                           .vocab = FAKE_VOCAB,
+                           .params = &p,
+                           .seen = seen,
+                           .bias = bias,
+                           .counts = counts,
+                           .scores = scores,
+                           .candidates = candidates};
     for (int64_t at = 0; at < count; at++) {
         hash = fake_hash(hash, (uint32_t)prompt[at]);
         seen[prompt[at] / 32] |= 1u << prompt[at] % 32;
@@ -172,10 +182,11 @@ static inline void fake_expected(const int32_t *prompt, int64_t count, SamplePar
     for (int64_t at = 0; at < tokens; at++) {
         for (int32_t id = 0; id < FAKE_VOCAB; id++)
             logits[id] = fake_logit(hash, id);
-        out[at] = sample_token(logits, FAKE_VOCAB, &p, seen, scratch);
+        out[at] = sample_token(&row);
         p.step++;
         hash = fake_hash(hash, (uint32_t)out[at]);
         seen[out[at] / 32] |= 1u << out[at] % 32;
+        counts[out[at]]++;
     }
 }
 

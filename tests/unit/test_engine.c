@@ -43,7 +43,7 @@ static void check_alone(Engine *en, int64_t count, SampleParams p) {
     const int32_t slot = 2;
     Error err = {0};
     fake_prompt(prompt, count, (uint32_t)count);
-    fake_expected(prompt, count, p, expected, TOKENS);
+    fake_expected(prompt, count, p, NULL, expected, TOKENS);
     begin(en, slot, &p, prompt, count, &found[0]);
     for (int at = 1; at < TOKENS; at++)
         assert_true(engine_decode(en, &slot, 1, &found[at], &err));
@@ -90,7 +90,7 @@ static void test_batch_changes_nothing(void **state) {
                           .seed_low = (uint32_t)seq};
         int32_t first;
         fake_prompt(prompts[seq], 3 + 3 * seq, (uint32_t)seq + 100);
-        fake_expected(prompts[seq], 3 + 3 * seq, p, expected[seq], STEPS + 1);
+        fake_expected(prompts[seq], 3 + 3 * seq, p, NULL, expected[seq], STEPS + 1);
         begin(en, seq, &p, prompts[seq], 3 + 3 * seq, &first);
         assert_int_equal(first, expected[seq][made[seq]++]);
     }

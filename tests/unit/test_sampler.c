@@ -23,20 +23,62 @@ typedef struct Case {
     int ties; // 1: only 64 different logits
 } Case;
 
+// Everything that a row needs.
+typedef struct Inputs {
+    float logits[MAX_VOCAB], scores[MAX_VOCAB];
+    uint32_t seen[WORDS], mask[WORDS];
+    uint16_t counts[MAX_VOCAB];
+    LogitBias bias[SAMPLE_MAX_BIAS];
+    Candidate candidates[MAX_VOCAB];
+    SampleResult result;
+} Inputs;
+
+static uint32_t number_next(uint32_t *state) {
+    *state = *state * 1664525 + 1013904223;
+    return *state >> 8;
+}
+
+static void bit_set(uint32_t *bits, int64_t id, bool set) {
+    if (set)
+        bits[id / 32] |= 1u << (id % 32);
+}
+
 // The generator of make_sampler_vectors.py.
-static void inputs_make(const Case *c, float *logits, uint32_t *seen) {
+static void inputs_make(const Case *c, Inputs *in) {
     uint32_t state = c->p.seed_low, levels = c->ties ? 64 : 1 << 20;
-    memset(seen, 0, WORDS * sizeof *seen);
+    memset(in->seen, 0, sizeof in->seen);
+    memset(in->mask, 0, sizeof in->mask);
     for (int64_t id = 0; id < c->vocab; id++) {
-        state = state * 1664525 + 1013904223;
-        double part = (double)((state >> 8) % levels) / levels;
-        logits[id] = (float)(part * c->spread - c->spread / 2.0);
+        double part = (double)(number_next(&state) % levels) / levels;
+        in->logits[id] = (float)(part * c->spread - c->spread / 2.0);
     }
+    for (int64_t id = 0; id < c->vocab; id++)
+        bit_set(in->seen, id, number_next(&state) % 3 == 0);
     for (int64_t id = 0; id < c->vocab; id++) {
-        state = state * 1664525 + 1013904223;
-        if ((state >> 8) % 3 == 0)
-            seen[id / 32] |= 1u << (id % 32);
+        uint32_t count = number_next(&state) % 8;
+        in->counts[id] = (uint16_t)(count > 4 ? count - 4 : 0);
     }
+    for (int64_t id = 0; id < c->vocab; id++)
+        bit_set(in->mask, id, number_next(&state) % 4 != 0 || id == 0);
+    for (int64_t id = 0; id < c->vocab; id++) {
+        float bias = (float)(number_next(&state) % 64) / 4 - 8;
+        int64_t step = c->p.bias_count ? c->vocab / c->p.bias_count : c->vocab;
+        if (id % step == 0 && id / step < c->p.bias_count)
+            in->bias[id / step] = (LogitBias){(int32_t)id, bias};
+    }
+}
+
+static SampleRow row_of(Inputs *in, const Case *c) {
+    return (SampleRow){.logits = in->logits,
+                       .vocab = c->vocab,
+                       .params = &c->p,
+                       .seen = in->seen,
+                       .mask = in->mask,
+                       .bias = in->bias,
+                       .counts = in->counts,
+                       .scores = in->scores,
+                       .candidates = in->candidates,
+                       .result = &in->result};
 }
 
 // ---- vectors ------------------------------------------------------------------------------------
@@ -44,13 +86,15 @@ static void inputs_make(const Case *c, float *logits, uint32_t *seen) {
 static bool case_read(FILE *file, Case *c, int32_t tokens[VECTOR_STEPS]) {
     unsigned long long seed;
     long long vocab;
-    if (fscanf(file, "%lld %f %d %f %f %f %llu %d %d :", &vocab, &c->p.temperature, &c->p.top_k,
-               &c->p.top_p, &c->p.min_p, &c->p.repetition_penalty, &seed, &c->spread,
-               &c->ties) != 9)
+    SampleParams *p = &c->p;
+    if (fscanf(file, "%lld %f %d %f %f %f %f %f %d %d %d %llu %d %d :", &vocab, &p->temperature,
+               &p->top_k, &p->top_p, &p->min_p, &p->repetition_penalty, &p->presence_penalty,
+               &p->frequency_penalty, &p->bias_count, &p->masked, &p->token_count, &seed,
+               &c->spread, &c->ties) != 14)
         return false;
     c->vocab = vocab;
-    c->p.seed_low = (uint32_t)seed;
-    c->p.seed_high = (uint32_t)(seed >> 32);
+    p->seed_low = (uint32_t)seed;
+    p->seed_high = (uint32_t)(seed >> 32);
     for (int step = 0; step < VECTOR_STEPS; step++)
         assert_int_equal(fscanf(file, "%d", &tokens[step]), 1);
     return true;
@@ -58,20 +102,20 @@ static bool case_read(FILE *file, Case *c, int32_t tokens[VECTOR_STEPS]) {
 
 static void test_vectors(void **state) {
     (void)state;
-    static float original[MAX_VOCAB], logits[MAX_VOCAB];
-    static Candidate scratch[MAX_VOCAB];
-    uint32_t seen[WORDS];
+    static Inputs in;
     int32_t expected[VECTOR_STEPS];
     Case c = {0};
+    const SampleRow row = row_of(&in, &c);
     int cases = 0, checked = 0;
     FILE *file = fopen("tests/vectors/sampler/draws.txt", "r");
     assert_non_null(file);
     for (; case_read(file, &c, expected); cases++) {
-        inputs_make(&c, original, seen);
+        SampleRow now = row;
+        now.vocab = c.vocab;
+        inputs_make(&c, &in);
         for (int step = 0; step < VECTOR_STEPS; step++) {
-            memcpy(logits, original, sizeof logits);
             c.p.step = step;
-            int32_t found = sample_token(logits, c.vocab, &c.p, seen, scratch);
+            int32_t found = sample_token(&now);
             if (expected[step] >= 0 && found != expected[step])
                 fail_msg("case %d, step %d: token %d, expected %d (vocab %lld, temperature %g, "
                          "top_k %d, top_p %g, min_p %g, penalty %g, ties %d)",
@@ -82,8 +126,44 @@ static void test_vectors(void **state) {
         }
     }
     fclose(file);
-    assert_int_equal(cases, 210);
-    assert_true(checked > 5000);
+    assert_int_equal(cases, 373);
+    assert_true(checked > 8000);
+}
+
+static void test_logprobs(void **state) {
+    (void)state;
+    static Inputs in;
+    Case c = {.p = {.temperature = 1, .top_p = 1, .repetition_penalty = 2, .logprobs = 21}};
+    unsigned long long seed;
+    long long vocab;
+    int cases = 0, id;
+    double logprob;
+    FILE *file = fopen("tests/vectors/sampler/logprobs.txt", "r");
+    assert_non_null(file);
+    for (; fscanf(file, "%lld %d %llu %d %d :", &vocab, &c.p.token_count, &seed, &c.spread,
+                  &c.ties) == 5;
+         cases++) {
+        c.vocab = vocab;
+        c.p.seed_low = (uint32_t)seed;
+        inputs_make(&c, &in);
+        SampleRow row = row_of(&in, &c);
+        int32_t token = sample_token(&row), rank = 0;
+        for (; fscanf(file, "%d %lf", &id, &logprob) == 2 && rank < 20; rank++) {
+            assert_int_equal(in.result.top_ids[rank], id);
+            assert_true(fabs((double)in.result.top_logprobs[rank] - logprob) <
+                        2e-6 * (1 - logprob));
+            if (id == token)
+                assert_true(in.result.logprob == in.result.top_logprobs[rank]);
+            if (rank + 1 == in.result.top_count) {
+                rank++;
+                break;
+            }
+        }
+        assert_int_equal(in.result.top_count, rank);
+        assert_true(rank == 20 || rank == (c.p.token_count ? c.p.token_count : c.vocab));
+    }
+    fclose(file);
+    assert_int_equal(cases, 30);
 }
 
 // ---- the specification, token by token ----------------------------------------------------------
@@ -96,20 +176,33 @@ typedef struct Spec {
     bool kept[MAX_VOCAB], next[MAX_VOCAB];
 } Spec;
 
-static void spec_scores(Spec *spec, const float *logits, int64_t vocab, const SampleParams *p,
-                        const uint32_t *seen) {
-    float max = -FLT_MAX;
-    for (int64_t id = 0; id < vocab; id++) {
-        float s = logits[id];
-        if (p->repetition_penalty > 0 && p->repetition_penalty != 1 &&
-            (seen[id / 32] >> (id % 32) & 1))
-            s = s > 0 ? s / p->repetition_penalty : s * p->repetition_penalty;
-        s = isnan(s) || s < -FLT_MAX ? -FLT_MAX : s > FLT_MAX ? FLT_MAX : s;
-        spec->s[id] = s;
-        max = fmaxf(max, s);
+static bool spec_excluded(const SampleRow *row, int64_t id) {
+    const SampleParams *p = row->params;
+    return (p->token_count && id >= p->token_count) ||
+           (p->masked && !(row->mask[id / 32] >> (id % 32) & 1));
+}
+
+static float spec_score(const SampleRow *row, int64_t id) {
+    const SampleParams *p = row->params;
+    float s = row->logits[id];
+    if (p->repetition_penalty > 0 && p->repetition_penalty != 1 &&
+        (row->seen[id / 32] >> (id % 32) & 1))
+        s = s > 0 ? s / p->repetition_penalty : s * p->repetition_penalty;
+    if (row->counts[id])
+        s -= p->presence_penalty + p->frequency_penalty * (float)row->counts[id];
+    for (int32_t at = 0; at < p->bias_count; at++)
+        s += row->bias[at].id == id ? row->bias[at].bias : 0;
+    return isnan(s) || s < -FLT_MAX ? -FLT_MAX : s > FLT_MAX ? FLT_MAX : s;
+}
+
+static void spec_scores(Spec *spec, const SampleRow *row) {
+    float max = -INFINITY;
+    for (int64_t id = 0; id < row->vocab; id++) {
+        spec->s[id] = spec_excluded(row, id) ? -INFINITY : spec_score(row, id);
+        max = fmaxf(max, spec->s[id]);
     }
-    for (int64_t id = 0; id < vocab; id++) {
-        float x = (spec->s[id] - max) * (1.44269504f / p->temperature);
+    for (int64_t id = 0; id < row->vocab; id++) {
+        float x = (spec->s[id] - max) * (1.44269504f / row->params->temperature);
         spec->w[id] = x <= -40 ? 0 : (uint64_t)(exp2f(x) * 0x1p40f);
         spec->kept[id] = true;
     }
@@ -137,9 +230,10 @@ static uint64_t spec_total(const Spec *spec, int64_t vocab) {
     return total;
 }
 
-static int32_t spec_draw(Spec *spec, const float *logits, int64_t vocab, const SampleParams *p,
-                         const uint32_t *seen) {
-    spec_scores(spec, logits, vocab, p, seen);
+static int32_t spec_draw(Spec *spec, const SampleRow *row) {
+    const SampleParams *p = row->params;
+    int64_t vocab = row->vocab;
+    spec_scores(spec, row);
     if (p->top_k > 0 && p->top_k < vocab)
         spec_limit(spec, vocab, true, (uint64_t)p->top_k);
     if (p->top_p < 1) {
@@ -162,13 +256,12 @@ static int32_t spec_draw(Spec *spec, const float *logits, int64_t vocab, const S
 
 static void test_specification(void **state) {
     (void)state;
-    static float original[MAX_VOCAB], logits[MAX_VOCAB];
-    static Candidate scratch[MAX_VOCAB];
+    static Inputs in;
     static Spec spec;
     const float temperatures[] = {0.1f, 0.8f, 1, 3}, top_ps[] = {1, 0.999f, 0.9f, 0.3f, 0, -1};
     const float min_ps[] = {0, 0.02f, 1, 2}, penalties[] = {1, 1.1f, 0.5f};
     const int32_t top_ks[] = {0, 1, 2, 50, 100000};
-    uint32_t seen[WORDS], random = 1;
+    uint32_t random = 1;
     for (int trial = 0; trial < 1500; trial++) {
         random = random * 1664525 + 1013904223;
         uint32_t pick = random >> 6;
@@ -180,18 +273,36 @@ static void test_specification(void **state) {
                         .top_p = top_ps[pick / 20 % 6],
                         .min_p = min_ps[pick / 120 % 4],
                         .repetition_penalty = penalties[pick / 480 % 3],
+                        .presence_penalty = pick / 1440 % 2 ? 1.5f : 0,
+                        .frequency_penalty = pick / 2880 % 2 ? -0.75f : 0,
+                        .bias_count = pick / 5760 % 3 ? 0 : (int32_t)(1 + pick % 300) / 2,
+                        .masked = pick / 17280 % 3 == 0,
+                        .token_count = (int32_t)(pick / 51840 % 3 ? 0 : 1 + pick % 300 / 2),
                         .seed_low = random,
                         .step = trial}};
-        inputs_make(&c, original, seen);
+        inputs_make(&c, &in);
         if (trial % 9 == 0) { // what a broken model gives
-            original[pick % (uint32_t)c.vocab] = (float[]){NAN, INFINITY, -INFINITY}[trial / 9 % 3];
+            in.logits[pick % (uint32_t)c.vocab] =
+                (float[]){NAN, INFINITY, -INFINITY}[trial / 9 % 3];
         }
-        memcpy(logits, original, sizeof logits);
-        int32_t expected = spec_draw(&spec, original, c.vocab, &c.p, seen);
-        int32_t found = sample_token(logits, c.vocab, &c.p, seen, scratch);
+        const SampleRow row = row_of(&in, &c);
+        int32_t expected = spec_draw(&spec, &row), found = sample_token(&row);
         if (found != expected)
             fail_msg("trial %d: token %d, expected %d", trial, found, expected);
     }
+}
+
+// Draws from logits with nothing else.
+static int32_t draw_plain(const float *logits, int64_t vocab, const SampleParams *p,
+                          const uint32_t *seen) {
+    static Inputs in;
+    const SampleRow row = {.logits = logits,
+                           .vocab = vocab,
+                           .params = p,
+                           .seen = seen,
+                           .scores = in.scores,
+                           .candidates = in.candidates};
+    return sample_token(&row);
 }
 
 // ---- single facts -------------------------------------------------------------------------------
@@ -219,12 +330,8 @@ static void test_greedy(void **state) {
         {{0, INFINITY, INFINITY, 0}, 0, 1},
         {{-0.0f, 0, 0, 0}, 0, 0},
     };
-    Candidate scratch[4];
-    for (size_t at = 0; at < sizeof rows / sizeof *rows; at++) {
-        float logits[4];
-        memcpy(logits, rows[at].logits, sizeof logits);
-        assert_int_equal(sample_token(logits, 4, &p, &rows[at].seen, scratch), rows[at].token);
-    }
+    for (size_t at = 0; at < sizeof rows / sizeof *rows; at++)
+        assert_int_equal(draw_plain(rows[at].logits, 4, &p, &rows[at].seen), rows[at].token);
 }
 
 // Chi-squared over 16 tokens: 60000 draws follow the softmax. 37.7 is the 99.9 % point of 15
@@ -232,23 +339,21 @@ static void test_greedy(void **state) {
 static void test_distribution(void **state) {
     (void)state;
     enum { TOKENS = 16, DRAWS = 60000 };
-    float original[TOKENS], logits[TOKENS];
-    Candidate scratch[TOKENS];
+    float logits[TOKENS];
     int counts[TOKENS] = {0};
     double total = 0, chi = 0;
     const uint32_t seen = 0;
     for (int id = 0; id < TOKENS; id++) {
-        original[id] = (float)(id * 7 % TOKENS) / 4.0f;
-        total += exp((double)original[id]);
+        logits[id] = (float)(id * 7 % TOKENS) / 4.0f;
+        total += exp((double)logits[id]);
     }
     for (int step = 0; step < DRAWS; step++) {
         const SampleParams p = {
             .temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed_low = 99, .step = step};
-        memcpy(logits, original, sizeof logits);
-        counts[sample_token(logits, TOKENS, &p, &seen, scratch)]++;
+        counts[draw_plain(logits, TOKENS, &p, &seen)]++;
     }
     for (int id = 0; id < TOKENS; id++) {
-        double expected = (double)DRAWS * exp((double)original[id]) / total;
+        double expected = (double)DRAWS * exp((double)logits[id]) / total;
         chi += (counts[id] - expected) * (counts[id] - expected) / expected;
     }
     assert_true(chi < 37.7);
@@ -257,18 +362,18 @@ static void test_distribution(void **state) {
 // Temperatures that overflow the scale still give a token.
 static void test_tiny_temperature(void **state) {
     (void)state;
-    float logits[3] = {1, 2, 1.5f};
-    Candidate scratch[3];
+    const float logits[3] = {1, 2, 1.5f};
     const uint32_t seen = 0;
     const SampleParams p = {.temperature = 1e-42f, .top_p = 0.5f, .repetition_penalty = 1};
-    assert_int_equal(sample_token(logits, 3, &p, &seen, scratch), 1);
+    assert_int_equal(draw_plain(logits, 3, &p, &seen), 1);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vectors),        cmocka_unit_test(test_specification),
-        cmocka_unit_test(test_random_numbers), cmocka_unit_test(test_greedy),
-        cmocka_unit_test(test_distribution),   cmocka_unit_test(test_tiny_temperature),
+        cmocka_unit_test(test_vectors),          cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_specification),    cmocka_unit_test(test_random_numbers),
+        cmocka_unit_test(test_greedy),           cmocka_unit_test(test_distribution),
+        cmocka_unit_test(test_tiny_temperature),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 // that a plain loop gives alone, whatever else runs, however full the cache is.
 #include "scheduler_lab.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -11,10 +12,13 @@ static void expected_ids(const int32_t *prompt, int64_t count, const GeneratePar
                                  .top_p = p->top_p,
                                  .min_p = p->min_p,
                                  .repetition_penalty = p->repetition_penalty,
+                                 .presence_penalty = p->presence_penalty,
+                                 .frequency_penalty = p->frequency_penalty,
+                                 .bias_count = p->bias_count,
                                  .top_k = p->top_k,
                                  .seed_low = (uint32_t)p->seed,
                                  .seed_high = (uint32_t)(p->seed >> 32)};
-    fake_expected(prompt, count, sample, out, p->max_tokens);
+    fake_expected(prompt, count, sample, p->bias, out, p->max_tokens);
 }
 
 static void check_text(Lab *lab, const LabAnswer *a, int64_t count) {
@@ -35,6 +39,8 @@ typedef struct Case {
     LabAnswer answer;
 } Case;
 
+static const LogitBias biases[] = {{3, 2.5f}, {17, -100}, {40, 1}};
+
 static Case case_of(uint32_t seed) {
     Case c = {.count = 1 + fake_hash(seed, 1) % 40};
     fake_prompt(c.prompt, c.count, seed);
@@ -47,6 +53,10 @@ static Case case_of(uint32_t seed) {
         c.params.repetition_penalty = seed % 5 ? 1 : 1.4f;
         c.params.seed = 0x100000001 * seed;
     }
+    c.params.presence_penalty = seed % 7 ? 0 : 1.5f;
+    c.params.frequency_penalty = seed % 4 ? 0 : 0.75f;
+    c.params.bias = biases;
+    c.params.bias_count = seed % 6 ? 0 : 3;
     expected_ids(c.prompt, c.count, &c.params, c.expected);
     return c;
 }
@@ -190,6 +200,83 @@ static void test_stops(void **state) {
     lab_wait(&lab, &a);
     assert_int_equal(a.count, 30);
     free(text);
+    lab_close(&lab);
+}
+
+// ---- parameters of sampling ---------------------------------------------------------------------
+
+static void test_logprobs(void **state) {
+    static LabAnswer a;
+    Lab lab;
+    int32_t prompt[4] = {9, 2, 3, 4};
+    uint32_t hash = 1;
+    GenerateParams p = lab_params(20);
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    p.temperature = 1;
+    p.logprobs = 5;
+    lab_submit(&lab, &a, prompt, 4, &p);
+    lab_wait(&lab, &a);
+    for (int at = 0; at < 4; at++)
+        hash = fake_hash(hash, (uint32_t)prompt[at]);
+    for (int at = 0; at < 20; at++) {
+        double total = 0;
+        for (int32_t id = 0; id < FAKE_VOCAB; id++)
+            total += exp((double)fake_logit(hash, id));
+        assert_int_equal(a.logprobs[at].id, a.ids[at]);
+        double own = (double)fake_logit(hash, a.ids[at]) - log(total);
+        assert_true(fabs((double)a.logprobs[at].logprob - own) < 1e-5);
+        for (int rank = 0; rank < 5; rank++) {
+            double of_rank = (double)fake_logit(hash, a.top[at][rank].id) - log(total);
+            assert_true(fabs((double)a.top[at][rank].logprob - of_rank) < 1e-5);
+            assert_true(rank == 0 || a.top[at][rank].logprob <= a.top[at][rank - 1].logprob);
+        }
+        hash = fake_hash(hash, (uint32_t)a.ids[at]);
+    }
+    assert_int_equal(a.last.top_count, 5);
+    p.logprobs = 0; // of the drawn token only
+    lab_submit(&lab, &a, prompt, 4, &p);
+    lab_wait(&lab, &a);
+    assert_int_equal(a.last.top_count, 0);
+    assert_int_equal(a.logprobs[19].id, a.ids[19]);
+    lab_close(&lab);
+}
+
+// Before min_tokens no stop token is drawn and no stop string counts.
+static void test_min_tokens(void **state) {
+    static LabAnswer a;
+    Lab lab;
+    int32_t prompt[4] = {9, 2, 3, 4}, stops[FAKE_VOCAB - 2];
+    GenerateParams p = lab_params(20);
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    for (int32_t id = 0; id < FAKE_VOCAB - 2; id++) // all but 7 and 8
+        stops[id] = id < 7 ? id : id + 2;
+    p.stop_ids = stops;
+    p.stop_id_count = FAKE_VOCAB - 2;
+    p.temperature = 1;
+    for (int64_t least = 0; least < 20; least += 6) {
+        p.min_tokens = least;
+        p.seed = (uint64_t)least;
+        lab_submit(&lab, &a, prompt, 4, &p);
+        lab_wait(&lab, &a);
+        assert_int_equal(a.finish, FINISH_STOP);
+        assert_in_range(a.count, least + 1, 20);
+        for (int at = 0; at < a.count; at++)
+            assert_int_equal(a.ids[at] == 7 || a.ids[at] == 8, at + 1 < a.count);
+    }
+    const char *const text[] = {"(", ")"}; // tokens 7 and 8
+    p = lab_params(20);
+    p.min_tokens = 9;
+    p.stops = text;
+    p.stop_count = 2;
+    p.bias = (LogitBias[]){{7, 50}, {8, 50}};
+    p.bias_count = 2;
+    lab_submit(&lab, &a, prompt, 4, &p);
+    lab_wait(&lab, &a);
+    assert_int_equal(a.finish, FINISH_STOP);
+    assert_int_equal(a.count, 9); // the first that may end it
+    assert_int_equal(a.size, 8);
     lab_close(&lab);
 }
 
@@ -393,6 +480,8 @@ int main(void) {
         cmocka_unit_test(test_together_as_alone),
         cmocka_unit_test(test_chunks_beside_decode),
         cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_min_tokens),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_close_and_drain),
         cmocka_unit_test(test_refusals),
