@@ -239,14 +239,30 @@ void engine_end(Engine *en, int32_t slot) {
     en->row_count = 0;
 }
 
+static bool table_upload(Engine *en, int32_t slot, Error *err) {
+    int64_t row_bytes = en->e->batch.pages_per_seq * 4;
+    return upload(en, en->e->batch.page_table + slot * row_bytes, row_bytes, err);
+}
+
 bool engine_reserve(Engine *en, int32_t slot, int64_t tokens, Error *err) {
     bool changed;
     if (tokens > en->context)
         return fail(err, ERR_RESOURCE, 844, "%lld tokens do not fit into the context of %lld",
                     (long long)tokens, (long long)en->context);
     TRY(kvcache_reserve(en->kv, slot, tokens, &changed, err));
-    int64_t row_bytes = en->e->batch.pages_per_seq * 4;
-    return !changed || upload(en, en->e->batch.page_table + slot * row_bytes, row_bytes, err);
+    return !changed || table_upload(en, slot, err);
+}
+
+bool engine_reuse(Engine *en, int32_t slot, const int32_t *ids, int64_t count, Error *err) {
+    int64_t reused = kvcache_match(en->kv, slot, ids, count);
+    en->sequences[slot].length = reused;
+    for (int64_t at = 0; at < reused; at++)
+        seen_add(en, slot, ids[at]);
+    return reused == 0 || table_upload(en, slot, err);
+}
+
+void engine_know(Engine *en, int32_t slot, const int32_t *ids) {
+    kvcache_know(en->kv, slot, ids, en->sequences[slot].length);
 }
 
 // ---- prefill ------------------------------------------------------------------------------------

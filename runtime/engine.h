@@ -35,6 +35,12 @@ int64_t engine_length(const Engine *en, int32_t slot); // tokens in the cache
 // Takes the pages for so many tokens in a slot. ERR_RESOURCE: nothing was taken.
 bool engine_reserve(Engine *en, int32_t slot, int64_t tokens, Error *err);
 
+// Pages of equal beginnings. engine_reuse, after engine_start: what the cache still has of `ids`, all
+// but one at most, becomes the beginning of the sequence. engine_know: the slot's tokens so far, so
+// that others find them.
+bool engine_reuse(Engine *en, int32_t slot, const int32_t *ids, int64_t count, Error *err);
+void engine_know(Engine *en, int32_t slot, const int32_t *ids);
+
 // Who wants to see logits while a prompt is prefilled.
 typedef struct LogitsVisit {
     // Called with the logits of one position, float [vocab_size], in order.

@@ -58,6 +58,7 @@ static void numbers_publish(Scheduler *s) {
     KvCache *kv = engine_cache(s->engine);
     s->now.kv_pages = kvcache_pages(kv);
     s->now.kv_pages_used = s->now.kv_pages - kvcache_free_pages(kv);
+    s->now.kv_pages_cached = kvcache_kept_pages(kv);
     pthread_mutex_lock(&s->lock);
     s->stats = s->now;
     pthread_mutex_unlock(&s->lock);

@@ -41,6 +41,10 @@ static bool slot_fill(Scheduler *s, Request *r, Error *err) {
         TRY(engine_bias(s->engine, r->slot, p->bias, p->bias_count, err));
     TRY(engine_counts(s->engine, r->slot, r->ids + r->prompt_count, r->count - r->prompt_count,
                       err));
+    if (s->prefix_cache)
+        TRY(engine_reuse(s->engine, r->slot, r->ids, r->count, err));
+    if (r->count == r->prompt_count)
+        r->cached = engine_length(s->engine, r->slot);
     r->masked = false;
     return answer_mask(s, r, err) && engine_reserve(s->engine, r->slot, r->count, err);
 }
@@ -53,12 +57,14 @@ static int32_t slot_free(const Scheduler *s) {
     return -1;
 }
 
-// Everything that is known must fit, and a page more for each that runs, so that a request is not
+// Everything that is known must fit, but for pages that others hold, and a page more for each that runs, so that a request is not
 // taken away again at once.
 static bool request_fits(const Scheduler *s, const Request *r) {
+    const KvCache *kv = engine_cache(s->engine);
     int64_t pages = ceil_div(r->count + 1, engine_model(s->engine)->page_tokens);
-    return s->running_count == 0 ||
-           pages + s->running_count <= kvcache_free_pages(engine_cache(s->engine));
+    if (s->prefix_cache)
+        pages -= kvcache_shared_pages(kv, r->ids, r->count);
+    return s->running_count == 0 || pages + s->running_count <= kvcache_free_pages(kv);
 }
 
 static void request_start(Scheduler *s, Request *r, int32_t slot) {
@@ -162,5 +168,8 @@ bool step_run(Scheduler *s, Error *err) {
             TRY(prefill(s, s->running[at], &budget, err));
     if (rows)
         TRY(engine_decode_begin(s->engine, s->slots, rows, err));
-    return engine_finish(s->engine, err);
+    TRY(engine_finish(s->engine, err));
+    for (int32_t at = 0; at < s->running_count && s->prefix_cache; at++)
+        engine_know(s->engine, s->running[at]->slot, s->running[at]->ids);
+    return true;
 }

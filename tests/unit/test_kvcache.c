@@ -88,10 +88,129 @@ static void test_messages(void **state) {
     kvcache_close(kv);
 }
 
+// ---- prefixes -----------------------------------------------------------------------------------
+
+enum { ALPHABET = 2, PREFIX_STEPS = 30000 };
+
+typedef struct PrefixModel {
+    int32_t memory[PAGES][PAGE_TOKENS]; // what is written to pages
+    int32_t ids[SLOTS][PER_SEQ * PAGE_TOKENS];
+    int64_t length[SLOTS];
+    int32_t table[SLOTS][PER_SEQ];
+    int64_t matched;
+} PrefixModel;
+
+// Tokens [from, length) are computed: they go where the table says.
+static void prefix_write(PrefixModel *m, int64_t slot, int64_t from) {
+    for (int64_t at = from; at < m->length[slot]; at++)
+        m->memory[m->table[slot][at / PAGE_TOKENS]][at % PAGE_TOKENS] = m->ids[slot][at];
+}
+
+// Every slot finds its own tokens, in order, where its table says.
+static void prefix_check(const PrefixModel *m) {
+    for (int64_t slot = 0; slot < SLOTS; slot++)
+        for (int64_t at = 0; at < m->length[slot]; at++)
+            assert_int_equal(m->memory[m->table[slot][at / PAGE_TOKENS]][at % PAGE_TOKENS],
+                             m->ids[slot][at]);
+}
+
+// A sequence of few different pages, so that many begin alike.
+static int64_t prefix_ids(int32_t *ids, int64_t count, uint32_t *random) {
+    for (int64_t at = 0; at < count; at++)
+        ids[at] = at % PAGE_TOKENS ? (int32_t)(at * 7) : (int32_t)(random_next(random) % ALPHABET);
+    return count;
+}
+
+static void prefix_start(PrefixModel *m, KvCache *kv, int64_t slot, uint32_t *random) {
+    Error err;
+    bool changed;
+    int64_t count = prefix_ids(m->ids[slot], 1 + random_next(random) % 100, random);
+    int64_t shared = kvcache_shared_pages(kv, m->ids[slot], count);
+    int64_t matched = kvcache_match(kv, slot, m->ids[slot], count);
+    assert_true(matched < count && matched % PAGE_TOKENS == 0 && shared <= matched / PAGE_TOKENS);
+    m->matched += matched;
+    if (!kvcache_reserve(kv, slot, count, &changed, &err)) {
+        kvcache_release(kv, slot);
+        return;
+    }
+    m->length[slot] = count;
+    prefix_write(m, slot, matched);
+}
+
+static void prefix_append(PrefixModel *m, KvCache *kv, int64_t slot, uint32_t *random) {
+    Error err;
+    bool changed;
+    int64_t before = m->length[slot], after = before + 1 + random_next(random) % 9;
+    if (after > PER_SEQ * PAGE_TOKENS || !kvcache_reserve(kv, slot, after, &changed, &err))
+        return;
+    for (int64_t at = before; at < after; at++)
+        m->ids[slot][at] = (int32_t)(random_next(random) % ALPHABET);
+    m->length[slot] = after;
+    prefix_write(m, slot, before);
+}
+
+static void test_prefixes(void **state) {
+    (void)state;
+    static PrefixModel m;
+    KvCache *kv;
+    Error err = {0};
+    uint32_t random = 11;
+    assert_true(kvcache_open(&kv, PAGES, SLOTS, PER_SEQ, PAGE_TOKENS, m.table[0], &err));
+    for (int step = 0; step < PREFIX_STEPS; step++) {
+        int64_t slot = random_next(&random) % SLOTS;
+        uint32_t what = random_next(&random) % 8;
+        if (!m.length[slot])
+            prefix_start(&m, kv, slot, &random);
+        else if (what < 4)
+            prefix_append(&m, kv, slot, &random);
+        else if (what < 6)
+            kvcache_know(kv, slot, m.ids[slot], m.length[slot]);
+        else {
+            kvcache_release(kv, slot);
+            m.length[slot] = 0;
+        }
+        prefix_check(&m);
+    }
+    assert_true(m.matched > 20000);
+    for (int64_t slot = 0; slot < SLOTS; slot++)
+        kvcache_release(kv, slot);
+    assert_int_equal(kvcache_free_pages(kv), PAGES - 1);
+    kvcache_close(kv);
+}
+
+// The page that was used longest ago goes first, a sequence's last page before its first.
+static void test_oldest_goes_first(void **state) {
+    (void)state;
+    int32_t table[SLOTS][PER_SEQ] = {{0}}, ids[2][3 * PAGE_TOKENS + 1];
+    KvCache *kv;
+    Error err = {0};
+    bool changed;
+    assert_true(kvcache_open(&kv, 7, SLOTS, PER_SEQ, PAGE_TOKENS, table[0], &err));
+    for (int which = 0; which < 2; which++) {
+        for (int at = 0; at <= 3 * PAGE_TOKENS; at++)
+            ids[which][at] = which * 1000 + at;
+        assert_true(kvcache_reserve(kv, which, 3 * PAGE_TOKENS, &changed, &err));
+        kvcache_know(kv, which, ids[which], 3 * PAGE_TOKENS);
+    }
+    kvcache_release(kv, 1); // used before the other
+    kvcache_release(kv, 0);
+    assert_int_equal(kvcache_kept_pages(kv), 6);
+    assert_true(kvcache_reserve(kv, 2, 4 * PAGE_TOKENS, &changed, &err));
+    assert_int_equal(kvcache_match(kv, 3, ids[1], 3 * PAGE_TOKENS + 1), 0);
+    assert_int_equal(kvcache_match(kv, 4, ids[0], 3 * PAGE_TOKENS + 1), 2 * PAGE_TOKENS);
+    assert_int_equal(kvcache_kept_pages(kv), 0);
+    // All but one token at most.
+    kvcache_release(kv, 4);
+    assert_int_equal(kvcache_match(kv, 4, ids[0], 2 * PAGE_TOKENS), PAGE_TOKENS);
+    kvcache_close(kv);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_requests),
         cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_prefixes),
+        cmocka_unit_test(test_oldest_goes_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

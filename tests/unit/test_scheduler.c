@@ -44,6 +44,8 @@ static const LogitBias biases[] = {{3, 2.5f}, {17, -100}, {40, 1}};
 static Case case_of(uint32_t seed) {
     Case c = {.count = 1 + fake_hash(seed, 1) % 40};
     fake_prompt(c.prompt, c.count, seed);
+    if (seed % 2) // begins as others do
+        fake_prompt(c.prompt, c.count * 2 / 3, seed % 8);
     int64_t room = FAKE_MAX_SEQ - c.count, tokens = 1 + fake_hash(seed, 2) % 30;
     c.params = lab_params(tokens < room ? tokens : room);
     if (seed % 3) {
@@ -104,9 +106,9 @@ static void test_together_as_alone(void **state) {
             Lab lab;
             DeviceType type;
             int64_t prompt_tokens = 0, output_tokens = 0;
-            lab_open_scheduler(&lab, &device_cpu,
-                               &(DeviceOptions){.threads = 1, .kv_tokens = rooms[room]},
-                               &(SchedulerOptions){.token_budget = budget});
+            lab_open_scheduler(
+                &lab, &device_cpu, &(DeviceOptions){.threads = 1, .kv_tokens = rooms[room]},
+                &(SchedulerOptions){.token_budget = budget, .no_prefix_cache = budget == 2});
             gate_hold(&lab, &type);
             for (uint32_t at = 0; at < ANSWERS_MAX; at++) {
                 Case *c = &cases[at];
@@ -125,6 +127,7 @@ static void test_together_as_alone(void **state) {
             assert_int_equal(stats.output_tokens, output_tokens);
             assert_int_equal(stats.finished[FINISH_LENGTH], ANSWERS_MAX);
             assert_int_equal(stats.running + stats.waiting, 0);
+            assert_true(budget == 2 ? stats.cached_tokens == 0 : stats.cached_tokens > 0);
             assert_true(room == 0 ? stats.preemptions == 0 : stats.preemptions > 3);
             lab_close(&lab);
         }
@@ -200,6 +203,26 @@ static void test_stops(void **state) {
     lab_wait(&lab, &a);
     assert_int_equal(a.count, 30);
     free(text);
+    lab_close(&lab);
+}
+
+// The second of two equal prompts is computed but for the pages that the first left.
+static void test_prefix_cache(void **state) {
+    static Case first, second;
+    Lab lab;
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    first = case_of(2);
+    second = first;
+    lab_submit(&lab, &first.answer, first.prompt, first.count, &first.params);
+    check_case(&lab, &first);
+    lab_submit(&lab, &second.answer, second.prompt, second.count, &second.params);
+    check_case(&lab, &second);
+    assert_in_range(first.count, FAKE_PAGE_TOKENS + 1, FAKE_MAX_SEQ);
+    assert_int_equal(first.answer.last.cached_tokens, 0);
+    assert_int_equal(second.answer.last.cached_tokens,
+                     (second.count - 1) / FAKE_PAGE_TOKENS * FAKE_PAGE_TOKENS);
+    assert_true(scheduler_drain(lab.scheduler, 10));
     lab_close(&lab);
 }
 
@@ -480,6 +503,7 @@ int main(void) {
         cmocka_unit_test(test_together_as_alone),
         cmocka_unit_test(test_chunks_beside_decode),
         cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_prefix_cache),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_min_tokens),
         cmocka_unit_test(test_cancel),
