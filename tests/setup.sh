@@ -4,7 +4,8 @@
 # done.
 #
 #   tests/setup.sh            for the build, executables for aarch64 included
-#   tests/setup.sh nvrtc      also NVRTC, which compiles CUDA kernels, if no CUDA toolkit is here
+#   tests/setup.sh nvrtc      also NVRTC, which compiles CUDA kernels, if no CUDA toolkit is here, and
+#                             C libraries of an older Debian, for the tests
 #   tests/setup.sh sources    only what is fetched as source
 #
 # Packages go into the system, everything else into build/. Nothing here needs git.
@@ -84,10 +85,11 @@ unpack_packages() {
         -o "Dir::State::status=$apt/status" "$@")
     rm -rf "$folder" "$folder.new"
     mkdir -p "$folder.new"
-    apt-get "${apt_options[@]}" update
-    (cd "$apt" && apt-get "${apt_options[@]}" download $list >/dev/null)
+    # Some entry may have nothing to offer; what counts is whether the packages are found.
+    apt-get "${apt_options[@]}" update || true
+    (cd "$apt" && apt-get "${apt_options[@]}" download $list >/dev/null) || return 1
     for file in "$apt"/*.deb; do
-        dpkg-deb -x "$file" "$folder.new"
+        dpkg-deb -x "$file" "$folder.new" || return 1
     done
     rm -rf "$apt"
     mv "$folder.new" "$folder"
@@ -101,6 +103,29 @@ fetch_sysroot() {
     mkdir -p build/sysroot
     unpack_packages arm64 build/sysroot/aarch64 <<<"$sysroot_packages"
     echo "$sysroot_packages" >"$stamp"
+}
+
+# C libraries of an older Debian, 2.31, which Ubuntu 20.04 also has: executables must run with them.
+# Where its packages are not to be had, the test says so.
+fetch_old_systems() {
+    local release=bullseye machine triple apt=$PWD/build/apt-old link
+    for machine in amd64:x86_64 arm64:aarch64; do
+        triple=${machine#*:}
+        [ ! -d "build/old/$triple" ] || continue
+        echo "setup: fetching the C library of Debian $release, ${machine%:*}, into build/old"
+        rm -rf "$apt"
+        mkdir -p build/old "$apt"
+        source_entries "$apt" deb
+        sed -i -E "s/^Suites:.*/Suites: $release/; s/^(deb [^ ]+ ) *[^ ]+/\1$release/" "$apt"/*
+        if ! unpack_packages "${machine%:*}" "build/old/$triple" -o Dir::Etc::sourcelist=/dev/null \
+            -o "Dir::Etc::sourceparts=$apt" <<<libc6 2>"$apt/log"; then
+            echo "setup: not to be had: $(tail -n 1 "$apt/log")"
+        fi
+        for link in $(find "build/old/$triple" -type l -lname '/*'); do
+            ln -sfr "build/old/$triple$(readlink "$link")" "$link"
+        done
+        rm -rf "$apt"
+    done
 }
 
 # What Debian has no static library of that would do for every machine: we take its patched source
@@ -131,16 +156,17 @@ fetch_sources() {
     rm -rf build/source.new "$apt"
 }
 
-# Writes the machine's package entries as source entries into folder $1, in apt's old and new form.
+# Writes the machine's package entries as entries of sources (or of $2) into folder $1, in apt's old
+# and new form.
 source_entries() {
     local file
     for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
         [ -f "$file" ] || continue
-        sed -n 's/^deb[[:space:]]/deb-src /p' "$file" >"$1/${file##*/}.list"
+        sed -n "s/^deb[[:space:]]/${2:-deb-src} /p" "$file" >"$1/${file##*/}.list"
     done
     for file in /etc/apt/sources.list.d/*.sources; do
         [ -f "$file" ] || continue
-        sed 's/^Types:.*/Types: deb-src/' "$file" >"$1/${file##*/}"
+        sed "s/^Types:.*/Types: ${2:-deb-src}/" "$file" >"$1/${file##*/}"
     done
 }
 
@@ -179,4 +205,5 @@ fetch_sources
 fetch_sysroot
 if [ "${1:-}" = nvrtc ]; then
     fetch_nvrtc
+    fetch_old_systems
 fi
