@@ -277,8 +277,11 @@ static bool segment_print(const Cli *cli, SegmentKind kind) {
 }
 
 bool command_explain(Cli *cli, Error *err) {
-    (void)err;
-    return segment_print(cli, SEGMENT_EXPLAIN);
+    char choice[512];
+    segment_print(cli, SEGMENT_EXPLAIN);
+    TRY(engine_choice(&cli->executable, choice, sizeof choice, err));
+    printf("\nOn this machine: %s\n", choice);
+    return true;
 }
 
 bool command_licenses(Cli *cli, Error *err) {

@@ -20,6 +20,7 @@ typedef struct CUgraphExec_st *CUgraphExec;
 enum {
     CUDA_SUCCESS                                     = 0,
     CUDA_ERROR_OUT_OF_MEMORY                         = 2,
+    CUDA_ERROR_STUB_LIBRARY                          = 34, // of a toolkit, not of a driver
     CUDA_ERROR_NO_DEVICE                             = 100,
     CUDA_ERROR_INVALID_IMAGE                         = 200,
     CUDA_ERROR_NO_BINARY_FOR_GPU                     = 209,

@@ -22,6 +22,10 @@ typedef struct DeviceType {
     bool (*open)(Device **out, const Executable *e, unsigned char *batch, const DeviceOptions *o,
                  Error *err);
     void (*close)(Device *d);
+    // Nothing of this kind is in this machine, nor a driver for it. NULL: there always is one.
+    bool (*absent)(void);
+    // What open would run, in words: "NVIDIA H200, cuda:0: sm_90a, made for ..." in text[size].
+    bool (*choice)(const Executable *e, const DeviceOptions *o, char *text, size_t size, Error *err);
     // The calling thread is the one that runs steps from now on.
     bool (*attach)(Device *d, Error *err);
     // The host changed bytes [offset, offset + size) of the batch block.
@@ -47,6 +51,7 @@ struct Device {
     const DeviceType *type;
     const TargetInfo *target; // what of the file runs here
     char description[128];    // "AMD EPYC, 2 threads", "NVIDIA H200, cuda:0"
+    char reason[160];         // why that target: "made for compute capability 9.0"
     int64_t kv_pages;         // with page 0
 };
 

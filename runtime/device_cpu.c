@@ -36,7 +36,7 @@ typedef struct CpuDevice {
 
 // ---- levels -------------------------------------------------------------------------------------
 
-static const TargetInfo *target_pick(const Executable *e) {
+static const TargetInfo *level_pick(const Executable *e) {
     for (int level = 0; level < cpu_level_count; level++)
         for (int at = 0; at < e->target_count; at++)
             if (strcmp(e->targets[at].name, cpu_levels[level].target) == 0 &&
@@ -167,14 +167,30 @@ static void cpu_close(Device *device) {
     free(d);
 }
 
-static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o, Error *err) {
-    const Executable *e = d->e;
-    d->device.target = target_pick(e);
-    if (!d->device.target)
+static bool target_find(Device *d, const Executable *e, Error *err) {
+    d->target = level_pick(e);
+    snprintf(d->reason, sizeof d->reason, "the best of its levels that this processor has");
+    if (!d->target)
         return fail(err, ERR_DEVICE, 831,
                     "this file holds no code for this CPU; it needs at least %s, or "
                     "compile with --target cpu",
                     cpu_least);
+    return true;
+}
+
+static bool cpu_choice(const Executable *e, const DeviceOptions *o, char *text, size_t size,
+                       Error *err) {
+    Device d = {.type = &device_cpu};
+    TRY(target_find(&d, e, err));
+    int threads = o->threads ? o->threads : threads_available();
+    processor_name(d.description, sizeof d.description, threads);
+    snprintf(text, size, "%s: %s, %s", d.description, d.target->name, d.reason);
+    return true;
+}
+
+static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o, Error *err) {
+    const Executable *e = d->e;
+    TRY(target_find(&d->device, e, err));
     int threads = o->threads ? o->threads : threads_available();
     check_start(d);
     TRY(pool_open(&d->pool, threads, err));
@@ -371,6 +387,7 @@ const DeviceType device_cpu = {
     .name = "cpu",
     .open = cpu_open,
     .close = cpu_close,
+    .choice = cpu_choice,
     .attach = cpu_wait,
     .upload = cpu_upload,
     .run = cpu_run,

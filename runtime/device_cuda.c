@@ -6,6 +6,7 @@
 // Non-goal: several GPUs.
 #include "cuda_driver.h"
 #include "device.h"
+#include "target_pick.h"
 #include "threads.h"
 
 #include <assert.h>
@@ -77,6 +78,20 @@ static bool driver_open(CudaDriver *cu, Error *err) {
     return true;
 }
 
+static bool cuda_absent(void) {
+    CudaDriver cu;
+    Error err = {0};
+    int count = 0;
+    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL); // stays open: open() wants it too
+    if (!library)
+        return true;
+    if (!driver_open(&cu, &err))
+        return false;
+    CUresult result = cu.init(0);
+    return result == CUDA_ERROR_NO_DEVICE || result == CUDA_ERROR_STUB_LIBRARY ||
+           (result == CUDA_SUCCESS && cu.device_count(&count) == CUDA_SUCCESS && count == 0);
+}
+
 // Turns a driver error into ours.
 static bool check(CudaDevice *d, CUresult result, const char *what, Error *err) {
     if (result == CUDA_SUCCESS)
@@ -92,31 +107,7 @@ static bool check(CudaDevice *d, CUresult result, const char *what, Error *err) 
 
 // ---- which GPU, which target --------------------------------------------------------------------
 
-// A cubin runs on its own major version and the same or a higher minor; an exact one on its own
-// chip.
-static const TargetInfo *target_pick(const Executable *e, int major, int minor) {
-    const TargetInfo *best = NULL;
-    for (int at = 0; at < e->target_count; at++) {
-        const TargetInfo *t = &e->targets[at];
-        bool fits = t->device == DEVICE_CUDA && t->compute_major == major &&
-                    (t->exact ? t->compute_minor == minor : t->compute_minor <= minor);
-        bool closer = !best || t->compute_minor > best->compute_minor ||
-                      (t->compute_minor == best->compute_minor && t->exact);
-        if (fits && closer)
-            best = t;
-    }
-    return best;
-}
-
-static void target_names(const Executable *e, char *out, size_t size) {
-    out[0] = 0;
-    for (int at = 0; at < e->target_count; at++)
-        if (e->targets[at].device == DEVICE_CUDA)
-            snprintf(out + strlen(out), size - strlen(out), "%s%s", out[0] ? ", " : "",
-                     e->targets[at].name);
-}
-
-static bool gpu_open(CudaDevice *d, int index, Error *err) {
+static bool gpu_find(CudaDevice *d, int index, Error *err) {
     int count = 0, version = 0, major = 0, minor = 0;
     snprintf(d->device.description, sizeof d->device.description, "cuda:%d", index);
     CUresult result = d->cu.init(0);
@@ -130,7 +121,7 @@ static bool gpu_open(CudaDevice *d, int index, Error *err) {
                     index, count, count == 1 ? "" : "s");
     CHECK(d, driver_version(&version), "cuDriverGetVersion");
     CHECK(d, device_get(&d->gpu, index), "cuDeviceGet");
-    char name[64] = "GPU", names[160];
+    char name[64] = "GPU", names[240];
     CHECK(d, device_name(name, sizeof name, d->gpu), "cuDeviceGetName");
     CHECK(d, device_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, d->gpu),
           "cuDeviceGetAttribute");
@@ -139,14 +130,29 @@ static bool gpu_open(CudaDevice *d, int index, Error *err) {
     snprintf(d->device.description, sizeof d->device.description,
              "%s, cuda:%d, driver for CUDA %d.%d", name, index, version / 1000,
              version % 1000 / 10);
-    d->device.target = target_pick(d->e, major, minor);
+    d->device.target =
+        target_pick(d->e, major, minor, d->device.reason, sizeof d->device.reason);
     target_names(d->e, names, sizeof names);
     if (!d->device.target)
-        return fail(
-            err, ERR_DEVICE, 855,
-            "%s has compute capability %d.%d; this file holds kernels for %s: compile again "
-            "with --target sm_%d%d added",
-            name, major, minor, names, major, minor);
+        return fail(err, ERR_DEVICE, 855,
+                    "%s has compute capability %d.%d; this file holds code for %s: compile again "
+                    "with --target sm_%d%d added%s",
+                    name, major, minor, names, major, minor,
+                    strstr(names, "cpu:") ? ", or run with --device cpu" : "");
+    return true;
+}
+
+static bool cuda_choice(const Executable *e, const DeviceOptions *o, char *text, size_t size,
+                        Error *err) {
+    CudaDevice d = {.e = e};
+    TRY(driver_open(&d.cu, err) && gpu_find(&d, o->index, err));
+    snprintf(text, size, "%s: %s, %s", d.device.description, d.device.target->name,
+             d.device.reason);
+    return true;
+}
+
+static bool gpu_open(CudaDevice *d, int index, Error *err) {
+    TRY(gpu_find(d, index, err));
     CHECK(d, context_retain(&d->context, d->gpu), "cuDevicePrimaryCtxRetain");
     CHECK(d, context_set(d->context), "cuCtxSetCurrent");
     CHECK(d, stream_create(&d->stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
@@ -601,6 +607,8 @@ const DeviceType device_cuda = {
     .name = "cuda",
     .open = cuda_open,
     .close = cuda_close,
+    .absent = cuda_absent,
+    .choice = cuda_choice,
     .attach = cuda_attach,
     .upload = cuda_upload,
     .run = cuda_run,

@@ -81,13 +81,18 @@ static bool device_pick(Engine *en, const DeviceType *type, const DeviceOptions 
         return type->open(&en->device, en->e, en->block, o, err);
     if (!gpu)
         return device_cpu.open(&en->device, en->e, en->block, o, err);
-    if (device_cuda.open(&en->device, en->e, en->block, o, err))
-        return true;
-    if (!cpu || err->code != ERR_DEVICE)
-        return false;
-    fprintf(stderr, "no usable GPU (%s); running on the CPU\n", err->message);
-    *err = (Error){0};
+    // A GPU that is there but cannot be used is the user's to decide about: with --device cpu.
+    if (!cpu || !device_cuda.absent())
+        return device_cuda.open(&en->device, en->e, en->block, o, err);
+    fprintf(stderr, "no NVIDIA GPU in this machine; running on the CPU\n");
     return device_cpu.open(&en->device, en->e, en->block, o, err);
+}
+
+bool engine_choice(const Executable *e, char *text, size_t size, Error *err) {
+    const DeviceOptions defaults = {0};
+    bool gpu = has_target(e, DEVICE_CUDA), cpu = has_target(e, DEVICE_CPU);
+    const DeviceType *type = gpu && (!cpu || !device_cuda.absent()) ? &device_cuda : &device_cpu;
+    return type->choice(e, &defaults, text, size, err);
 }
 
 static bool engine_allocate(Engine *en, Error *err) {

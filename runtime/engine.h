@@ -12,6 +12,8 @@ typedef struct Engine Engine;
 // the other is said on stderr.
 bool engine_open(Engine **out, const Executable *e, const DeviceType *type, const DeviceOptions *o,
                  Error *err);
+// Which device and target engine_open would take without a type, and why, in text[size].
+bool engine_choice(const Executable *e, char *text, size_t size, Error *err);
 void engine_close(Engine *en);
 Device *engine_device(Engine *en);
 int64_t engine_context(const Engine *en); // tokens of one sequence at most

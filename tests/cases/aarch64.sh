@@ -60,7 +60,7 @@ for step, margin in enumerate(prompt["greedy_margin"][:6]):
 PY
     ) || problem=$(tail -n 1 "$work/stderr")
     [ -z "$problem" ] && ok "aarch64_story $2" || not_ok "aarch64_story $2" "$problem"
-    grep -q "cpu:$2:" "$work/stderr" && ok "aarch64_level $2" ||
+    grep -q "cpu:$2 " "$work/stderr" && ok "aarch64_level $2" ||
         not_ok "aarch64_level $2" "$(tail -n 1 "$work/stderr")"
     same_logits "aarch64_logits $2" "$x86" "$ids" on "$1" "$arm"
 }

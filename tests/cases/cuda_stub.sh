@@ -58,8 +58,20 @@ fails little_memory_kv 6 'KV cache of 2048 tokens takes 0.01 GB, there is room f
     env STUB_CUDA_MEMORY=550000000 "$exe" -p x --device cuda -c 2048
 # Without --device the CPU takes over, and says so.
 passes falls_to_cpu env STUB_CUDA_DEVICES=0 "$exe" -p x -n 2
-grep -q 'no usable GPU (.*); running on the CPU' "$work/stderr" && ok says_so || not_ok says_so "$(cat "$work/stderr")"
-# But not for lack of memory: that is for the user to decide.
+grep -q 'no NVIDIA GPU in this machine; running on the CPU' "$work/stderr" && ok says_so || not_ok says_so "$(cat "$work/stderr")"
+# But not for a GPU that is there and cannot be used: that is for the user to decide.
+fails no_silent_fall_gpu 7 'this file holds code for .*cpu:.*sm_90a.*--device cpu' \
+    env STUB_CUDA_CAPABILITY=8.0 "$exe" -p x -n 2
+fails no_silent_fall_driver 7 'update the NVIDIA driver' env STUB_CUDA_VERSION=11040 "$exe" -p x -n 2
+passes choice "$exe" explain
+grep -q '^On this machine: .*cuda:0.*: sm_90a, made for compute capability 9.0' "$work/stdout" &&
+    ok choice_reason || not_ok choice_reason "$(tail -n 1 "$work/stdout")"
+passes stats_reason "$exe" -p x -n 2 --stats
+grep -q 'sm_90a (made for compute capability 9.0)' "$work/stderr" && ok stats_gpu ||
+    not_ok stats_gpu "$(tail -n 1 "$work/stderr")"
+passes choice_cpu env STUB_CUDA_DEVICES=0 "$exe" explain
+grep -qE '^On this machine: .*: cpu:x86-64-v[34].*, the best of its levels' "$work/stdout" &&
+    ok choice_cpu_reason || not_ok choice_cpu_reason "$(tail -n 1 "$work/stdout")"
 fails no_silent_fall 6 'GB for the weights' env STUB_CUDA_MEMORY=10000000 "$exe" -p x -n 2
 
 # Damaged weights are found while they stream in.

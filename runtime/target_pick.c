@@ -1,0 +1,38 @@
+// Machine code for a GPU runs on its own major version and the same or a higher minor one; an exact
+// target on its own chip only. Source: "Binary Compatibility" in NVIDIA's CUDA programming guide.
+#include "target_pick.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static bool fits(const TargetInfo *t, int major, int minor) {
+    return t->device == DEVICE_CUDA && t->compute_major == major &&
+           (t->exact ? t->compute_minor == minor : t->compute_minor <= minor);
+}
+
+// Of two that fit: the closer version, then the one that may use all of the chip.
+static bool better(const TargetInfo *a, const TargetInfo *b) {
+    return a->compute_minor != b->compute_minor ? a->compute_minor > b->compute_minor
+                                                : a->exact > b->exact;
+}
+
+const TargetInfo *target_pick(const Executable *e, int major, int minor, char *reason,
+                              size_t size) {
+    const TargetInfo *best = NULL;
+    for (int at = 0; at < e->target_count; at++)
+        if (fits(&e->targets[at], major, minor) && (!best || better(&e->targets[at], best)))
+            best = &e->targets[at];
+    if (best && best->compute_minor == minor)
+        snprintf(reason, size, "made for compute capability %d.%d", major, minor);
+    else if (best)
+        snprintf(reason, size, "the closest to compute capability %d.%d that it runs", major, minor);
+    return best;
+}
+
+void target_names(const Executable *e, char *out, size_t size) {
+    size_t used = 0;
+    out[0] = 0;
+    for (int at = 0; at < e->target_count && used < size; at++)
+        used += (size_t)snprintf(out + used, size - used, "%s%.31s", at ? ", " : "",
+                                 e->targets[at].name);
+}
