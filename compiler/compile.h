@@ -14,6 +14,7 @@
 
 #include "../runtime/base.h"
 #include "../runtime/payload.h"
+#include "../runtime/payload_selftest.h"
 
 // ================================================================================================
 // embed.S: files carried inside gptq-compile

@@ -1,6 +1,7 @@
 // Writes the payload of runtime/payload.h: ELF image, weights (packed in place by pack.c), the
 // other segments and the tail (tail.c). Bytes depend on the inputs only.
 #include "compile.h"
+#include "selftest.h"
 #include "tail.h"
 
 #include <assert.h>
@@ -141,6 +142,10 @@ bool payload_write(Output *out, const Contents *c, int64_t weights_bytes, const 
     table[SEGMENT_WEIGHTS] = (Segment){.kind = SEGMENT_WEIGHTS,
                                        .offset = (uint64_t)weights_at,
                                        .size = (uint64_t)weights_bytes};
+    const Bytes golden[SELFTEST_PARTS] = {c->elf, segments[SEGMENT_CHECKS],
+                                          segments[SEGMENT_KERNELS], segments[SEGMENT_CUBINS],
+                                          segments[SEGMENT_TOKENIZER]};
+    selftest_seal(segments[SEGMENT_SELFTEST], golden);
     PayloadFooter footer = {.elf_size = c->elf.size};
     payload_hash128(c->elf.data, c->elf.size, footer.elf_check);
     int64_t at = weights_at + weights_bytes;

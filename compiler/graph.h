@@ -267,6 +267,9 @@ bool graph_fuse(Graph *out, const Graph *in, Arena *a, Error *err);
 
 typedef struct Interp Interp;
 Interp *interp_new(const Graph *g, const Config *c, int64_t max_seq_len, Arena *a);
+// Weights are not kept dequantized, which takes four bytes for each: rows are made when they are
+// needed, by so many threads. The results are the same.
+void interp_stream(Interp *in, int threads);
 // Appends `count` tokens to the one sequence and runs them; logits of every token, double
 // [count, vocab_size], owned by the caller.
 bool interp_run(Interp *in, const int32_t *ids, int count, double *logits, Error *err);

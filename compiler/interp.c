@@ -1,11 +1,15 @@
 // The oracle: runs a graph, fused or not, in plain loops and doubles. It knows nothing of targets,
 // layouts or plans; every kernel and back end is tested against it, and it is itself tested against
-// what Hugging Face transformers computed. Non-goal: speed, beyond being usable in tests.
+// what Hugging Face transformers computed. Non-goal: speed, beyond being usable in tests and for the
+// few tokens of a self-test, for which rows of weights are made one by one, by several threads.
 #include "compile.h"
 
 #include <assert.h>
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
+
+enum { INTERP_MAX_THREADS = 64 };
 
 typedef struct LayerCache {
     double *keys, *values; // [max_seq_len, kv_heads * head_dim]
@@ -20,6 +24,7 @@ struct Interp {
     double **values;              // [value_count]: [tokens of the last run, width]
     float **weights;              // [packed_count]: dequantized [N, K], made when first used
     LayerCache *caches;           // [layers]
+    int threads;                  // 0: weights stay dequantized; else rows are made when needed
 };
 
 Interp *interp_new(const Graph *g, const Config *c, int64_t max_seq_len, Arena *a) {
@@ -45,6 +50,10 @@ const double *interp_value(const Interp *in, int value) {
 
 // ---- weights ------------------------------------------------------------------------------------
 
+void interp_stream(Interp *in, int threads) {
+    in->threads = threads < INTERP_MAX_THREADS ? threads : INTERP_MAX_THREADS;
+}
+
 // Row n of a part as the linear's inputs want it; n = -1: zeros. raw: room for a checkpoint row.
 static void weight_ordered(const PackedTensor *t, const Weight *w, int64_t n, const int32_t *order,
                            float *raw, float *row) {
@@ -57,20 +66,30 @@ static void weight_ordered(const PackedTensor *t, const Weight *w, int64_t n, co
         row[k] = order[k] < 0 ? 0 : raw[order[k]];
 }
 
-// All parts below each other, in the order of their features (no row order). [experts][N, K]
+// Row `row` of an expert's [N, K]: all parts below each other, in the order of their features (no
+// row order).
+static void row_dequantize(const PackedTensor *t, int64_t expert, int64_t row, float *raw,
+                           float *out) {
+    const Weight *const *parts = t->parts + expert * t->part_count;
+    const int32_t *order = t->input_order ? t->input_order + expert * t->in_features : NULL;
+    const int32_t *rows = t->row_order ? t->row_order + expert * t->out_features / 2 : NULL;
+    int part = 0;
+    for (int64_t features; part + 1 < t->part_count; part++) {
+        features = rows ? t->out_features / 2 : parts[part]->out_features;
+        if (row < features)
+            break;
+        row -= features;
+    }
+    weight_ordered(t, parts[part], rows ? rows[row] : row, order, raw, out);
+}
+
+// [experts][N, K]
 static float *weights_dequantize(const PackedTensor *t, Arena *a) {
-    float *all = ARENA_NEW(a, float, t->experts * t->out_features * t->in_features), *row = all;
+    int64_t n = t->out_features, k = t->in_features;
+    float *all = ARENA_NEW(a, float, t->experts * n * k);
     float *raw = ARENA_NEW(a, float, t->parts[0]->in_features);
-    for (int expert = 0; expert < t->experts; expert++)
-        for (int part = 0; part < t->part_count; part++) {
-            const Weight *w = t->parts[expert * t->part_count + part];
-            const int32_t *order = t->input_order ? t->input_order + expert * t->in_features : NULL;
-            const int32_t *rows =
-                t->row_order ? t->row_order + expert * t->out_features / 2 : NULL;
-            int64_t features = rows ? t->out_features / 2 : w->out_features;
-            for (int64_t f = 0; f < features; f++, row += t->in_features)
-                weight_ordered(t, w, rows ? rows[f] : f, order, raw, row);
-        }
+    for (int64_t row = 0; row < t->experts * n; row++)
+        row_dequantize(t, row / n, row % n, raw, all + row * k);
     return all;
 }
 
@@ -91,6 +110,53 @@ static double dot(const float *w, const double *x, int64_t count) {
     for (; k < count; k++)
         rest += (double)w[k] * x[k];
     return rest + ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+// Some rows of a product y[token][row] = W x[token].
+typedef struct Product {
+    const PackedTensor *t;
+    const float *weights; // [N, K]; NULL: dequantize the rows of `expert` here
+    int64_t expert;
+    const double *x; // [tokens, K]
+    double *y;       // [tokens, N]
+    int64_t tokens, first, end;
+} Product;
+
+static void *product_run(void *argument) {
+    const Product *p = argument;
+    int64_t k = p->t->in_features, n = p->t->out_features;
+    Arena arena = {0};
+    float *raw = p->weights ? NULL : ARENA_NEW(&arena, float, p->t->parts[0]->in_features);
+    float *made = p->weights ? NULL : ARENA_NEW(&arena, float, k);
+    for (int64_t row = p->first; row < p->end; row++) {
+        if (!p->weights)
+            row_dequantize(p->t, p->expert, row, raw, made);
+        const float *w = p->weights ? p->weights + row * k : made;
+        for (int64_t token = 0; token < p->tokens; token++)
+            p->y[token * n + row] = dot(w, p->x + token * k, k);
+    }
+    arena_free(&arena);
+    return NULL;
+}
+
+// All rows; every sum is made by one thread in one order.
+static void product(const Interp *in, const Product *whole) {
+    int threads = in->threads ? in->threads : 1, started = 0;
+    int64_t n = whole->t->out_features;
+    pthread_t ids[INTERP_MAX_THREADS];
+    Product parts[INTERP_MAX_THREADS];
+    for (int at = 0; at < threads; at++) {
+        parts[at] = *whole;
+        parts[at].first = n * at / threads;
+        parts[at].end = n * (at + 1) / threads;
+    }
+    while (started < threads - 1 &&
+           pthread_create(&ids[started], NULL, product_run, &parts[started]) == 0)
+        started++;
+    for (int at = started; at < threads; at++)
+        product_run(&parts[at]);
+    for (int at = 0; at < started; at++)
+        pthread_join(ids[at], NULL);
 }
 
 // ---- functions of rows --------------------------------------------------------------------------
@@ -209,13 +275,10 @@ static int64_t packed_feature(const PackedTensor *t, int64_t row) {
     return feature < 0 ? -1 : first + feature;
 }
 
-// y[t, n] = scale * (x W^T + bias) in feature order, before the epilogue.
-static void linear_product(const PackedTensor *t, const float *weights, const PackedTensor *bias,
-                           float scale, const double *x, int64_t tokens, double *y) {
-    int64_t k = t->in_features, n = t->out_features;
-    for (int64_t row = 0; row < n; row++)
-        for (int64_t token = 0; token < tokens; token++)
-            y[token * n + row] = dot(weights + row * k, x + token * k, k);
+// y = scale * (y + bias), [tokens, N] in feature order.
+static void linear_finish(const PackedTensor *t, const PackedTensor *bias, float scale,
+                          int64_t tokens, double *y) {
+    int64_t n = t->out_features;
     for (int64_t row = 0; bias && row < t->rows; row++) { // stored in packed row order
         int64_t feature = packed_feature(t, row);
         for (int64_t token = 0; feature >= 0 && token < tokens; token++)
@@ -263,9 +326,10 @@ static void run_linear(Interp *in, const Op *op, int64_t tokens) {
     }
     int64_t n = t->out_features;
     double *y = ARENA_NEW(in->arena, double, tokens * n);
-    linear_product(t, weights_of(in, packed),
-                   op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale, x,
-                   tokens, y);
+    const float *weights = in->threads ? NULL : weights_of(in, packed);
+    product(in, &(Product){.t = t, .weights = weights, .x = x, .y = y, .tokens = tokens});
+    linear_finish(t, op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale,
+                  tokens, y);
     switch (op->linear.epilogue) {
     case EPILOGUE_STORE:
         for (int64_t i = 0; i < tokens * n; i++)
@@ -287,9 +351,14 @@ static void run_linear(Interp *in, const Op *op, int64_t tokens) {
 void interp_linear(const Graph *g, const Op *op, const double *x, int64_t tokens, double *y) {
     const PackedTensor *t = &g->packed[op->linear.weight];
     Arena arena = {0};
-    linear_product(t, weights_dequantize(t, &arena),
-                   op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale, x,
-                   tokens, y);
+    Interp alone = {.graph = g};
+    product(&alone, &(Product){.t = t,
+                               .weights = weights_dequantize(t, &arena),
+                               .x = x,
+                               .y = y,
+                               .tokens = tokens});
+    linear_finish(t, op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale,
+                  tokens, y);
     arena_free(&arena);
 }
 
@@ -347,7 +416,8 @@ static bool expert_product(Interp *in, const Op *op, double choice, const double
         slot = g->packed[op->experts.slots].indices[slot];
     if (slot < 0)
         return false;
-    const float *weights = weights_of(in, op->experts.weight) + slot * n * k;
+    const float *weights =
+        in->threads ? NULL : weights_of(in, op->experts.weight) + slot * n * k;
     double *ordered = ARENA_NEW(in->arena, double, k);
     for (int64_t i = 0; i < k; i++) {
         int64_t from = op->experts.order < 0
@@ -355,8 +425,12 @@ static bool expert_product(Interp *in, const Op *op, double choice, const double
                            : g->packed[op->experts.order].indices[slot * k + i];
         ordered[i] = from < 0 ? 0 : x[from];
     }
-    for (int64_t row = 0; row < n; row++)
-        y[row] = dot(weights + row * k, ordered, k);
+    product(in, &(Product){.t = t,
+                           .weights = weights,
+                           .expert = slot,
+                           .x = ordered,
+                           .y = y,
+                           .tokens = 1});
     return true;
 }
 

@@ -5,12 +5,14 @@
 #include "compile.h"
 #include "metadata.h"
 #include "options.h"
+#include "selftest.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { MAX_TARGETS = 32, DEFAULT_BATCH = 16, DEFAULT_NUM_TOKENS = 2048, PAGE_TOKENS = 64 };
+enum { SELF_TEST_AUTO = 1, SELF_TEST_OFF = 2 }; // ORDER of --self-test
 
 // What the stages hand on.
 typedef struct Build {
@@ -141,6 +143,16 @@ static bool texts_make(Build *b, Error *err) {
     return true;
 }
 
+static bool selftest_store(Build *b, Error *err) {
+    progress_begin(&b->progress, "self-test");
+    if (b->options->self_test != SELF_TEST_OFF)
+        TRY(selftest_make(&b->contents.segments[SEGMENT_SELFTEST], &b->graph, &b->config,
+                          max_seq_len(b), b->threads, b->arena, err));
+    progress_fact(&b->progress, "KB", (double)b->contents.segments[SEGMENT_SELFTEST].size * 1e-3);
+    progress_end(&b->progress);
+    return true;
+}
+
 static void pack_progress(void *user, int64_t done, int64_t total) {
     progress_at(user, done >> 20, total >> 20, "MiB");
 }
@@ -195,6 +207,18 @@ static bool printed_instead(Build *b, bool *stop, Error *err) {
 
 // ---- the pipeline -------------------------------------------------------------------------------
 
+// --self-test auto: where a device of the file is present.
+static bool selftest_after(const Options *o, Error *err) {
+    bool ran;
+    if (o->self_test != SELF_TEST_AUTO)
+        return true;
+    TRY(selftest_run(o->output, &ran, err));
+    if (!ran && !o->quiet)
+        fprintf(stderr, "self-test: no device of this file is here; run `%s selftest` on one\n",
+                o->output);
+    return true;
+}
+
 static bool compile(Build *b, Output *out, Error *err) {
     const Options *o = b->options;
     bool stop;
@@ -209,7 +233,8 @@ static bool compile(Build *b, Output *out, Error *err) {
     TRY(kernels_make(b, err));
     TRY(host_make(b, err));
     TRY(texts_make(b, err));
-    return output_make(b, out, err);
+    TRY(selftest_store(b, err));
+    return output_make(b, out, err) && selftest_after(o, err);
 }
 
 // ---- main ---------------------------------------------------------------------------------------
@@ -257,7 +282,7 @@ static int compile_command(int argc, char **argv) {
             .options = &options,
             .arena = &arena,
             .progress = {.mode = options.quiet ? PROGRESS_NONE : (ProgressMode)options.progress,
-                         .phases = 6},
+                         .phases = 7},
             .threads = options.jobs ? (int)options.jobs : (int)sysconf(_SC_NPROCESSORS_ONLN),
         };
         done = compile(build, &out, &err);

@@ -47,6 +47,8 @@ static const OptionSpec specs[] = {
      .value = "NAME", .help = "what the model is called (its model_type)"},
     {.name = "--license-file", .kind = OPTION_TEXT, .offset = AT(license),
      .value = "FILE", .help = "the model's licence, shown by `OUT licenses`"},
+    {.name = "--self-test", .kind = OPTION_CHOICE, .offset = AT(self_test), .choices = "store|auto|off",
+     .value = "store|auto|off", .help = "logits for `OUT selftest`; auto: also run it here"},
     {.name = "--cache-dir", .kind = OPTION_TEXT, .offset = AT(cache_dir),
      .value = "DIR", .help = "where compiled kernels are kept (~/.cache/gptq-compile)"},
     {.name = "--cache", .kind = OPTION_CHOICE, .offset = AT(cache), .choices = "on|off|ro|redo",

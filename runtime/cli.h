@@ -69,5 +69,6 @@ bool command_bench(Cli *cli, Error *err);
 bool command_info(Cli *cli, Error *err);
 bool command_explain(Cli *cli, Error *err);
 bool command_licenses(Cli *cli, Error *err);
+bool command_selftest(Cli *cli, Error *err);
 
 #endif

@@ -51,7 +51,7 @@ static const OptionSpec specs[] = {
      "what the model is told before the conversation"},
     {"--ignore-eos", OPTION_FLAG, AT(ignore_eos), 0, 0, "run", NULL, "write on after a stop token"},
     {"--stats", OPTION_FLAG, AT(stats), 0, 0, "run chat", NULL, "times and device on stderr"},
-    {"--json", OPTION_FLAG, AT(json), 0, 0, "run template tokenize perplexity bench info", NULL,
+    {"--json", OPTION_FLAG, AT(json), 0, 0, "run template tokenize perplexity bench info selftest", NULL,
      "one JSON object instead of text"},
     {"--ids", OPTION_TEXT, AT(ids), 0, 0, "detokenize logits", "1,2,3", "token ids"},
     {"--all", OPTION_FLAG, AT(all), 0, 0, "logits", NULL, "of all positions, not only the last"},
@@ -61,9 +61,9 @@ static const OptionSpec specs[] = {
     {"-b --batch", OPTION_TEXT, AT(batches), 0, 0, "bench", "1,8", "batch sizes of decode"},
     {"-c --ctx-size --ctx --max-model-len", OPTION_INT, AT(context), 1, 1e9,
      "run chat serve bench logits perplexity", "N", "tokens of a sequence at most; perplexity: of a window"},
-    {"--device", OPTION_TEXT, AT(device), 0, 0, "run chat serve bench logits perplexity", "cpu|cuda:N",
+    {"--device", OPTION_TEXT, AT(device), 0, 0, "run chat serve bench logits perplexity selftest", "cpu|cuda:N",
      "where to run"},
-    {"-t --threads", OPTION_INT, AT(threads), 1, 256, "run chat serve bench logits perplexity", "N",
+    {"-t --threads", OPTION_INT, AT(threads), 1, 256, "run chat serve bench logits perplexity selftest", "N",
      "CPU threads (all cores)"},
     {"--host", OPTION_TEXT, AT(host), 0, 0, "serve", "ADDRESS", "where to listen (127.0.0.1)"},
     {"--port", OPTION_INT, AT(port), 0, 65535, "serve", "N", "TCP port (8080; 0 = any free one)"},
@@ -100,6 +100,7 @@ static const struct {
     {"info", "the model, its sizes, what this file runs on"},
     {"explain", "which kernel runs each layer, and why"},
     {"licenses", "of the model and of the program"},
+    {"selftest", "does this machine compute this model right?"},
     {"version", "version of the runtime"},
 };
 // clang-format on

@@ -355,6 +355,11 @@ const SampleResult *engine_result(const Engine *en, int32_t slot) {
     return (const SampleResult *)(const void *)(en->block + en->e->batch.results) + slot;
 }
 
+void engine_force(Engine *en, int32_t slot, int32_t token) {
+    en->sequences[slot].last = token;
+    en->row_count = 0; // the device's rows hold the other token
+}
+
 int32_t engine_token(const Engine *en, int32_t slot) {
     return en->sequences[slot].last;
 }

@@ -55,6 +55,8 @@ typedef struct LogitsVisit {
 // ERR_RESOURCE: it does not fit, and nothing was done.
 bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
                     const LogitsVisit *visit, Error *err);
+// The next decode step of a slot feeds this token instead of the one that was drawn last.
+void engine_force(Engine *en, int32_t slot, int32_t token);
 // Draws the token that follows the prompt which was prefilled last.
 bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err);
 // One step: feeds each slot's last drawn token, draws the next. tokens: [count].

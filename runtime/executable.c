@@ -57,6 +57,7 @@ bool executable_open(Executable *e, Error *err) {
     Payload payload;
     TRY(payload_parse(e->whole, e->path, &payload, err));
     memcpy(e->segments, payload.segments, sizeof e->segments);
+    e->elf_size = (size_t)payload.footer.elf_size;
     Bytes model = executable_segment(e, SEGMENT_MODEL);
     if (model.size != sizeof e->info)
         return fail(err, ERR_CORRUPT, 715,

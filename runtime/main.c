@@ -33,6 +33,7 @@ static const Command commands[] = {
     {"info", command_info},
     {"explain", command_explain},
     {"licenses", command_licenses},
+    {"selftest", command_selftest},
     {"version", command_version},
 };
 

@@ -105,3 +105,16 @@ for call in $calls; do
     done
 done
 [ "$bad" = 0 ] && [ "$tried" -gt 30 ] && ok "failing_calls ($tried)" || not_ok failing_calls "$bad of $tried"
+
+# ---- selftest: the stand-in computes nothing ----------------------------------------------------
+
+fails stub_selftest 8 'does not compute' "${gpu[@]}" "$exe" selftest
+grep -qE '^cpu +good' "$work/stdout" && grep -qE '^cuda +WRONG' "$work/stdout" && ok stub_selftest_says ||
+    not_ok stub_selftest_says "$(cat "$work/stdout")"
+passes stub_selftest_absent env STUB_CUDA_DEVICES=0 "$exe" selftest
+grep -qE '^cuda +absent' "$work/stdout" && ok stub_selftest_absent_says ||
+    not_ok stub_selftest_absent_says "$(cat "$work/stdout")"
+fails stub_selftest_asked 7 'no GPU' env STUB_CUDA_DEVICES=0 "$exe" selftest --device cuda
+cp "$exe" "$work/swapped" && build/tests/plant "$work/swapped" cubin --keep-golden
+fails swapped_cubin 8 'does not compute' "$work/swapped" selftest --device cpu
+grep -qE '^file +WRONG' "$work/stdout" && ok swapped_cubin_says || not_ok swapped_cubin_says "$(cat "$work/stdout")"

@@ -44,6 +44,32 @@ fails verify_words 2 'one word too many' "$compiler" verify "$exe" "$exe"
 fails verify_nothing 2 'wants a file' "$compiler" verify
 says flips '0 wrong' nice python3 tests/bit_flips.py "$compiler" "$exe" 80
 
+# ---- selftest -----------------------------------------------------------------------------------
+
+says selftest '^cpu +good' "$exe" selftest
+"$exe" selftest --json >"$work/json"
+python3 -c 'import json, sys; j = json.load(open(sys.argv[1])); sys.exit(any(f["verdict"] != "good" for f in j))' \
+    "$work/json" && ok selftest_json || not_ok selftest_json "$(head -c 300 "$work/json")"
+passes selftest_auto "$compiler" "$sample" -o "$work/auto" --target cpu --progress none --self-test auto
+grep -q '^cpu *good' "$work/stderr" && ok selftest_ran || not_ok selftest_ran "$(head -c 300 "$work/stderr")"
+passes selftest_off "$compiler" "$sample" -o "$work/off" --target cpu --progress none --self-test off
+fails selftest_none 3 'compiled with --self-test off' "$work/off" selftest
+# wrong NAME PATTERN: selftest of $work/exe finds it, though all checks of the file are right.
+wrong() {
+    fails "$1" 8 'does not compute' "$work/exe" selftest
+    grep -qE "$2" "$work/stdout" || not_ok "$1" "$(cat "$work/stdout")"
+    says "$1_verify" good "$compiler" verify "$work/exe"
+}
+cp "$exe" "$work/exe" && build/tests/plant "$work/exe" tile 6000000
+wrong planted_tile '^cpu +WRONG'
+cp "$exe" "$work/exe" && build/tests/plant "$work/exe" tile 6000000 --keep-golden
+wrong planted_tile_hash '^file +WRONG'
+copy_sample rope
+sed -i 's/"rope_theta": *[0-9.]*/"rope_theta": 20000.0/' "$work/rope/config.json"
+passes planted_rope_compile "$compiler" "$work/rope" -o "$work/exe" --target cpu --progress none
+build/tests/plant "$work/exe" selftest "$exe"
+wrong planted_rope '^cpu +WRONG'
+
 # ---- repack -------------------------------------------------------------------------------------
 
 cp "$exe" "$work/exe"
