@@ -26,6 +26,7 @@ const Kernel *const kernel_table[] = {
     &kernel_experts_down_gemm,
     &kernel_attention_decode,
     &kernel_attention_prefill,
+    &kernel_attention_wgmma,
     // CPU
     &kernel_cpu_embed,
     &kernel_cpu_norm,

@@ -1,6 +1,7 @@
 // Attention on a GPU: kernels/attention_decode.cu for rows of different sequences (and for a few
-// tokens of one), kernels/attention_prefill.cu for many tokens of one sequence. The constants here
-// are twins of those at the top of the two files.
+// tokens of one), for many tokens of one sequence kernels/attention_wgmma.cu on Hopper and
+// kernels/attention_prefill.cu elsewhere. The constants here are twins of those at the top of the
+// files.
 #include "kernel_rows.h"
 
 enum {
@@ -16,6 +17,13 @@ enum {
     ROW_PADDING = 16,
     MMA_K = 16,             // rows are filled up to it
     TYPICAL_CONTEXT = 1024, // for predicted times
+    GROUP_THREADS = 128,    // of a warpgroup: 64 rows
+    GROUP_ROWS = 64,
+    COLUMN_BYTES = 128, // of a swizzled tile
+    SHARED_ALIGN = 1024,
+    SLOT_BARRIER_BYTES = 16,
+    SLOTS_LEAST = 3,
+    SLOTS_LIMIT = 8,
 };
 
 static int64_t group_heads(const Problem *p) {
@@ -247,4 +255,99 @@ const Kernel kernel_attention_prefill = {
     .candidates = prefill_candidates,
     .cost = prefill_cost,
     .lower = prefill_lower,
+};
+
+// ---- prefill on Hopper --------------------------------------------------------------------------
+
+typedef struct WgmmaTiles {
+    int head_dim, consumers, keys;
+} WgmmaTiles;
+
+// Scores, weights and outputs of a thread, 5 / 8 * keys + head_dim / 2, fit its 232 registers.
+static const WgmmaTiles wgmma_tiles[] = {{64, 2, 128}, {96, 2, 128}, {128, 2, 128}, {256, 2, 64}};
+
+static const WgmmaTiles *wgmma_find(const Problem *p) {
+    for (size_t at = 0; at < sizeof wgmma_tiles / sizeof *wgmma_tiles; at++)
+        if (wgmma_tiles[at].head_dim == p->op->attention.head_dim)
+            return &wgmma_tiles[at];
+    return NULL;
+}
+
+static bool wgmma_accepts(const Problem *p, char reason[REASON_BYTES]) {
+    const Target *t = p->plan->target;
+    if (t->compute_major != 9 || !t->exact) {
+        snprintf(reason, REASON_BYTES, "wgmma is of sm_90a only");
+        return false;
+    }
+    const WgmmaTiles *tiles = wgmma_find(p);
+    if (!tiles) {
+        snprintf(reason, REASON_BYTES, "head_dim %lld, takes 64, 96, 128 and 256",
+                 (long long)p->op->attention.head_dim);
+        return false;
+    }
+    int64_t page = p->plan->info.page_tokens;
+    if (tiles->keys % page != 0 && page % tiles->keys != 0) {
+        snprintf(reason, REASON_BYTES, "KV pages of %lld tokens do not fit tiles of %d keys",
+                 (long long)page, tiles->keys);
+        return false;
+    }
+    return prefill_accepts(p, reason);
+}
+
+static bool wgmma_params(const Problem *p, const WgmmaTiles *tiles, Params *out) {
+    int64_t columns = ceil_div(p->op->attention.head_dim * 2, COLUMN_BYTES);
+    int64_t queries = columns * tiles->consumers * GROUP_ROWS * COLUMN_BYTES;
+    int64_t slot = columns * tiles->keys * COLUMN_BYTES;
+    int64_t rest = SHARED_ALIGN + queries + SLOT_BARRIER_BYTES;
+    int64_t slots = (p->plan->target->shared_bytes - rest) / (slot + SLOT_BARRIER_BYTES);
+    slots = slots < SLOTS_LIMIT ? slots : SLOTS_LIMIT;
+    attention_params(out, p);
+    params_set(out, "CONSUMERS", tiles->consumers);
+    params_set(out, "KEYS", tiles->keys);
+    params_set(out, "SLOTS", slots);
+    params_set(out, "SHARED_BYTES", rest + slots * (slot + SLOT_BARRIER_BYTES));
+    return slots >= SLOTS_LEAST;
+}
+
+static int wgmma_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    return wgmma_params(p, wgmma_find(p), &out[0]) ? 1 : 0;
+}
+
+static Cost wgmma_cost(const Problem *p, const Params *params) {
+    Cost cost = prefill_cost(p, params);
+    const Target *t = p->plan->target;
+    cost.us = 8 * t->launch_us + cost.flops / (0.6e6 * t->tensor_tflops) +
+              cost.bytes / (t->bandwidth_gbs * 1e3);
+    return cost;
+}
+
+static void wgmma_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
+                        PhasePlan *phase) {
+    const Op *op = p->op;
+    Step *s = plan_step(plan, phase, op, "kernels/attention_wgmma.cu", "attention_wgmma", params);
+    int64_t consumers = params_get(params, "CONSUMERS");
+    int64_t tokens = consumers * GROUP_ROWS / group_heads(p);
+    int64_t works = ceil_div(p->max_tokens, tokens) * op->attention.kv_heads;
+    s->grid[0] = (int)(works < plan->target->sms ? works : plan->target->sms); // take them in turn
+    s->block = GROUP_THREADS * (1 + (int)consumers);
+    s->shared_bytes = (int)params_get(params, "SHARED_BYTES");
+    s->cost = *cost;
+    step_value(plan, phase, s, op->inputs[0]);
+    step_kv(s, plan, op->layer);
+    step_address(s, REGION_BATCH, plan->batch.positions);
+    step_address(s, REGION_BATCH, plan->batch.slots);
+    step_address(s, REGION_BATCH, plan->batch.page_table);
+    step_weights_or_0(s, plan, op->attention.places);
+    step_value(plan, phase, s, op->output);
+    step_tokens(s);
+}
+
+const Kernel kernel_attention_wgmma = {
+    .name = "attention_wgmma",
+    .device = DEVICE_CUDA,
+    .op = OP_ATTENTION,
+    .accepts = wgmma_accepts,
+    .candidates = wgmma_candidates,
+    .cost = wgmma_cost,
+    .lower = wgmma_lower,
 };

@@ -250,7 +250,8 @@ void plan_print(const Plan *p, FILE *out);
 extern const Kernel kernel_linear_decode, kernel_linear_gemm;          // CUDA, mma.sync
 extern const Kernel kernel_linear_wgmma;                               // CUDA, wgmma
 extern const Kernel kernel_embed, kernel_norm, kernel_gather;          // CUDA
-extern const Kernel kernel_attention_decode, kernel_attention_prefill; // CUDA
+extern const Kernel kernel_attention_decode, kernel_attention_prefill; // CUDA, mma.sync
+extern const Kernel kernel_attention_wgmma;                            // CUDA, wgmma
 extern const Kernel kernel_rope, kernel_kv_append, kernel_act_mul, kernel_add, kernel_permute,
     kernel_route; // CUDA
 extern const Kernel kernel_experts_up_decode, kernel_experts_up_gemm, kernel_experts_down_decode,

@@ -32,7 +32,8 @@ typedef struct AttentionRun {
     int first_kernel;
     int64_t arena_bytes, kv_bytes, weights_bytes;
     uint64_t base[REGION_COUNT];
-    const int32_t *places; // [heads * head_dim]; NULL: none
+    const int32_t *places;     // [heads * head_dim]; NULL: none
+    char reason[REASON_BYTES]; // of a refusal
     // host copies
     uint16_t *q_act, *kv;
     unsigned char *batch;
@@ -99,8 +100,15 @@ static inline void attention_graph(AttentionRun *run, Arena *a) {
     run->op = op;
 }
 
-// splits > 0: instead of the family's own choice.
-static inline void attention_add(AttentionRun *run, const AttentionCase *c, int splits,
+// Which kernel runs a case. All zeros: the one that every chip has, by its own choice.
+typedef struct AttentionChoice {
+    const Kernel *kernel;
+    int candidate;
+    int splits; // > 0: of the decode kernel
+} AttentionChoice;
+
+// False: the family refuses the case, or has no such candidate.
+static inline bool attention_add(AttentionRun *run, const AttentionCase *c, AttentionChoice choice,
                                  StepLab *lab) {
     Arena *a = &lab->arena;
     *run = (AttentionRun){.c = c, .rows = c->tokens};
@@ -113,23 +121,23 @@ static inline void attention_add(AttentionRun *run, const AttentionCase *c, int 
     assert(laid_out);
     (void)laid_out;
     lab_values(&run->phase, &run->graph, run->plan.info.max_num_tokens, a);
-    const Kernel *kernel = c->tokens ? &kernel_attention_prefill : &kernel_attention_decode;
+    const Kernel *kernel = choice.kernel ? choice.kernel
+                           : c->tokens   ? &kernel_attention_prefill
+                                         : &kernel_attention_decode;
     Problem problem = {.plan = &run->plan,
                        .op = run->op,
                        .max_tokens = run->phase.max_tokens,
                        .phase = c->tokens ? PHASE_PREFILL : PHASE_DECODE};
-    Params candidates[KERNEL_MAX_CANDIDATES];
-    char reason[REASON_BYTES];
-    if (!kernel->accepts(&problem, reason)) {
-        printf("%s is refused: %s\n", c->name, reason);
-        exit(1);
-    }
-    kernel->candidates(&problem, candidates);
-    if (splits)
-        params_set(&candidates[0], "SPLITS", splits);
-    Cost cost = kernel->cost(&problem, &candidates[0]);
-    kernel->lower(&problem, &candidates[0], &cost, &run->plan, &run->phase);
+    Params candidates[KERNEL_MAX_CANDIDATES], *params = &candidates[choice.candidate];
+    if (!kernel->accepts(&problem, run->reason) ||
+        choice.candidate >= kernel->candidates(&problem, candidates))
+        return false;
+    if (choice.splits)
+        params_set(params, "SPLITS", choice.splits);
+    Cost cost = kernel->cost(&problem, params);
+    kernel->lower(&problem, params, &cost, &run->plan, &run->phase);
     run->first_kernel = lab_phase_add(lab, &run->phase, &run->arena_bytes);
+    return true;
 }
 
 // ---- data ---------------------------------------------------------------------------------------
@@ -157,7 +165,7 @@ static inline int64_t attention_at(const AttentionRun *run, int slot, int positi
 }
 
 // Pages of all sequences, in an order that jumps.
-static inline void attention_pages(AttentionRun *run, Arena *a) {
+static inline void attention_pages(AttentionRun *run) {
     const AttentionCase *c = run->c;
     const BatchLayout *b = &run->plan.batch;
     int pages = 1, last = c->tokens ? 1 : run->rows;
@@ -166,8 +174,6 @@ static inline void attention_pages(AttentionRun *run, Arena *a) {
         pages += length > 0 ? (length + c->page - 1) / c->page : 0;
     }
     run->kv_bytes = pages * run->plan.info.kv_page_bytes;
-    run->kv = arena_alloc(a, (size_t)run->kv_bytes);
-    memset(run->kv, 0xff, (size_t)run->kv_bytes);
     int next = 1;
     for (int row = 0; row < last; row++) {
         int length = c->tokens ? c->start + c->tokens : c->lengths[row];
@@ -206,7 +212,9 @@ static inline void attention_data(AttentionRun *run, StepLab *lab) {
         attention_batch(run, b->positions)[row] = attention_length(run, row) - 1;
         attention_batch(run, b->slots)[row] = attention_slot(run, row);
     }
-    attention_pages(run, a);
+    attention_pages(run);
+    run->kv = arena_alloc(a, (size_t)run->kv_bytes);
+    memset(run->kv, 0xff, (size_t)run->kv_bytes);
     run->q_act = ARENA_NEW(a, uint16_t, (int64_t)run->rows * run->c->heads * run->c->head_dim);
     attention_fill(run, &r);
     run->base[REGION_WEIGHTS] = lab_weights(lab, &run->graph, run->weights_bytes);
@@ -324,8 +332,8 @@ static inline bool attention_compare(const AttentionRun *run, const uint16_t *fo
                 }
             }
         }
-    printf("%-6s %-22s worst %.2f of its bound (%s)\n", worst <= 1 ? "ok" : "NOT OK", c->name,
-           worst, where);
+    printf("%-6s %-22s %-18s worst %.2f of its bound (%s)\n", worst <= 1 ? "ok" : "NOT OK", c->name,
+           run->phase.steps[0].entry, worst, where);
     return worst <= 1;
 }
 

@@ -95,59 +95,92 @@ static const AttentionCase check_cases[] = {
      .tokens = 200, .start = 5},
     {.name = "prefill hd256 gqa8", .heads = 8, .kv_heads = 1, .head_dim = 256, .page = 64,
      .tokens = 300, .start = 17},
+    {.name = "prefill hd64 exact", .heads = 2, .kv_heads = 1, .head_dim = 64, .page = 64,
+     .tokens = 128},
+    {.name = "prefill hd64 long", .heads = 8, .kv_heads = 2, .head_dim = 64, .page = 64,
+     .tokens = 2500, .start = 129},
+    {.name = "prefill hd64 window cap", .heads = 8, .kv_heads = 4, .head_dim = 64, .page = 16,
+     .tokens = 700, .start = 65, .window = 200, .softcap = 30, .bf16 = true},
+    {.name = "prefill hd96 gqa1", .heads = 3, .kv_heads = 3, .head_dim = 96, .page = 64,
+     .tokens = 500, .start = 77},
+    {.name = "prefill hd96 gqa4", .heads = 8, .kv_heads = 2, .head_dim = 96, .page = 32,
+     .tokens = 300, .window = 100, .places = true, .bf16 = true},
+    {.name = "prefill hd128 page256", .heads = 4, .kv_heads = 2, .head_dim = 128, .page = 256,
+     .tokens = 900, .start = 200},
+    {.name = "prefill hd128 gqa16", .heads = 16, .kv_heads = 1, .head_dim = 128, .page = 64,
+     .tokens = 40, .start = 200},
+    {.name = "prefill hd128 many works", .heads = 32, .kv_heads = 8, .head_dim = 128, .page = 64,
+     .tokens = 1200, .bf16 = true},
+    {.name = "prefill hd128 small window", .heads = 8, .kv_heads = 8, .head_dim = 128, .page = 64,
+     .tokens = 600, .start = 40, .window = 20},
+    {.name = "prefill hd256 gemma2", .heads = 8, .kv_heads = 4, .head_dim = 256, .page = 64,
+     .tokens = 400, .start = 70, .window = 128, .softcap = 50, .places = true, .bf16 = true},
 };
 typedef struct TimeCase {
     const char *name;
     int heads, kv_heads, head_dim, rows, length, tokens, splits;
+    double bar; // cuDNN on an H200, measured elsewhere: TFLOP/s, or TB/s of KV; 0: not known
 } TimeCase;
 
 static const TimeCase time_cases[] = {
-    {"8B decode 1 x 128", 32, 8, 128, 1, 128, 0, 0},
-    {"8B decode 1 x 1024", 32, 8, 128, 1, 1024, 0, 0},
-    {"8B decode 1 x 1024", 32, 8, 128, 1, 1024, 0, 8},
-    {"8B decode 1 x 1024", 32, 8, 128, 1, 1024, 0, 32},
-    {"8B decode 1 x 8192", 32, 8, 128, 1, 8192, 0, 8},
-    {"8B decode 1 x 8192", 32, 8, 128, 1, 8192, 0, 16},
-    {"8B decode 1 x 8192", 32, 8, 128, 1, 8192, 0, 32},
-    {"8B decode 1 x 8192", 32, 8, 128, 1, 8192, 0, 48},
-    {"8B decode 1 x 65536", 32, 8, 128, 1, 65536, 0, 16},
-    {"8B decode 1 x 65536", 32, 8, 128, 1, 65536, 0, 32},
-    {"8B decode 1 x 65536", 32, 8, 128, 1, 65536, 0, 64},
-    {"8B decode 8 x 1024", 32, 8, 128, 8, 1024, 0, 8},
-    {"8B decode 8 x 1024", 32, 8, 128, 8, 1024, 0, 16},
-    {"8B decode 8 x 1024", 32, 8, 128, 8, 1024, 0, 32},
-    {"8B decode 16 x 1024", 32, 8, 128, 16, 1024, 0, 16},
-    {"8B decode 16 x 1024", 32, 8, 128, 16, 1024, 0, 32},
-    {"8B decode 64 x 1024", 32, 8, 128, 64, 1024, 0, 16},
-    {"8B decode 64 x 1024", 32, 8, 128, 64, 1024, 0, 32},
-    {"1B decode 1 x 1024", 32, 8, 64, 1, 1024, 0, 0},
-    {"1B decode 1 x 8192", 32, 8, 64, 1, 8192, 0, 0},
-    {"70B decode 1 x 1024", 64, 8, 128, 1, 1024, 0, 0},
-    {"Q7B decode 1 x 1024", 28, 4, 128, 1, 1024, 0, 0},
-    {"Q7B decode 1 x 1024", 28, 4, 128, 1, 1024, 0, 16},
-    {"8B prefill 512", 32, 8, 128, 0, 0, 512, 0},
-    {"8B prefill 2048", 32, 8, 128, 0, 0, 2048, 0},
-    {"8B prefill 8192", 32, 8, 128, 0, 0, 8192, 0},
-    {"1B prefill 2048", 32, 8, 64, 0, 0, 2048, 0},
+    {"8B decode 1 x 128", 32, 8, 128, 1, 128, 0, 0, 0},
+    {"8B decode 1 x 1024", 32, 8, 128, 1, 1024, 0, 0, 0},
+    {"8B decode 1 x 8192", 32, 8, 128, 1, 8192, 0, 0, 0},
+    {"8B decode 1 x 32768", 32, 8, 128, 1, 32768, 0, 0, 2.48},
+    {"8B decode 1 x 65536", 32, 8, 128, 1, 65536, 0, 0, 0},
+    {"8B decode 8 x 1024", 32, 8, 128, 8, 1024, 0, 0, 0},
+    {"8B decode 16 x 1024", 32, 8, 128, 16, 1024, 0, 0, 0},
+    {"8B decode 64 x 1024", 32, 8, 128, 64, 1024, 0, 0, 3.33},
+    {"8B decode 64 x 4096", 32, 8, 128, 64, 4096, 0, 0, 4.12},
+    {"1B decode 1 x 1024", 32, 8, 64, 1, 1024, 0, 0, 0},
+    {"1B decode 1 x 8192", 32, 8, 64, 1, 8192, 0, 0, 0},
+    {"70B decode 1 x 1024", 64, 8, 128, 1, 1024, 0, 0, 0},
+    {"Q7B decode 1 x 1024", 28, 4, 128, 1, 1024, 0, 0, 0},
+    {"8B prefill 512", 32, 8, 128, 0, 0, 512, 0, 0},
+    {"8B prefill 2048", 32, 8, 128, 0, 0, 2048, 0, 292},
+    {"8B prefill 4096", 32, 8, 128, 0, 0, 4096, 0, 432},
+    {"8B prefill 8192", 32, 8, 128, 0, 0, 8192, 0, 554},
+    {"1B prefill 2048", 32, 8, 64, 0, 0, 2048, 0, 234},
+    {"1B prefill 4096", 32, 8, 64, 0, 0, 4096, 0, 346},
+    {"1B prefill 8192", 32, 8, 64, 0, 0, 8192, 0, 425},
+    {"hd 96 prefill 4096", 32, 32, 96, 0, 0, 4096, 0, 0},
+    {"hd 256 prefill 4096", 16, 8, 256, 0, 0, 4096, 0, 0},
 };
 // clang-format on
 enum {
     CHECK_CASES = sizeof check_cases / sizeof *check_cases,
-    TIME_CASES = sizeof time_cases / sizeof *time_cases
+    TIME_CASES = sizeof time_cases / sizeof *time_cases,
+    CHOICES = 8, // of a case
 };
 
 typedef struct Bench {
-    AttentionRun checks[CHECK_CASES];
+    AttentionRun checks[CHECK_CASES * CHOICES];
     AttentionCase timed_cases[TIME_CASES];
-    AttentionRun timed[TIME_CASES];
+    AttentionRun timed[TIME_CASES * CHOICES];
+    int which[TIME_CASES * CHOICES]; // index of the time case
+    int check_count, timed_count;
 } Bench;
 
 // ---- kernels ------------------------------------------------------------------------------------
 
+// The case by every kernel and candidate that takes it; returns how many.
+static int choices_add(AttentionRun *runs, const AttentionCase *c, int splits, StepLab *lab) {
+    int count = 0;
+    if (!attention_add(&runs[count++], c, (AttentionChoice){.splits = splits}, lab)) {
+        printf("%s is refused: %s\n", c->name, runs[0].reason);
+        exit(1);
+    }
+    AttentionChoice choice = {.kernel = &kernel_attention_wgmma};
+    for (; c->tokens && count < CHOICES; choice.candidate++, count++)
+        if (!attention_add(&runs[count], c, choice, lab))
+            break;
+    return count;
+}
+
 static void bench_add(void *state, StepLab *lab, bool check, bool time) {
     Bench *b = state;
     for (int at = 0; at < CHECK_CASES && check; at++)
-        attention_add(&b->checks[at], &check_cases[at], 0, lab);
+        b->check_count += choices_add(&b->checks[b->check_count], &check_cases[at], 0, lab);
     for (int at = 0; at < TIME_CASES && time; at++) {
         const TimeCase *t = &time_cases[at];
         AttentionCase *c = &b->timed_cases[at];
@@ -159,7 +192,10 @@ static void bench_add(void *state, StepLab *lab, bool check, bool time) {
                              .tokens = t->tokens};
         for (int row = 0; row < t->rows; row++)
             c->lengths[row] = t->length;
-        attention_add(&b->timed[at], c, t->splits, lab);
+        int first = b->timed_count;
+        b->timed_count += choices_add(&b->timed[first], c, t->splits, lab);
+        for (int run = first; run < b->timed_count; run++)
+            b->which[run] = at;
     }
 }
 
@@ -168,13 +204,36 @@ static void bench_add(void *state, StepLab *lab, bool check, bool time) {
 static int bench_check(void *state, StepLab *lab) {
     Bench *b = state;
     int bad = 0;
-    for (int at = 0; at < CHECK_CASES; at++)
+    for (int at = 0; at < b->check_count; at++)
         bad += !attention_check(&b->checks[at], lab);
-    printf("%d of %d checks failed\n", bad, CHECK_CASES);
+    printf("%d of %d checks failed\n", bad, b->check_count);
     return bad;
 }
 
 // ---- times --------------------------------------------------------------------------------------
+
+static void time_print(const AttentionRun *run, const TimeCase *c, const Timing *t, double us) {
+    const Target *target = t->lab->target;
+    const Params *params = &run->phase.steps[0].params;
+    double keys = c->tokens ? (double)c->tokens : (double)c->rows * c->length;
+    double bytes = keys * c->kv_heads * c->head_dim * 4;
+    double pairs = c->tokens ? (double)c->tokens * (c->tokens + 1) / 2 : keys;
+    double flops = 4.0 * pairs * c->heads * c->head_dim;
+    double read = bytes / (target->bandwidth_gbs * 1e3);
+    double peak = flops / (target->tensor_tflops * 1e6);
+    double rate = c->tokens ? flops / us * 1e-6 : bytes / us * 1e-6;
+    printf("%-20s %-17s %9.2f us  %7.2f %s  %3.0f %% of %s", c->name, run->phase.steps[0].entry, us,
+           rate, c->tokens ? "TFLOP/s" : "TB/s", 100 * (c->tokens ? peak : read) / us,
+           c->tokens ? "peak" : "read");
+    if (c->bar > 0)
+        printf("  %.2f of cuDNN's %.2f", rate / c->bar, c->bar);
+    if (!c->tokens)
+        printf("  splits %lld", (long long)params_get(params, "SPLITS"));
+    else if (strcmp(run->phase.steps[0].entry, "attention_wgmma") == 0)
+        printf("  consumers %lld keys %lld slots %lld", (long long)params_get(params, "CONSUMERS"),
+               (long long)params_get(params, "KEYS"), (long long)params_get(params, "SLOTS"));
+    printf("\n");
+}
 
 static void time_attention(StepLab *lab, AttentionRun *run, const TimeCase *c) {
     Arena scratch = {0};
@@ -184,7 +243,7 @@ static void time_attention(StepLab *lab, AttentionRun *run, const TimeCase *c) {
         attention_batch(run, batch->positions)[row] = attention_length(run, row) - 1;
         attention_batch(run, batch->slots)[row] = attention_slot(run, row);
     }
-    attention_pages(run, &scratch);
+    attention_pages(run);
     Timing t = {.lab = lab,
                 .phase = &run->phase,
                 .first_kernel = run->first_kernel,
@@ -201,26 +260,7 @@ static void time_attention(StepLab *lab, AttentionRun *run, const TimeCase *c) {
         t.pools[pool] = lab_alloc(lab, (size_t)run->kv_bytes);
         bench_fill(lab, t.pools[pool], run->kv_bytes);
     }
-    double keys = c->tokens ? (double)c->tokens : (double)c->rows * c->length;
-    double bytes = keys * c->kv_heads * c->head_dim * 4;
-    double pairs = c->tokens ? (double)c->tokens * (c->tokens + 1) / 2 : keys;
-    double flops = 4.0 * pairs * c->heads * c->head_dim;
-    double us = timing_us(&t);
-    double read = bytes / (lab->target->bandwidth_gbs * 1e3);
-    double peak = flops / (lab->target->tensor_tflops * 1e6);
-    printf("%-22s", c->name);
-    if (c->tokens) {
-        printf(" %9.1f us  peak %8.1f us  %3.0f %%  %4.0f TFLOP/s\n", us, peak, 100 * peak / us,
-               flops / us * 1e-6);
-    } else {
-        t.only = 0;
-        double part = timing_us(&t);
-        t.only = 1;
-        double merge = timing_us(&t);
-        printf(" splits %2lld %7.2f us (alone %.2f + merge %.2f)  read %7.2f us  %3.0f %%\n",
-               (long long)params_get(&run->phase.steps[0].params, "SPLITS"), us, part, merge, read,
-               100 * read / us);
-    }
+    time_print(run, c, &t, timing_us(&t));
     for (int pool = 0; pool < t.pool_count; pool++)
         lab_release(lab, t.pools[pool]);
     lab_release(lab, t.base[REGION_ARENA]);
@@ -230,8 +270,8 @@ static void time_attention(StepLab *lab, AttentionRun *run, const TimeCase *c) {
 
 static void bench_time(void *state, StepLab *lab) {
     Bench *b = state;
-    for (int at = 0; at < TIME_CASES; at++)
-        time_attention(lab, &b->timed[at], &time_cases[at]);
+    for (int at = 0; at < b->timed_count; at++)
+        time_attention(lab, &b->timed[at], &time_cases[b->which[at]]);
 }
 
 int main(int argc, char **argv) {

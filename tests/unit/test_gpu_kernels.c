@@ -100,7 +100,8 @@ static int set_up(void **state) {
     memcpy(f.folder, "/tmp/simt-XXXXXX", 17);
     f.lab.folder = mkdtemp(f.folder);
     for (int at = 0; at < ATTENTION_CASES; at++)
-        attention_add(&f.attention[at], &attention_cases[at], 0, &f.lab);
+        assert_true(
+            attention_add(&f.attention[at], &attention_cases[at], (AttentionChoice){0}, &f.lab));
     for (int at = 0; at < ROWS_CASES; at++)
         rows_add(&f.rows[at], &rows_cases[at], &f.lab);
     for (int at = 0; at < VOCABULARIES; at++)

@@ -36,6 +36,8 @@ static const AttentionCase attention_cases[] = {
      .tokens = 99, .start = 4096, .window = 4096, .places = true, .bf16 = true},
     {.name = "prefill 64, cap", .heads = 32, .kv_heads = 8, .head_dim = 64, .page = 64,
      .tokens = 99, .start = 4096, .window = 4096, .softcap = 30, .places = true},
+    {.name = "prefill 64, pages of 16", .heads = 12, .kv_heads = 1, .head_dim = 64, .page = 16,
+     .tokens = 99, .window = 64, .softcap = 30, .places = true, .bf16 = true},
     {.name = "decode 120", .heads = 32, .kv_heads = 1, .head_dim = 120, .page = 64, .lengths = {9},
      .places = true, .softcap = 30},
     {.name = "prefill 248", .heads = 32, .kv_heads = 1, .head_dim = 248, .page = 16, .tokens = 9,
@@ -48,12 +50,13 @@ static const int64_t vocabularies[] = {128256};
 enum {
     TARGETS = sizeof target_names / sizeof *target_names,
     ATTENTION_CASES = sizeof attention_cases / sizeof *attention_cases,
+    WGMMA_CASES = 7, // of them, on sm_90a
     VOCABULARIES = sizeof vocabularies / sizeof *vocabularies
 };
 
 typedef struct Kernels {
     StepLab lab;
-    AttentionRun attention[ATTENTION_CASES];
+    AttentionRun attention[ATTENTION_CASES], wgmma[ATTENTION_CASES];
     RowsRun rows[ROWS_CASES];
     SampleRun samples[VOCABULARIES];
     Plan plan;
@@ -83,11 +86,23 @@ static void kernel_keep(Plan *plan, const Step *step) {
     plan->kernels[plan->kernel_count++] = copy;
 }
 
+// The same cases by wgmma, where it takes them; returns how many.
+static int wgmma_add(Kernels *k) {
+    const AttentionChoice wgmma = {.kernel = &kernel_attention_wgmma};
+    int taken = 0;
+    for (int at = 0; at < ATTENTION_CASES; at++)
+        taken += attention_cases[at].tokens > 0 &&
+                 attention_add(&k->wgmma[at], &attention_cases[at], wgmma, &k->lab);
+    return taken;
+}
+
 static void kernels_make(Kernels *k, const char *target) {
     memset(k, 0, sizeof *k);
     k->lab.target = target_named(target);
     for (int at = 0; at < ATTENTION_CASES; at++)
-        attention_add(&k->attention[at], &attention_cases[at], 0, &k->lab);
+        assert_true(
+            attention_add(&k->attention[at], &attention_cases[at], (AttentionChoice){0}, &k->lab));
+    assert_int_equal(wgmma_add(k), strcmp(target, "sm_90a") == 0 ? WGMMA_CASES : 0);
     for (int at = 0; at < ROWS_CASES; at++)
         rows_add(&k->rows[at], &rows_cases[at], &k->lab);
     for (int at = 0; at < VOCABULARIES; at++)
