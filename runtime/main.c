@@ -85,6 +85,8 @@ static bool run(Cli *cli, int argc, char **argv, Error *err) {
     }
     TRY(tokenizer_open(&cli->tokenizer, executable_segment(&cli->executable, SEGMENT_TOKENIZER),
                        err));
+    tokenizer_set_stops(cli->tokenizer, cli->executable.info.stop_ids,
+                        cli->executable.info.stop_count);
     TRY(chat_open(&cli->chat, &cli->executable, err));
     system_default(cli);
     return command_call(cli, err);

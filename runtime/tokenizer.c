@@ -2,6 +2,7 @@
 // added tokens again, words (tokenizer_split.c), model (tokenizer_model.c).
 #include "tokenizer.h"
 
+#include "grammar_vocabulary.h"
 #include "tokenizer_tables.h"
 
 #include <stdlib.h>
@@ -89,13 +90,33 @@ bool tokenizer_open(Tokenizer **out, Bytes tables, Error *err) {
         free(t);
         return fail(err, ERR_CORRUPT, 951, "the tokenizer's tables are damaged");
     }
+    t->shared = calloc(1, sizeof *t->shared);
+    if (!t->shared) {
+        free(t);
+        return fail(err, ERR_RESOURCE, 1219, "no memory for what grammars share");
+    }
+    pthread_mutex_init(&t->shared->lock, NULL);
     symbols_open(t);
     *out = t;
     return true;
 }
 
 void tokenizer_close(Tokenizer *t) {
+    if (!t)
+        return;
+    vocabulary_close(t->shared->vocabulary);
+    pthread_mutex_destroy(&t->shared->lock);
+    free(t->shared);
     free(t);
+}
+
+void tokenizer_set_stops(Tokenizer *t, const int32_t *ids, int32_t count) {
+    t->shared->stop_count = count < TOKENIZER_MAX_STOPS ? count : TOKENIZER_MAX_STOPS;
+    memcpy(t->shared->stop_ids, ids, (size_t)t->shared->stop_count * sizeof *ids);
+}
+
+int32_t tokenizer_vocab_size(const Tokenizer *t) {
+    return t->h->vocab_size;
 }
 
 Bytes tokenizer_piece(const Tokenizer *t, int32_t id) {

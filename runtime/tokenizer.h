@@ -31,6 +31,9 @@ Bytes tokenizer_piece(const Tokenizer *t, int32_t id);
 bool tokenizer_is_special(const Tokenizer *t, int32_t id);
 // One more than the largest id that has a token; vocabularies are filled up behind it.
 int32_t tokenizer_token_count(const Tokenizer *t);
+int32_t tokenizer_vocab_size(const Tokenizer *t);
+// The tokens that end a text, for grammars; before any grammar is made.
+void tokenizer_set_stops(Tokenizer *t, const int32_t *ids, int32_t count);
 
 // ---- ids to text, as they come ------------------------------------------------------------------
 
@@ -45,6 +48,9 @@ void tokenizer_stream_close(TokenizerStream *s);
 bool tokenizer_stream_add(TokenizerStream *s, int32_t id, Bytes *text, Error *err);
 // The text ends here: the rest. The stream then starts anew.
 bool tokenizer_stream_end(TokenizerStream *s, Bytes *text, Error *err);
+// The bytes that a token adds to a text, maybe a part of a character; first: the text begins with
+// it. The stream is not in a text, and stays so. *bytes: valid until the next call.
+bool tokenizer_stream_token(TokenizerStream *s, int32_t id, bool first, Bytes *bytes, Error *err);
 // All ids at once. *text: zero-terminated, the caller frees.
 bool tokenizer_decode(const Tokenizer *t, const int32_t *ids, int64_t count, unsigned flags,
                       char **text, size_t *size, Error *err);

@@ -326,6 +326,38 @@ bool tokenizer_stream_end(TokenizerStream *s, Bytes *text, Error *err) {
     return true;
 }
 
+// One step on what a token adds to a text. Behind FUSE, steps see the text: only its start is known.
+static bool added_step(TokenizerStream *s, uint32_t at, bool inside, bool first, Error *err) {
+    const DecodeStep *step = &s->t->h->decodes[at];
+    int byte = step->kind == DECODE_BYTES ? byte_of(&s->token) : -1;
+    s->tokens[at] = first ? 0 : 1;
+    if (byte >= 0) {
+        s->token.size = 0;
+        return text_buffer_add(&s->token, &(unsigned char){(unsigned char)byte}, 1, err);
+    }
+    if (!inside || step->kind != DECODE_STRIP)
+        return token_step(s, at, err);
+    DecodeStep start = *step;
+    start.stop = 0;
+    return !first || token_strip(s, &start, err);
+}
+
+bool tokenizer_stream_token(TokenizerStream *s, int32_t id, bool first, Bytes *bytes, Error *err) {
+    uint32_t count = s->t->h->decode_count, fuse = step_find(s->t, DECODE_FUSE);
+    bool exists = id >= 0 && id < s->t->h->vocab_size && s->t->flags[id] & TOKEN_EXISTS;
+    *bytes = (Bytes){replacement.data, 0};
+    if (!exists)
+        return true;
+    s->token.size = 0;
+    TRY(put(&s->token, tokenizer_piece(s->t, id), err));
+    for (uint32_t at = 0; at < count; at++)
+        TRY(added_step(s, at, at > fuse, first, err));
+    memset(s->tokens, 0, sizeof s->tokens);
+    if (s->token.size)
+        *bytes = (Bytes){s->token.data, s->token.size};
+    return true;
+}
+
 static bool stream_all(TokenizerStream *s, const int32_t *ids, int64_t count, TextBuffer *out,
                        Error *err) {
     Bytes part;

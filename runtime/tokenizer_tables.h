@@ -10,7 +10,17 @@
 #include "tokenizer_normalize.h"
 #include "tokenizer_utf8.h"
 
+#include <pthread.h>
 #include <string.h>
+
+enum { TOKENIZER_MAX_STOPS = 16 };
+
+// What grammars need of a tokenizer that is constant otherwise.
+typedef struct TokenizerShared {
+    int32_t stop_ids[TOKENIZER_MAX_STOPS], stop_count;
+    pthread_mutex_t lock;          // of the next one
+    struct Vocabulary *vocabulary; // made for the first grammar
+} TokenizerShared;
 
 typedef struct Trie {
     const TrieNode *nodes; // [count]
@@ -31,7 +41,8 @@ struct Tokenizer {
     const double *scores;
     const uint16_t *class_index;
     Trie raw, normalized, vocabulary;
-    int32_t ascii_ids[128]; // not MODEL_BYTE_LEVEL: token of a character, -1: none
+    int32_t ascii_ids[128];         // not MODEL_BYTE_LEVEL: token of a character, -1: none
+    struct TokenizerShared *shared; // owner: tokenizer_close
 };
 
 // A part of a text.
