@@ -29,9 +29,25 @@ enum {
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR     = 75,
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR     = 76,
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES  = 8,
+    CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION      = 6,
     CU_STREAM_NON_BLOCKING                           = 1,
     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL              = 1,
 };
+
+// As in cuda.h; an attribute's value is a union of 64 bytes whose first word is all that is used here.
+typedef struct CUlaunchAttribute {
+    int32_t id;
+    char pad[4];
+    int32_t value;
+    char rest[60];
+} CUlaunchAttribute;
+
+typedef struct CUlaunchConfig {
+    unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
+    CUstream stream;
+    CUlaunchAttribute *attributes;
+    unsigned attribute_count;
+} CUlaunchConfig;
 
 // X(field, symbol, parameters). Every function returns CUresult.
 #define CUDA_FUNCTIONS(X)                                                                          \
@@ -75,6 +91,8 @@ enum {
       (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,   \
        unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void **params,  \
        void **extra))                                                                              \
+    X(launch_config, "cuLaunchKernelEx",                                                           \
+      (const CUlaunchConfig *config, CUfunction function, void **params, void **extra))            \
     X(capture_begin, "cuStreamBeginCapture_v2", (CUstream stream, int mode))                       \
     X(capture_end, "cuStreamEndCapture", (CUstream stream, CUgraph * graph))                       \
     X(graph_instantiate, "cuGraphInstantiateWithFlags",                                            \

@@ -23,6 +23,8 @@ enum {
     STAGES = 2,
     LOADERS = 8, // threads that read and check pages
     MAX_ARGUMENTS = 32,
+    OVERLAP_MAJOR = 9,      // compute capability that has programmatic dependent launch
+    OVERLAP_DRIVER = 12030, // CUDA version that records it into graphs
 };
 
 // Left for the driver and for what else runs on the GPU.
@@ -34,6 +36,7 @@ typedef struct CudaDevice {
     CudaDriver cu;
     CUdevice gpu;
     CUcontext context; // retained; NULL: not yet
+    bool overlap; // a kernel may start before the one in front of it has ended
     CUstream stream;
     StepRun run;
     unsigned char *batch; // the host's batch block
@@ -156,6 +159,7 @@ static bool gpu_open(CudaDevice *d, int index, Error *err) {
     CHECK(d, context_retain(&d->context, d->gpu), "cuDevicePrimaryCtxRetain");
     CHECK(d, context_set(d->context), "cuCtxSetCurrent");
     CHECK(d, stream_create(&d->stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+    d->overlap = major >= OVERLAP_MAJOR && version >= OVERLAP_DRIVER;
     return true;
 }
 
@@ -211,6 +215,8 @@ static bool kernels_load(CudaDevice *d, Error *err) {
     return true;
 }
 
+// Every kernel waits (griddepcontrol.wait) before it touches what another one writes, so it may
+// start while the one in front of it still runs; those of linear layers fetch weights meanwhile.
 int32_t cuda_launch(const StepRun *run, const LaunchSpec *spec, const uint64_t *arguments) {
     CudaDevice *d = run->device;
     const KernelInfo *k = &d->e->kernels[d->device.target->first_kernel + spec->kernel];
@@ -224,9 +230,18 @@ int32_t cuda_launch(const StepRun *run, const LaunchSpec *spec, const uint64_t *
     unsigned grid_y = (unsigned)spec->grid[1];
     if (spec->tokens_per_block > 0)
         grid_y = (unsigned)ceil_div(run->tokens, spec->tokens_per_block);
-    return d->cu.launch(d->functions[spec->kernel], (unsigned)spec->grid[0], grid_y,
-                        (unsigned)spec->grid[2], (unsigned)k->block, 1, 1,
-                        (unsigned)k->shared_bytes, d->stream, params, NULL);
+    CUlaunchAttribute overlap = {.id = CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION, .value = 1};
+    CUlaunchConfig config = {.grid_x = (unsigned)spec->grid[0],
+                             .grid_y = grid_y,
+                             .grid_z = (unsigned)spec->grid[2],
+                             .block_x = (unsigned)k->block,
+                             .block_y = 1,
+                             .block_z = 1,
+                             .shared_bytes = (unsigned)k->shared_bytes,
+                             .stream = d->stream,
+                             .attributes = &overlap,
+                             .attribute_count = d->overlap};
+    return d->cu.launch_config(&config, d->functions[spec->kernel], params, NULL);
 }
 
 // ---- memory -------------------------------------------------------------------------------------

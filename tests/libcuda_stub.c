@@ -451,26 +451,49 @@ static void arguments_take(Op *op, void **params) {
     }
 }
 
-DRIVER(cuLaunchKernel, (CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
-                        CUstream stream_handle, void **params, void **extra)) {
-    ENTER("cuLaunchKernel", true);
-    Object *function = object_of(handle, KIND_FUNCTION, "cuLaunchKernel");
-    Object *stream = object_of(stream_handle, KIND_STREAM, "cuLaunchKernel");
-    note("  %s grid %u x %u x %u block %u shared %u", function->kernel.name, grid_x, grid_y, grid_z,
-         block_x, shared_bytes);
-    if (extra)
-        violation("cuLaunchKernel: extra is not NULL");
+static CUresult kernel_launch(CUfunction handle, const unsigned grid[3], const unsigned block[3],
+                              unsigned shared_bytes, CUstream stream_handle, void **params,
+                              const char *who) {
+    Object *function = object_of(handle, KIND_FUNCTION, who);
+    Object *stream = object_of(stream_handle, KIND_STREAM, who);
+    note("  %s grid %u x %u x %u block %u shared %u", function->kernel.name, grid[0], grid[1],
+         grid[2], block[0], shared_bytes);
     if (!function->module->alive)
         violation("kernel %s: its module was unloaded", function->kernel.name);
-    geometry_check(function, (unsigned[]){grid_x, grid_y, grid_z},
-                   (unsigned[]){block_x, block_y, block_z}, shared_bytes);
+    geometry_check(function, grid, block, shared_bytes);
     Op op = {.kind = OP_LAUNCH, .object = function, .what = function->kernel.name};
     arguments_take(&op, params);
     launch_run(&op); // the checks, now and again when it runs
     enqueue(stream, &op);
     stub.launches++;
     return CUDA_SUCCESS;
+}
+
+DRIVER(cuLaunchKernel, (CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                        CUstream stream, void **params, void **extra)) {
+    ENTER("cuLaunchKernel", true);
+    if (extra)
+        violation("cuLaunchKernel: extra is not NULL");
+    return kernel_launch(handle, (unsigned[]){grid_x, grid_y, grid_z},
+                         (unsigned[]){block_x, block_y, block_z}, shared_bytes, stream, params,
+                         "cuLaunchKernel");
+}
+
+// The order of the operations stays that of the stream: what overlaps, nobody can tell here.
+DRIVER(cuLaunchKernelEx,
+       (const CUlaunchConfig *c, CUfunction handle, void **params, void **extra)) {
+    ENTER("cuLaunchKernelEx", true);
+    if (extra)
+        violation("cuLaunchKernelEx: extra is not NULL");
+    for (unsigned at = 0; at < c->attribute_count; at++)
+        if (c->attributes[at].id != CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION ||
+            c->attributes[at].value != 1 || stub.major < 9)
+            violation("cuLaunchKernelEx: attribute %d = %d", c->attributes[at].id,
+                      c->attributes[at].value);
+    return kernel_launch(handle, (unsigned[]){c->grid_x, c->grid_y, c->grid_z},
+                         (unsigned[]){c->block_x, c->block_y, c->block_z}, c->shared_bytes,
+                         c->stream, params, "cuLaunchKernelEx");
 }
 
 // ---- graphs -------------------------------------------------------------------------------------
