@@ -15,6 +15,7 @@ enum {
     REGISTERS      = 65536, // of a multiprocessor
     PARTIAL_BYTES  = 512,
     BLOCK_RESERVED = 1024, // shared memory that the driver keeps per block
+    OVERLAP_MAJOR = 9,     // compute capability with programmatic dependent launch
 };
 
 static int64_t records(const PackedTensor *t) {
@@ -235,12 +236,24 @@ static Cost cost(const Problem *p, const Params *params) {
     double elem = p->op->linear.prologue == PROLOGUE_NORM ? 4 : 2;
     double x_bytes = (double)p->max_tokens * (double)w->in_features * elem * blocks * x_reads;
     double x_us = x_bytes / (1.3 * t->bandwidth_gbs * 1e3);
-    double ramp_us = 2.0; // first bytes, sum over warps, epilogue
+    // first bytes, sum over warps, epilogue; tiles that come together come later, but hand over less
+    // often (fitted to an H200)
+    double ramp_us = 1.4 + 0.6 * (double)params_get(params, "TILES") + 0.19 * (turns - 1);
     double busy_us = stream_us > shared_us ? stream_us : shared_us;
     return (Cost){.bytes = (double)w->bytes + (double)(p->max_tokens * linear_token_bytes(p)),
                   .flops = 2.0 * (double)p->max_tokens * (double)w->in_features *
                            (double)w->out_features,
                   .us = t->launch_us + ramp_us + busy_us + x_us};
+}
+
+// A kernel starts while the one in front of it ends: where a multiprocessor is free early and has
+// room for two blocks, it would get two, another one none, and all wait for those. So a block takes
+// more shared memory than is left beside as many as there are to be.
+static int launch_shared_bytes(const Problem *p, const Params *params) {
+    const Target *t = p->plan->target;
+    int64_t bytes = params_get(params, "SHARED_BYTES");
+    int64_t more = shared_limit(t, (int)params_get(params, "CTAS_PER_SM") + 1) + 16;
+    return (int)(t->compute_major < OVERLAP_MAJOR || bytes > more ? bytes : more);
 }
 
 static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
@@ -260,7 +273,7 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
         step_int(s, 0);
     s->grid[0] = grid(p, params);
     s->block = ((int)params_get(params, "WARPS") + EPILOGUE_WARPS) * 32;
-    s->shared_bytes = (int)params_get(params, "SHARED_BYTES");
+    s->shared_bytes = launch_shared_bytes(p, params);
     s->cost = *predicted;
 }
 

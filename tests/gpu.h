@@ -13,6 +13,18 @@
 typedef uint64_t GpuAddress; // CUdeviceptr
 typedef struct GpuFunction GpuFunction; // CUfunc_st
 
+typedef struct GpuLaunchAttribute { // CUlaunchAttribute
+    int id, pad, value;
+    char rest[60];
+} GpuLaunchAttribute;
+
+typedef struct GpuLaunch { // CUlaunchConfig
+    unsigned grid[3], block[3], shared_bytes;
+    void *stream;
+    const GpuLaunchAttribute *attributes;
+    unsigned attribute_count;
+} GpuLaunch;
+
 // X(name, symbol, parameters)
 #define GPU_CALLS(X)                                                                               \
     X(init, "cuInit", (unsigned))                                                                  \
@@ -34,6 +46,8 @@ typedef struct GpuFunction GpuFunction; // CUfunc_st
     X(launch, "cuLaunchKernel",                                                                    \
       (GpuFunction *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,        \
        void *, void **, void **))                                                                  \
+    X(launch_config, "cuLaunchKernelEx",                                                           \
+      (const GpuLaunch *, GpuFunction *, void **, void **))                                        \
     X(stream_create, "cuStreamCreate", (void **, unsigned))                                        \
     X(capture_begin, "cuStreamBeginCapture_v2", (void *, int))                                     \
     X(capture_end, "cuStreamEndCapture", (void *, void **))                                        \
@@ -53,6 +67,7 @@ typedef struct Gpu {
     void *stream, *start, *stop;
     int multiprocessors;
     int compute; // 90: compute capability 9.0
+    bool overlap; // kernels start before the one in front of them has ended, as in the runtime
     char device[128];
 } Gpu;
 
@@ -88,6 +103,7 @@ static inline bool gpu_open(Gpu *g) {
     GPU_DO(g, device_attribute(&major, GPU_MAJOR, device));
     GPU_DO(g, device_attribute(&minor, GPU_MINOR, device));
     g->compute = major * 10 + minor;
+    g->overlap = major >= 9;
     GPU_DO(g, context_retain(&context, device));
     GPU_DO(g, context_set(context));
     GPU_DO(g, stream_create(&g->stream, 1));
@@ -111,6 +127,20 @@ static inline GpuFunction *gpu_function(const Gpu *g, const void *image, const c
     if (shared_bytes > 48 << 10)
         GPU_DO(g, function_set(f, GPU_SHARED_LIMIT, shared_bytes));
     return f;
+}
+
+// As runtime/device_cuda.c launches.
+static inline void gpu_launch(const Gpu *g, GpuFunction *f, const unsigned grid[3], unsigned block,
+                              unsigned shared_bytes, void **slots) {
+    enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
+    const GpuLaunchAttribute overlap = {.id = PROGRAMMATIC_STREAM_SERIALIZATION, .value = 1};
+    const GpuLaunch launch = {.grid = {grid[0], grid[1], grid[2]},
+                              .block = {block, 1, 1},
+                              .shared_bytes = shared_bytes,
+                              .stream = g->stream,
+                              .attributes = &overlap,
+                              .attribute_count = g->overlap};
+    GPU_DO(g, launch_config(&launch, f, slots, NULL));
 }
 
 static inline int gpu_compare_floats(const void *a, const void *b) {

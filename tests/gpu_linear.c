@@ -136,7 +136,7 @@ static void runs_check(Bench *b, Lab *lab) {
 }
 
 static void runs_time(Bench *b, Lab *lab) {
-    static const int64_t buckets[] = {8, 16, 32};
+    static const int64_t buckets[] = {1, 4, 8, 16, 32};
     Problem problem = {.plan = &lab->plan, .op = lab->op, .max_tokens = 8};
     for (size_t i = 0; i < sizeof buckets / sizeof *buckets; i++) {
         DecodeVariant base = decode_variant(&problem), v = base;
@@ -153,7 +153,7 @@ static void runs_time(Bench *b, Lab *lab) {
         runs_add_decode(b, lab, buckets[i], v);
         v.bulk = true;
         runs_add_decode(b, lab, buckets[i], v);
-        if (base.warps % 2 == 0 && i == 0) {
+        if (base.warps % 2 == 0 && buckets[i] == 8) {
             v = base;
             v.warps /= 2;
             v.ctas_per_sm *= 2;
@@ -236,8 +236,9 @@ static void step_launch(Bench *b, const Run *run, int step, const Regions *regio
     }
     unsigned y = s->tokens_per_block ? (unsigned)ceil_div(tokens, s->tokens_per_block)
                                      : (unsigned)s->grid[1];
-    GPU_DO(&b->gpu, launch(b->functions[kernel], (unsigned)s->grid[0], y, 1, (unsigned)s->block, 1,
-           1, (unsigned)s->shared_bytes, b->gpu.stream, slots, NULL));
+    const unsigned grid[3] = {(unsigned)s->grid[0], y, 1};
+    gpu_launch(&b->gpu, b->functions[kernel], grid, (unsigned)s->block, (unsigned)s->shared_bytes,
+               slots);
 }
 
 // ---- one check ----------------------------------------------------------------------------------

@@ -269,9 +269,9 @@ static inline void lab_step(StepLab *lab, const PhasePlan *phase, int kernel, co
     if (s->tokens_per_block)
         grid[1] = (int)ceil_div(tokens, s->tokens_per_block);
     if (lab->gpu) {
-        GPU_DO(lab->gpu, launch(k->function, (unsigned)grid[0], (unsigned)grid[1],
-                                (unsigned)grid[2], (unsigned)s->block, 1, 1,
-                                (unsigned)s->shared_bytes, lab->gpu->stream, slots, NULL));
+        const unsigned size[3] = {(unsigned)grid[0], (unsigned)grid[1], (unsigned)grid[2]};
+        gpu_launch(lab->gpu, k->function, size, (unsigned)s->block, (unsigned)s->shared_bytes,
+                   slots);
     } else if (!k->emulate(k->entry, grid, s->block, values, s->operand_count, lab->backwards)) {
         fprintf(stderr, "%s: threads wait for each other\n", s->entry);
         exit(1);
