@@ -41,13 +41,12 @@ static int64_t rest_bytes(const Problem *p, WgmmaVariant v) {
 }
 
 // A thread holds BLOCK_TOKENS / 2 sums and the fragments of two steps. 256 tokens leave too little
-// for long dequantizations and for rotating pairs; with more consumers there is less for each.
+// for long dequantizations; with more consumers there is less for each.
 static bool registers_fit(const Problem *p, WgmmaVariant v) {
-    bool rope = p->op->linear.epilogue == EPILOGUE_ROPE_KV;
     int consumers = v.row_groups * v.k_groups;
     if (consumers > 4 || (consumers > 2 && v.block_tokens > (consumers == 3 ? 64 : 32)))
         return false;
-    return v.block_tokens <= 128 || (linear_is_lean(p) && !rope);
+    return v.block_tokens <= 128 || linear_is_lean(p);
 }
 
 // Warps that copy a step: all four where a step is long, else as few as have a chunk of scales for

@@ -125,11 +125,50 @@ __device__ __forceinline__ PairBefore pair_before(const EpilogueOperands &o,
     return before;
 }
 
+// What is stored of a pair of rows; with EPILOGUE_ACT_MUL it is one value, in *low.
+__device__ __forceinline__ void pair_values(float *low, float *high, const PairBefore &before,
+                                            const PairBias &bias, int tile) {
+    *low = softcapped(scaled(HAS_BIAS ? *low + bias.low : *low));
+    *high = softcapped(scaled(HAS_BIAS ? *high + bias.high : *high));
+#if EPILOGUE == EPILOGUE_ACT_MUL
+    *low = activation(*low) * *high;
+#elif EPILOGUE == EPILOGUE_ROPE_KV
+    if (tile < Q_TILES + K_TILES) {
+        float x = *low, y = *high;
+        *low = x * before.low - y * before.high;
+        *high = y * before.low + x * before.high;
+    }
+#endif
+}
+
+// A token's results of the rows 8 * part .. 8 * part + 7 of a tile stand side by side; where, if
+// they are of the activations' type. With EPILOGUE_ACT_MUL there is only part 0. NULL: nowhere, they
+// are padding; it takes OUT_FEATURES (ACT_MUL: half of it) to be a multiple of 8 to say so of all
+// eight.
+__device__ __forceinline__ act_t *part_address(const EpilogueOperands &o, const TokenPlace &place,
+                                               int tile, int part, int token) {
+#if EPILOGUE == EPILOGUE_ROPE_KV
+    int head_tile = tile % HEAD_TILES, head = tile / HEAD_TILES;
+    if (tile < Q_TILES) {
+        return (act_t *)o.out + ((s64)token * HEADS + head) * HEAD_DIM + head_tile * 8 +
+               part * (HEAD_DIM / 2);
+    }
+    bool is_key = tile < Q_TILES + K_TILES;
+    head = (tile - Q_TILES - (is_key ? 0 : K_TILES)) / HEAD_TILES;
+    act_t *row = (act_t *)(place.page + (is_key ? 0 : (s64)KV_VALUES_AT)) +
+                 (s64)head * PAGE_TOKENS * HEAD_DIM;
+    return row + (is_key ? head_tile * 8 + part * (HEAD_DIM / 2) : head_tile * 16 + part * 8);
+#else
+    constexpr int FEATURES = EPILOGUE == EPILOGUE_ACT_MUL ? OUT_FEATURES / 2 : OUT_FEATURES;
+    int feature = EPILOGUE == EPILOGUE_ACT_MUL ? tile * 8 : tile * 16 + part * 8;
+    return feature < FEATURES ? (act_t *)o.out + (s64)token * FEATURES + feature : nullptr;
+#endif
+}
+
 __device__ __forceinline__ void pair_store(const EpilogueOperands &o, const TokenPlace &place,
                                            const PairBefore &before, const PairBias &bias,
                                            int tile, int r, int token, float low, float high) {
-    low = softcapped(scaled(HAS_BIAS ? low + bias.low : low));
-    high = softcapped(scaled(HAS_BIAS ? high + bias.high : high));
+    pair_values(&low, &high, before, bias, tile);
 #if EPILOGUE == EPILOGUE_STORE || EPILOGUE == EPILOGUE_ADD
     int row = tile * 16 + r;
     s64 at = (s64)token * OUT_FEATURES + row;
@@ -159,32 +198,12 @@ __device__ __forceinline__ void pair_store(const EpilogueOperands &o, const Toke
         }
     }
 #elif EPILOGUE == EPILOGUE_ACT_MUL
-    int feature = tile * 8 + r;
-    if (feature < OUT_FEATURES / 2) {
-        act_t *out = (act_t *)o.out + (s64)token * (OUT_FEATURES / 2) + feature;
-        st_global_u16(out, act_from_f32(activation(low) * high));
+    if (tile * 8 + r < OUT_FEATURES / 2) {
+        st_global_u16(part_address(o, place, tile, 0, token) + r, act_from_f32(low));
     }
 #else
-    int head_tile = tile % HEAD_TILES;
-    if (tile < Q_TILES + K_TILES) {
-        float x = low, y = high;
-        low = x * before.low - y * before.high;
-        high = y * before.low + x * before.high;
-    }
-    if (tile < Q_TILES) {
-        act_t *q = (act_t *)o.out + ((s64)token * HEADS + tile / HEAD_TILES) * HEAD_DIM +
-                   head_tile * 8 + r;
-        st_global_u16(q, act_from_f32(low));
-        st_global_u16(q + HEAD_DIM / 2, act_from_f32(high));
-        return;
-    }
-    bool is_key = tile < Q_TILES + K_TILES;
-    int head = (tile - Q_TILES - (is_key ? 0 : K_TILES)) / HEAD_TILES;
-    act_t *row = (act_t *)(place.page + (is_key ? 0 : (s64)KV_VALUES_AT)) +
-                 (s64)head * PAGE_TOKENS * HEAD_DIM;
-    int feature = is_key ? head_tile * 8 + r : head_tile * 16 + r;
-    st_global_u16(row + feature, act_from_f32(low));
-    st_global_u16(row + feature + (is_key ? HEAD_DIM / 2 : 8), act_from_f32(high));
+    st_global_u16(part_address(o, place, tile, 0, token) + r, act_from_f32(low));
+    st_global_u16(part_address(o, place, tile, 1, token) + r, act_from_f32(high));
 #endif
 }
 

@@ -46,6 +46,7 @@ constexpr int COPY_THREADS = COPY_WARPS * WARP_LANES;
 constexpr int COPIERS      = 4 / COPY_WARPS;
 
 #include "gemm.cuh"
+#include "staged.cuh"
 #include "wgmma.cuh"
 
 static_assert((ROW_GROUPS == 1 || ROW_GROUPS == 2) && CONSUMERS <= 4, "ROW_GROUPS, K_GROUPS");
@@ -66,6 +67,10 @@ constexpr int PARTS_AT =
     PLACES_AT + (EPILOGUE == EPILOGUE_ROPE_KV ? BLOCK_TOKENS * PLACE_BYTES : 0);
 static_assert(SHARED_BYTES == STAGE_ALIGN + PARTS_AT + PARTS * PART_BYTES,
               "compiler/kernel_linear_wgmma.c");
+
+// A block that has one work only has its ring to itself when the products are done.
+constexpr bool STAGED = CAN_BE_STAGED && K_GROUPS == 1 && CLUSTER == 1 && BLOCK_TOKENS >= 32 &&
+                        STAGED_BYTES <= BARRIERS_AT;
 
 // Registers of a thread of the producer and of a consumer. A block has what a launch gives it, 64 K
 // by the number of threads, rounded down to a multiple of 8: the consumers may get no more than the
@@ -324,14 +329,24 @@ __device__ __forceinline__ void consume(const Operands &o, WorkBlock b, Ring rin
     done += steps;
     groups_add(flat, ring, row_group, k_group);
     cluster_add(flat, ring, row_group, k_group, rank);
+    int thread = (int)threadIdx.x - GROUP_THREADS;
+    u32 places = ring.shared + PLACES_AT;
 #if EPILOGUE == EPILOGUE_ROPE_KV
-    consumers_sync(); // nobody reads the places of the work before
-    places_store(o, b, ring.shared + PLACES_AT, threadIdx.x - GROUP_THREADS,
-                 CONSUMERS * GROUP_THREADS);
+    if (!STAGED) {
+        consumers_sync(); // nobody reads the places of the work before
+    }
+    places_store(o, b, places, thread, CONSUMERS * GROUP_THREADS);
     consumers_sync();
 #endif
-    if (k_group == 0 && rank == 0) {
-        sums_store<1, BLOCK_TOKENS / 8>(o, b, ring.shared + PLACES_AT, sums, b.row_tile + warp, 0);
+    if constexpr (STAGED) {
+        if (EPILOGUE != EPILOGUE_ROPE_KV) {
+            consumers_sync(); // nobody's products read the ring any more
+        }
+        staged_write(o, b, ring.shared, places, sums[0], b.row_tile + warp, warp);
+        consumers_sync();
+        staged_store(o, b, ring.shared, places, thread, CONSUMERS * GROUP_THREADS);
+    } else if (k_group == 0 && rank == 0) {
+        sums_store<1, BLOCK_TOKENS / 8>(o, b, places, sums, b.row_tile + warp, 0);
     }
 }
 

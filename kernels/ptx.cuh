@@ -536,6 +536,16 @@ __device__ __forceinline__ void ldmatrix_x2_trans(u32 d[2], u32 shared) {
                  : "r"(shared)
                  : "memory");
 }
+// Stores four 8 x 8 matrices, each as its transpose: lane 8 m + i gives the address of 16 bytes for
+// column i of matrix m, of which a lane holds row l / 4, columns 2 (l % 4) and + 1 in d[m].
+#if PTX_ARCH >= 900 || PTX_ARCH == 0
+__device__ __forceinline__ void stmatrix_x4_trans(u32 shared, const u32 d[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     shared),
+                 "r"(d[0]), "r"(d[1]), "r"(d[2]), "r"(d[3])
+                 : "memory");
+}
+#endif
 
 // Transposes an 8 x 8 matrix of halves; lane l holds row l / 4, columns 2 (l % 4) and + 1.
 __device__ __forceinline__ u32 movmatrix_trans(u32 x) {
