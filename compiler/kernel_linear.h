@@ -49,7 +49,7 @@ bool gemm_params(const Problem *p, GemmVariant v, Params *out);
 // kernels/linear_wgmma.cu
 typedef struct WgmmaVariant {
     int block_tokens; // 16, 32, 64, 128, 256
-    int row_groups;   // warpgroups of 64 rows: 1, 2
+    int row_groups;   // warpgroups of 64 rows: 1 .. 4
     int k_groups;     // warpgroups that take turns along K: 1 .. 4
     int cluster;      // blocks that share K: 1, 2, 4
     int stages;       // 0: as many as fit, up to 16

@@ -44,7 +44,8 @@ static int64_t rest_bytes(const Problem *p, WgmmaVariant v) {
 // for long dequantizations; with more consumers there is less for each.
 static bool registers_fit(const Problem *p, WgmmaVariant v) {
     int consumers = v.row_groups * v.k_groups;
-    if (consumers > 4 || (consumers > 2 && v.block_tokens > (consumers == 3 ? 64 : 32)))
+    int most = consumers == 3 || v.k_groups == 1 ? 64 : 32; // with more than two consumers
+    if (consumers > 4 || (consumers > 2 && v.block_tokens > most))
         return false;
     return v.block_tokens <= 128 || linear_is_lean(p);
 }
@@ -100,6 +101,7 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
         {256, 2, 1, 1, 0}, {128, 2, 1, 1, 0}, {64, 2, 1, 1, 0}, {64, 1, 3, 1, 0},
         {64, 1, 3, 2, 0},  {32, 2, 2, 1, 0},  {32, 1, 4, 1, 0}, {32, 1, 4, 2, 0},
         {128, 1, 2, 1, 0}, {128, 1, 2, 2, 0}, {16, 1, 4, 1, 0}, {16, 1, 4, 2, 0},
+        {64, 4, 1, 1, 0},  {32, 4, 1, 1, 0},  {16, 4, 1, 1, 0},
     };
     int count = 0;
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
