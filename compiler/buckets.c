@@ -10,8 +10,8 @@ static const double prefill_share = 0.1, prefill_us = 100, decode_share = 0.005;
 
 // Tokens at which tiles of kernels end: 8 and 16 rows are what one mma instruction or two take, 32
 // is the limit of linear_decode, and above them each bucket is one more tile of a GEMM. Larger ones
-// double.
-static const int64_t decode_sizes[] = {8, 16, 32, 48, 64};
+// double. With 1 and 4 the activations leave more shared memory to the weights on their way.
+static const int64_t decode_sizes[] = {1, 4, 8, 16, 32, 48, 64};
 static const int64_t prefill_sizes[] = {32, 128, 512};
 
 // Does the op run in that phase as a step of its own?

@@ -6,14 +6,14 @@
 #include "kernel_linear.h"
 
 enum {
-    WARPS_LIMIT    = 16,
-    WARPS_ENOUGH   = 8,    // fewer only if K has fewer records
-    IN_FLIGHT      = 48 << 10, // bytes per multiprocessor under way: twice what latency asks for
-    STAGES_LEAST   = 3,
-    STAGES_LIMIT   = 12,
+    WARPS_LIMIT = 16,
+    WARPS_ENOUGH = 8,     // fewer only if K has fewer records
+    IN_FLIGHT = 48 << 10, // bytes per multiprocessor under way: twice what latency asks for
+    STAGES_LEAST = 3,
+    STAGES_LIMIT = 12,
     EPILOGUE_WARPS = 2,
-    REGISTERS      = 65536, // of a multiprocessor
-    PARTIAL_BYTES  = 512,
+    REGISTERS = 65536, // of a multiprocessor
+    PARTIAL_BYTES = 512,
     BLOCK_RESERVED = 1024, // shared memory that the driver keeps per block
     OVERLAP_MAJOR = 9,     // compute capability with programmatic dependent launch
 };
@@ -203,6 +203,12 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     for (int tiles = 1; tiles <= 2; tiles++) {
         DecodeVariant v = decode_variant(p);
         v.tiles = tiles;
+        count += decode_params(p, v, &out[count]);
+    }
+    DecodeVariant v = decode_variant(p);
+    if (p->max_tokens > 8 && v.warps > WARPS_ENOUGH && !p->plan->batch_invariant) {
+        v.warps = (v.warps + 1) / 2; // leave room for tiles beside the activations
+        v.tiles = 2;
         count += decode_params(p, v, &out[count]);
     }
     return count;

@@ -36,7 +36,7 @@ typedef struct CudaDevice {
     CudaDriver cu;
     CUdevice gpu;
     CUcontext context; // retained; NULL: not yet
-    bool overlap; // a kernel may start before the one in front of it has ended
+    bool overlap;      // a kernel may start before the one in front of it has ended
     CUstream stream;
     StepRun run;
     unsigned char *batch; // the host's batch block
