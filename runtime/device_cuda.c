@@ -85,7 +85,8 @@ static bool cuda_absent(void) {
     CudaDriver cu;
     Error err = {0};
     int count = 0;
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL); // stays open: open() wants it too
+    void *library =
+        dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL); // stays open: open() wants it too
     if (!library)
         return true;
     if (!driver_open(&cu, &err))
@@ -130,11 +131,11 @@ static bool gpu_find(CudaDevice *d, int index, Error *err) {
           "cuDeviceGetAttribute");
     CHECK(d, device_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, d->gpu),
           "cuDeviceGetAttribute");
+    d->overlap = major >= OVERLAP_MAJOR && version >= OVERLAP_DRIVER;
     snprintf(d->device.description, sizeof d->device.description,
              "%s, cuda:%d, driver for CUDA %d.%d", name, index, version / 1000,
              version % 1000 / 10);
-    d->device.target =
-        target_pick(d->e, major, minor, d->device.reason, sizeof d->device.reason);
+    d->device.target = target_pick(d->e, major, minor, d->device.reason, sizeof d->device.reason);
     target_names(d->e, names, sizeof names);
     if (!d->device.target)
         return fail(err, ERR_DEVICE, 855,
@@ -159,7 +160,6 @@ static bool gpu_open(CudaDevice *d, int index, Error *err) {
     CHECK(d, context_retain(&d->context, d->gpu), "cuDevicePrimaryCtxRetain");
     CHECK(d, context_set(d->context), "cuCtxSetCurrent");
     CHECK(d, stream_create(&d->stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
-    d->overlap = major >= OVERLAP_MAJOR && version >= OVERLAP_DRIVER;
     return true;
 }
 
