@@ -3,6 +3,7 @@
 #include "artifact.h"
 #include "chat_template.h"
 #include "compile.h"
+#include "memory_limit.h"
 #include "metadata.h"
 #include "options.h"
 #include "selftest.h"
@@ -94,6 +95,11 @@ static bool plans_make(Build *b, Error *err) {
         TRY(plan_make(&b->plans[at], &b->graph, &b->config, b->targets[at], &sizes, b->arena, err));
         memory_plan(&b->plans[at]);
         b->plan_list[at] = &b->plans[at];
+    }
+    if (o->max_memory) {
+        int64_t limit;
+        TRY(memory_parse(&limit, o->max_memory, err));
+        TRY(memory_limit_check(b->plan_list, b->plan_count, b->weights_bytes, limit, err));
     }
     b->contents.name = b->options->name;
     b->contents.plans = b->plan_list;

@@ -48,6 +48,7 @@ static Bytes receipt_make(const Config *config, const Contents *c, Arena *a) {
     cJSON *targets = cJSON_AddArrayToObject(json, "targets");
     for (int at = 0; at < c->plan_count; at++)
         cJSON_AddItemToArray(targets, plan_receipt(c->plans[at], c->cubins[at], a));
+    cJSON_AddItemToObject(json, "sbom", sbom_make(config, c->name));
     char *text = cJSON_PrintUnformatted(json);
     Bytes bytes = {(unsigned char *)arena_strndup(a, text, strlen(text)), strlen(text)};
     cJSON_free(text);

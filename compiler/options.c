@@ -35,6 +35,8 @@ static const OptionSpec specs[] = {
      .value = "N", .help = "tokens of one prefill step (2048)"},
     {.name = "--batch-invariant", .kind = OPTION_FLAG, .offset = AT(batch_invariant),
      .help = "the same bits alone and in any batch, even where that is slower"},
+    {.name = "--max-memory", .kind = OPTION_TEXT, .offset = AT(max_memory),
+     .value = "8G", .help = "fail where a full batch of the longest sequences takes more"},
     {.name = "--dtype", .kind = OPTION_CHOICE, .offset = AT(dtype), .choices = "auto|fp16|bf16",
      .value = "auto|fp16|bf16", .help = "activations on a GPU, KV cache (auto: as trained)"},
     {.name = "--kv-cache-dtype", .kind = OPTION_CHOICE, .offset = AT(kv_cache_dtype),

@@ -13,6 +13,7 @@ typedef struct Options {
     const char *chat_template; // a file, "none"; NULL: the checkpoint's
     const char *license; // a file; NULL: the program's only
     const char *name;    // of the model; NULL: its model_type
+    const char *max_memory; // "8G"; NULL: no limit
     const char *emit; // "plan", "source", "ptx", "sass"; NULL: build the executable
     int64_t max_seq_len, max_batch_size, max_num_tokens; // 0: default
     int64_t jobs;                                        // 0: one per core

@@ -20,6 +20,7 @@ typedef struct CliOptions {
     const char *output;    // -o
     const char *device;    // "cpu", "cuda", "cuda:1"; NULL: pick
     const char *batches;   // -b 1,8
+    const char *root;      // doctor --root
     const char *system;    // --system: the first message of a conversation
     int64_t max_tokens;    // -n; 0 or less: until it stops or the context is full
     int64_t prompt_tokens; // bench -p
@@ -70,5 +71,6 @@ bool command_info(Cli *cli, Error *err);
 bool command_explain(Cli *cli, Error *err);
 bool command_licenses(Cli *cli, Error *err);
 bool command_selftest(Cli *cli, Error *err);
+bool command_doctor(Cli *cli, Error *err);
 
 #endif

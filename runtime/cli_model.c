@@ -1,5 +1,6 @@
 // Commands that look at the model: tokenize, detokenize, logits, perplexity, info, explain, licenses.
 #include "cli.h"
+#include "memory_table.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -240,6 +241,7 @@ static void info_json(const Executable *e) {
     cJSON *targets = cJSON_AddArrayToObject(json, "targets");
     for (int at = 0; at < e->target_count; at++)
         cJSON_AddItemToArray(targets, cJSON_CreateString(e->targets[at].name));
+    cJSON_AddItemToObject(json, "memory", memory_table_json(e));
     char *text = cJSON_Print(json);
     puts(text);
     cJSON_free(text);
@@ -267,6 +269,7 @@ bool command_info(Cli *cli, Error *err) {
     for (int at = 0; at < e->target_count; at++)
         printf(" %s", e->targets[at].name);
     putchar('\n');
+    memory_table_print(e);
     return true;
 }
 

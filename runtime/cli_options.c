@@ -51,7 +51,7 @@ static const OptionSpec specs[] = {
      "what the model is told before the conversation"},
     {"--ignore-eos", OPTION_FLAG, AT(ignore_eos), 0, 0, "run", NULL, "write on after a stop token"},
     {"--stats", OPTION_FLAG, AT(stats), 0, 0, "run chat", NULL, "times and device on stderr"},
-    {"--json", OPTION_FLAG, AT(json), 0, 0, "run template tokenize perplexity bench info selftest", NULL,
+    {"--json", OPTION_FLAG, AT(json), 0, 0, "run template tokenize perplexity bench info selftest doctor", NULL,
      "one JSON object instead of text"},
     {"--ids", OPTION_TEXT, AT(ids), 0, 0, "detokenize logits", "1,2,3", "token ids"},
     {"--all", OPTION_FLAG, AT(all), 0, 0, "logits", NULL, "of all positions, not only the last"},
@@ -82,6 +82,7 @@ static const OptionSpec specs[] = {
      "for a client to send a request, or to take what is sent (30)"},
     {"--drain-timeout", OPTION_INT, AT(drain_seconds), 0, 86400, "serve", "SECONDS",
      "for requests in work, after SIGTERM (30)"},
+    {"--root", OPTION_TEXT, AT(root), 0, 0, "doctor", "DIR", "look for /proc and /sys below DIR"},
     {"-h --help", OPTION_FLAG, AT(help), 0, 0, "", NULL, "this text"},
 };
 
@@ -101,6 +102,7 @@ static const struct {
     {"explain", "which kernel runs each layer, and why"},
     {"licenses", "of the model and of the program"},
     {"selftest", "does this machine compute this model right?"},
+    {"doctor", "is this machine fit for this file, and what mends it?"},
     {"version", "version of the runtime"},
 };
 // clang-format on

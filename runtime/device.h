@@ -60,6 +60,8 @@ extern const DeviceType device_cpu, device_cuda;
 // Pages of the KV cache, page 0 included, where `fit` pages have room. ERR_RESOURCE.
 bool device_kv_pages(int64_t *pages, const ModelInfo *m, const DeviceOptions *o, int64_t fit,
                      Error *err);
+// The best CPU target of this file that this processor runs; NULL: none (device_cpu.c).
+const char *cpu_target_name(const Executable *e);
 // The first step function of a target and phase that takes `rows` rows; NULL: none.
 const StepEntry *step_find(const char *target, StepPhase phase, int32_t rows);
 

@@ -45,6 +45,11 @@ static const TargetInfo *level_pick(const Executable *e) {
     return NULL;
 }
 
+const char *cpu_target_name(const Executable *e) {
+    const TargetInfo *t = level_pick(e);
+    return t ? t->name : NULL;
+}
+
 const StepEntry *step_find(const char *target, StepPhase phase, int32_t rows) {
     for (int32_t at = 0; at < model_step_count; at++) {
         const StepEntry *s = &model_steps[at];

@@ -34,6 +34,7 @@ static const Command commands[] = {
     {"explain", command_explain},
     {"licenses", command_licenses},
     {"selftest", command_selftest},
+    {"doctor", command_doctor},
     {"version", command_version},
 };
 

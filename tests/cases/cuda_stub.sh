@@ -118,3 +118,34 @@ fails stub_selftest_asked 7 'no GPU' env STUB_CUDA_DEVICES=0 "$exe" selftest --d
 cp "$exe" "$work/swapped" && build/tests/plant "$work/swapped" cubin --keep-golden
 fails swapped_cubin 8 'does not compute' "$work/swapped" selftest --device cpu
 grep -qE '^file +WRONG' "$work/stdout" && ok swapped_cubin_says || not_ok swapped_cubin_says "$(cat "$work/stdout")"
+
+# ---- memory, doctor -----------------------------------------------------------------------------
+
+# Device memory is what `info` promises, to the byte.
+passes stub_memory "${gpu[@]}" "$exe" -p x -n 1 -c 2048 --device cuda
+found=$(awk '/^cuMemAlloc_v2/ {getline; n += $2} END {print n}' "$work/log")
+pinned=$(awk '/^cuMemHostAlloc/ {n++} END {print n}' "$work/log")
+expected=$("$exe" info --json | python3 -c 'import json, sys
+print(next(r["device_bytes"] for r in json.load(sys.stdin)["memory"]
+           if (r["device"], r["context"], r["sequences"]) == ("cuda", 2048, 1)))')
+[ "$found" = "$expected" ] && [ "$pinned" = 3 ] && ok memory_cuda || not_ok memory_cuda "allocated $found, promised $expected"
+# doctor NAME PATTERN SETTINGS...: a line of its output under these settings of the stand-ins.
+doctor() {
+    local name=$1 pattern=$2
+    shift 2
+    env "$@" "$exe" doctor >"$work/stdout" 2>"$work/stderr"
+    grep -qE -- "$pattern" "$work/stdout" && ok "$name" || not_ok "$name" "$(cat "$work/stdout" "$work/stderr")"
+}
+doctor doctor_gpu 'good +GPU +cuda:0 is stand-in, compute capability 9.0: runs sm_90a' X=
+doctor doctor_driver 'good +driver +for CUDA 13.0' X=
+doctor doctor_old_driver 'bad +driver .*CUDA 11.4' STUB_CUDA_VERSION=11040
+doctor doctor_wrong_gpu 'bad +GPU .*no code for it' STUB_CUDA_CAPABILITY=8.0
+doctor doctor_wrong_gpu_mend '-> gptq-compile MODEL -o OUT --target sm_80' STUB_CUDA_CAPABILITY=8.0
+doctor doctor_no_gpu 'bad +GPU .*finds no GPU' STUB_CUDA_DEVICES=0
+doctor doctor_no_driver 'bad +driver .*libcuda.so.1 was not found' LD_LIBRARY_PATH=
+doctor doctor_memory 'bad +GPU memory' STUB_NVML_FREE=1000000
+doctor doctor_ecc_off 'note +ECC +off' STUB_NVML_ECC=0
+doctor doctor_ecc_errors 'bad +ECC +on, 3 uncorrected' STUB_NVML_ERRORS=3
+doctor doctor_power '-> sudo nvidia-smi -pl 700' STUB_NVML_POWER=300
+doctor doctor_throttled 'note +clocks .*slowed down' STUB_NVML_THROTTLE=0x20
+doctor doctor_no_nvml 'note +NVML' STUB_NVML_FAIL=1

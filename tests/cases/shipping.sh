@@ -70,6 +70,43 @@ passes planted_rope_compile "$compiler" "$work/rope" -o "$work/exe" --target cpu
 build/tests/plant "$work/exe" selftest "$exe"
 wrong planted_rope '^cpu +WRONG'
 
+# ---- memory, doctor, receipt --------------------------------------------------------------------
+
+"$exe" info --json >"$work/info"
+# row DEVICE CONTEXT SEQUENCES EXPRESSION: of the table of `info`.
+row() {
+    python3 -c 'import json, sys
+rows = json.load(open(sys.argv[1]))["memory"]
+print(next(eval(sys.argv[5], r) for r in rows if
+           (r["device"], r["context"], r["sequences"]) == (sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))' \
+        "$work/info" "$@"
+}
+env LD_PRELOAD="$PWD/build/tests/count_mmaps.so" COUNT_MMAPS="$work/mmaps" "$exe" --raw -p x -n 1 -c 2048 >"$work/stdout"
+found=$(awk '{n += $1} END {print n}' "$work/mmaps")
+expected=$(row cpu 2048 1 'arena_bytes + kv_bytes')
+[ "$found" = "$expected" ] && ok memory_cpu || not_ok memory_cpu "mapped $found, promised $expected"
+fails max_memory 6 '16 sequences of 2048 tokens take' "$compiler" "$sample" -n --target cpu --max-memory 40M
+grep -qE '^  1024 +2 ' "$work/stderr" && ok max_memory_table || not_ok max_memory_table "$(cat "$work/stderr")"
+passes max_memory_fits "$compiler" "$sample" -n --target cpu --max-memory 40M --max-seq-len 1024 --max-batch-size 2
+fails max_memory_word 2 'wants a size' "$compiler" "$sample" -n --target cpu --max-memory much
+says doctor 'good +processor +runs cpu:' "$exe" doctor
+mkdir -p "$work/root/proc/device-tree" "$work/root/var/lib/nvpmodel" "$work/root/sys/kernel/mm/transparent_hugepage"
+printf 'NVIDIA Jetson Orin' >"$work/root/proc/device-tree/model"
+echo 'pmode:0002' >"$work/root/var/lib/nvpmodel/status"
+echo 'always madvise [never]' >"$work/root/sys/kernel/mm/transparent_hugepage/enabled"
+echo 'MemAvailable:   10000 kB' >"$work/root/proc/meminfo"
+"$exe" doctor --root "$work/root" --json >"$work/json"
+python3 - "$work/json" <<'PY' && ok doctor_findings || not_ok doctor_findings "$(cat "$work/json")"
+import json, sys
+f = {item["what"]: item for item in json.load(open(sys.argv[1]))}
+assert f["memory"]["verdict"] == "bad" and "mend" in f["memory"]
+assert f["power mode"]["mend"] == "sudo nvpmodel -m 0" and f["huge pages"]["verdict"] == "note"
+PY
+"$compiler" inspect "$exe" --json | python3 -c 'import json, sys
+s = json.load(sys.stdin)["receipt"]["sbom"]
+assert s["bomFormat"] == "CycloneDX" and {"cJSON", "xxHash", "libevent"} <= {c["name"] for c in s["components"]}' &&
+    ok sbom || not_ok sbom "see above"
+
 # ---- repack -------------------------------------------------------------------------------------
 
 cp "$exe" "$work/exe"

@@ -1,0 +1,72 @@
+// The table of `info`: what a run takes for so many sequences of so many tokens, on each kind of
+// device that the file has code for (payload_memory.h).
+#include "memory_table.h"
+#include "cli.h"
+#include "payload_memory.h"
+
+#include <cjson/cJSON.h>
+
+static const char *const dtype_names[] = {"fp16", "bf16", "fp32"}; // ORDER ModelDType
+
+static const char *kv_name(const ModelInfo *m) {
+    return m->kv_dtype >= 0 && m->kv_dtype <= DTYPE_FP32 ? dtype_names[m->kv_dtype] : "fp8";
+}
+
+static bool has_device(const Executable *e, TargetDevice device) {
+    for (int at = 0; at < e->target_count; at++)
+        if (e->targets[at].device == (int32_t)device)
+            return true;
+    return false;
+}
+
+typedef void Row(void *user, const char *device, int64_t context, int64_t sequences,
+                 const MemoryUse *use);
+
+static void rows_visit(const Executable *e, Row *row, void *user) {
+    static const char *const names[] = {"cpu", "cuda"}; // ORDER TargetDevice
+    for (int device = DEVICE_CPU; device <= DEVICE_CUDA; device++)
+        for (int r = 0; has_device(e, (TargetDevice)device) && r < MEMORY_ROWS; r++)
+            for (int c = 0; c < MEMORY_ROWS; c++) {
+                int64_t sequences = memory_step(e->info.max_batch_size, MEMORY_ROWS - 1 - r);
+                int64_t context = memory_step(e->info.max_seq_len, c);
+                bool seen = r && sequences == memory_step(e->info.max_batch_size, MEMORY_ROWS - r);
+                seen = seen || (c && context == memory_step(e->info.max_seq_len, c - 1));
+                MemoryUse use = memory_use(&e->info, (TargetDevice)device, context, sequences);
+                if (!seen)
+                    row(user, names[device], context, sequences, &use);
+            }
+}
+
+static void row_print(void *user, const char *device, int64_t context, int64_t sequences,
+                      const MemoryUse *use) {
+    (void)user;
+    printf("  %-6s %9lld %9lld %13.2f %11.2f\n", device, (long long)sequences, (long long)context,
+           (double)use->device_bytes * 1e-6, (double)use->host_bytes * 1e-6);
+}
+
+void memory_table_print(const Executable *e) {
+    printf("memory in MB (KV cache %s)\n  device sequences    tokens     on device     on host\n",
+           kv_name(&e->info));
+    rows_visit(e, row_print, NULL);
+}
+
+static void row_json(void *user, const char *device, int64_t context, int64_t sequences,
+                     const MemoryUse *use) {
+    cJSON *item = cJSON_CreateObject();
+    cJSON_AddStringToObject(item, "device", device);
+    cJSON_AddNumberToObject(item, "context", (double)context);
+    cJSON_AddNumberToObject(item, "sequences", (double)sequences);
+    cJSON_AddNumberToObject(item, "weights_bytes", (double)use->weights);
+    cJSON_AddNumberToObject(item, "arena_bytes", (double)use->arena);
+    cJSON_AddNumberToObject(item, "kv_bytes", (double)use->kv);
+    cJSON_AddNumberToObject(item, "batch_bytes", (double)use->batch);
+    cJSON_AddNumberToObject(item, "device_bytes", (double)use->device_bytes);
+    cJSON_AddNumberToObject(item, "host_bytes", (double)use->host_bytes);
+    cJSON_AddItemToArray(user, item);
+}
+
+cJSON *memory_table_json(const Executable *e) {
+    cJSON *rows = cJSON_CreateArray();
+    rows_visit(e, row_json, rows);
+    return rows;
+}
