@@ -72,5 +72,6 @@ bool command_explain(Cli *cli, Error *err);
 bool command_licenses(Cli *cli, Error *err);
 bool command_selftest(Cli *cli, Error *err);
 bool command_doctor(Cli *cli, Error *err);
+bool command_extract(Cli *cli, Error *err);
 
 #endif

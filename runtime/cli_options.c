@@ -83,6 +83,7 @@ static const OptionSpec specs[] = {
     {"--drain-timeout", OPTION_INT, AT(drain_seconds), 0, 86400, "serve", "SECONDS",
      "for requests in work, after SIGTERM (30)"},
     {"--root", OPTION_TEXT, AT(root), 0, 0, "doctor", "DIR", "look for /proc and /sys below DIR"},
+    {"-o --output", OPTION_TEXT, AT(output), 0, 0, "extract", "DIR", "where the checkpoint goes"},
     {"-h --help", OPTION_FLAG, AT(help), 0, 0, "", NULL, "this text"},
 };
 
@@ -102,6 +103,7 @@ static const struct {
     {"explain", "which kernel runs each layer, and why"},
     {"licenses", "of the model and of the program"},
     {"selftest", "does this machine compute this model right?"},
+    {"extract", "the model as a GPTQ checkpoint again"},
     {"doctor", "is this machine fit for this file, and what mends it?"},
     {"version", "version of the runtime"},
 };

@@ -35,6 +35,7 @@ static const Command commands[] = {
     {"licenses", command_licenses},
     {"selftest", command_selftest},
     {"doctor", command_doctor},
+    {"extract", command_extract},
     {"version", command_version},
 };
 

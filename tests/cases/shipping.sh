@@ -107,6 +107,41 @@ s = json.load(sys.stdin)["receipt"]["sbom"]
 assert s["bomFormat"] == "CycloneDX" and {"cJSON", "xxHash", "libevent"} <= {c["name"] for c in s["components"]}' &&
     ok sbom || not_ok sbom "see above"
 
+# ---- extract ------------------------------------------------------------------------------------
+
+passes extract "$exe" extract -o "$work/checkpoint"
+# Of a checkpoint that is stored as it was, every tensor comes back bit by bit.
+python3 - "$sample" "$work/checkpoint" <<'PY' && ok extract_tensors || not_ok extract_tensors "see above"
+import json, struct, sys
+def read(folder):
+    data = open(folder + "/model.safetensors", "rb").read()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + size])
+    header.pop("__metadata__", None)
+    return {name: (t["dtype"], t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]])
+            for name, t in header.items()}
+old, new = map(read, sys.argv[1:])
+assert old.keys() == new.keys(), old.keys() ^ new.keys()
+wrong = [name for name in old if old[name] != new[name]]
+assert not wrong, wrong[:5]
+PY
+cmp "$sample/tokenizer.json" "$work/checkpoint/tokenizer.json" && ok extract_tokenizer || not_ok extract_tokenizer differs
+fails extract_again 6 'File exists' "$exe" extract -o "$work/checkpoint"
+fails extract_nowhere 2 '-o DIR is missing' "$exe" extract
+cp "$exe" "$work/exe"
+flip_at=$(offset_of "$exe" source)
+python3 -c 'import sys
+f = open(sys.argv[1], "r+b"); f.seek(int(sys.argv[2]) + 5000); b = f.read(1)[0]; f.seek(-1, 1); f.write(bytes([b ^ 1]))' \
+    "$work/exe" "$flip_at"
+fails extract_damaged 4 'segment source is damaged' "$work/exe" extract -o "$work/damaged"
+# Every coding, order of inputs and family: packed again, the extracted checkpoint gives the same bytes.
+for name in llama32-2b-g32-asym llama32-3b-g128 llama32-4b-g32-actorder-asym llama32-dynamic phi3-4b-g128 \
+    qwen3moe-4b-g128; do
+    says "extract_$name" 'are those of' sh -c "'$compiler' tests/vectors/fixtures/$name -o '$work/exe' --target cpu \
+        --progress none --self-test off && '$work/exe' extract -o '$work/$name' &&
+        '$compiler' verify '$work/exe' --against '$work/$name'"
+done
+
 # ---- repack -------------------------------------------------------------------------------------
 
 cp "$exe" "$work/exe"
