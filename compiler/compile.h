@@ -467,6 +467,9 @@ typedef struct Contents {
     Bytes segments[SEGMENT_COUNT]; // tokenizer, template, explain, license, receipt are given
 } Contents;
 
+// explain_targets.c: what each target adds to the file, in bytes.
+void targets_explain(const Contents *c, FILE *out);
+
 // Where the weights start behind an ELF image of that size.
 int64_t payload_weights_offset(size_t elf_bytes);
 // Writes ELF image, segments, table and footer around weights that are already packed at

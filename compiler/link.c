@@ -27,8 +27,8 @@ typedef struct LinkTarget {
     const char *triple;
     const char *emulation; // -m
     const char *loader;
-    const char *own_linker; // of binutils, that of a machine's own is simply `ld`
-    bool native;            // gptq-compile runs on such a machine
+    const char *own_linker;              // of binutils, that of a machine's own is simply `ld`
+    bool native;                         // gptq-compile runs on such a machine
     const char *inputs[LINK_MAX_INPUTS]; // names in embedded_files
 } LinkTarget;
 
@@ -41,9 +41,9 @@ static const LinkTarget link_targets[] = {
         .native = NATIVE_X86_64,
         .inputs = {"runtime/x86_64/start.o", "", "runtime/x86_64/libruntime.a",
                    "runtime/x86_64/libevent.a", "runtime/x86_64/libcjson.a",
-                   "runtime/x86_64/glibc_shims.o",
-                   "crt/x86_64/libgcc.a", "stubs/x86_64/libpthread.so.0",
-                   "stubs/x86_64/libdl.so.2", "stubs/x86_64/libm.so.6", "stubs/x86_64/libc.so.6",
+                   "runtime/x86_64/glibc_shims.o", "crt/x86_64/libgcc.a",
+                   "stubs/x86_64/libpthread.so.0", "stubs/x86_64/libdl.so.2",
+                   "stubs/x86_64/libm.so.6", "stubs/x86_64/libc.so.6",
                    "crt/x86_64/libc_nonshared.a", "stubs/x86_64/ld-linux-x86-64.so.2"},
     },
     {
@@ -54,11 +54,10 @@ static const LinkTarget link_targets[] = {
         .native = NATIVE_AARCH64,
         .inputs = {"runtime/aarch64/start.o", "", "runtime/aarch64/libruntime.a",
                    "runtime/aarch64/libevent.a", "runtime/aarch64/libcjson.a",
-                   "runtime/aarch64/glibc_shims.o",
-                   "crt/aarch64/libgcc.a", "stubs/aarch64/libpthread.so.0",
-                   "stubs/aarch64/libdl.so.2", "stubs/aarch64/libm.so.6",
-                   "stubs/aarch64/libc.so.6", "crt/aarch64/libc_nonshared.a",
-                   "stubs/aarch64/ld-linux-aarch64.so.1"},
+                   "runtime/aarch64/glibc_shims.o", "crt/aarch64/libgcc.a",
+                   "stubs/aarch64/libpthread.so.0", "stubs/aarch64/libdl.so.2",
+                   "stubs/aarch64/libm.so.6", "stubs/aarch64/libc.so.6",
+                   "crt/aarch64/libc_nonshared.a", "stubs/aarch64/ld-linux-aarch64.so.1"},
     },
 };
 
@@ -140,8 +139,18 @@ static bool job_file(LinkJob *job, Bytes content, Error *err) {
 
 static bool job_prepare(LinkJob *job, const LinkTarget *target, Bytes object, Error *err) {
     static const char *const flags[] = {
-        "-pie", "--gc-sections", "--build-id=none", "--hash-style=gnu", "--as-needed", "-s",
-        "-z",   "relro",         "-z",              "now",              "-z",          "noexecstack",
+        "-pie",
+        "--gc-sections",
+        "--build-id=none",
+        "--hash-style=gnu",
+        "--as-needed",
+        "-s",
+        "-z",
+        "relro",
+        "-z",
+        "now",
+        "-z",
+        "noexecstack",
     };
     int argc = 1;
     for (int at = 0; at < LINK_MAX_INPUTS && target->inputs[at]; at++) {
@@ -184,7 +193,7 @@ static bool job_run(LinkJob *job, const LinkTarget *target, Bytes *image, Arena 
         job->argv[0] = (char *)(uintptr_t)linkers[at];
         // lld wants to make a file in the folder of its output, which /proc/self/fd does not let it.
         bool lld = strncmp(linkers[at], "ld.lld", 6) == 0;
-        job->argv[job->argc - 1] = lld ? (char *)(uintptr_t) "-" : job->paths[job->fd_count - 2];
+        job->argv[job->argc - 1] = lld ? (char *)(uintptr_t)"-" : job->paths[job->fd_count - 2];
         int status;
         TRY(run_linker(job->argv, lld ? output : log, log, &status, err));
         if (WIFEXITED(status) && WEXITSTATUS(status) == 127)

@@ -241,6 +241,8 @@ static bool compile(Build *b, Output *out, Error *err) {
     TRY(cache_open(&b->cache, o->cache_dir, (CacheMode)o->cache, b->arena, err));
     TRY(kernels_make(b, err));
     TRY(host_make(b, err));
+    if (o->explain == 1)
+        targets_explain(&b->contents, stdout);
     TRY(texts_make(b, err));
     TRY(selftest_store(b, err));
     return output_make(b, out, err) && selftest_after(o, err);

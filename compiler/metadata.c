@@ -1,8 +1,11 @@
 // The payload's texts: licences, what `explain` prints, and the build receipt.
-// Nothing here depends on time, folder or user, so that two compiles give the same bytes.
+// Nothing here depends on time, folder or user, so that two compiles give the same bytes; a time is
+// named only if SOURCE_DATE_EPOCH gives it.
 #include "metadata.h"
 
 #include <cjson/cJSON.h>
+#include <ctype.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -36,9 +39,30 @@ static cJSON *plan_receipt(const Plan *p, const Cubin *cubins, Arena *a) {
     return target;
 }
 
-static Bytes receipt_make(const Config *config, const Contents *c, Arena *a) {
+// The one time that a receipt may name: that of the sources, by the convention of reproducible
+// builds. -1: not set.
+static bool source_date(int64_t *seconds, Error *err) {
+    const char *text = getenv("SOURCE_DATE_EPOCH");
+    char *end = NULL;
+    *seconds = -1;
+    if (!text || !*text)
+        return true;
+    errno = 0;
+    *seconds = strtoll(text, &end, 10);
+    if (errno || *end || *seconds < 0 || !isdigit((unsigned char)text[0])) {
+        char shown[64];
+        return fail(err, ERR_USAGE, 576,
+                    "SOURCE_DATE_EPOCH is \"%s\", expected seconds since 1970, a whole number",
+                    text_escape(shown, sizeof shown, text, strnlen(text, 12)));
+    }
+    return true;
+}
+
+static Bytes receipt_make(const Config *config, const Contents *c, int64_t date, Arena *a) {
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "compiler", "gptq-compile " GPTQ_COMPILE_VERSION);
+    if (date >= 0)
+        cJSON_AddNumberToObject(json, "source_date_epoch", (double)date);
     cJSON_AddStringToObject(json, "architecture", config->architecture);
     cJSON *quant = cJSON_AddObjectToObject(json, "quantization");
     cJSON_AddNumberToObject(quant, "bits", config->quant.bits);
@@ -63,6 +87,7 @@ static Bytes explain_text(const Contents *c, Arena *a) {
     size_t size = 0;
     FILE *stream = open_memstream(&text, &size);
     plan_explain(c->plans, c->plan_count, stream);
+    targets_explain(c, stream);
     fclose(stream);
     Bytes bytes = {(unsigned char *)arena_strndup(a, text, size), size};
     free(text);
@@ -91,7 +116,9 @@ bool metadata_make(Contents *c, const Config *config, const char *license, Arena
     if (!license && access(own, R_OK) == 0)
         license = own;
     TRY(license_make(&c->segments[SEGMENT_LICENSE], license, a, err));
-    c->segments[SEGMENT_RECEIPT] = receipt_make(config, c, a);
+    int64_t date;
+    TRY(source_date(&date, err));
+    c->segments[SEGMENT_RECEIPT] = receipt_make(config, c, date, a);
     c->segments[SEGMENT_EXPLAIN] = explain_text(c, a);
     return true;
 }

@@ -401,6 +401,7 @@ typedef struct Queue {
     const Nvrtc *nvrtc;
     Job *jobs;
     int count;
+    bool ptx;
     atomic_int next;
     Twin *twins;
     int twin_count;
@@ -409,7 +410,7 @@ typedef struct Queue {
 static void *queue_work(void *user) {
     Queue *q = user;
     for (int at = atomic_fetch_add(&q->next, 1); at < q->count; at = atomic_fetch_add(&q->next, 1))
-        q->jobs[at].output = source_compile(q->nvrtc, &q->jobs[at].source, false);
+        q->jobs[at].output = source_compile(q->nvrtc, &q->jobs[at].source, q->ptx);
     return NULL;
 }
 
@@ -427,8 +428,9 @@ static void queue_run(Queue *q, int threads) {
         pthread_join(ids[at], NULL);
 }
 
-static void cubin_set(Cubin *c, Bytes key, Bytes image, bool cached) {
-    *c = (Cubin){.image = image, .cached = cached};
+static void cubin_set(Cubin *c, const Job *job, Bytes image, const Plan *p, bool cached) {
+    const Bytes key = job->key;
+    *c = (Cubin){.image = image, .is_ptx = p->target->ptx, .cached = cached};
     payload_hash128(key.data, key.size, c->key);
 }
 
@@ -442,7 +444,7 @@ static bool queue_collect(Queue *q, Cubin *cubins, const Plan *p, Cache *cache, 
         if (done) {
             unsigned char *image = arena_alloc(a, job->output.size);
             memcpy(image, job->output.image, job->output.size);
-            cubin_set(&cubins[job->kernel], job->key, (Bytes){image, job->output.size}, false);
+            cubin_set(&cubins[job->kernel], job, (Bytes){image, job->output.size}, p, false);
             if (!slow_note(&job->output, p->kernels[job->kernel], p->target, stats))
                 cache_put(cache, (const char *)job->key.data, job->key.size,
                           cubins[job->kernel].image);
@@ -500,7 +502,7 @@ static bool jobs_find(Queue *q, Cubin *cubins, const Plan *p, const char *versio
         }
         TRY(cache_get(cache, (const char *)job->key.data, job->key.size, &image, &found, a, err));
         if (found) {
-            cubin_set(&cubins[kernel], job->key, image, true);
+            cubin_set(&cubins[kernel], job, image, p, true);
             stats->cached++;
         } else {
             q->count++;
@@ -514,7 +516,8 @@ bool cubins_make(Cubin *cubins, const Plan *p, Cache *cache, int threads, CubinS
     double started = clock_seconds();
     char version[16], opened[16];
     Nvrtc *nvrtc = NULL;
-    Queue queue = {.jobs = ARENA_NEW(a, Job, p->kernel_count),
+    Queue queue = {.ptx = p->target->ptx,
+                   .jobs = ARENA_NEW(a, Job, p->kernel_count),
                    .twins = ARENA_NEW(a, Twin, p->kernel_count)};
     TRY(version_find(version, &nvrtc, cache, a, err));
     CubinStats before = *stats;
@@ -567,6 +570,8 @@ static bool disassemble(Bytes image, FILE *out, Error *err) {
 bool kernel_emit(const Step *kernel, const Target *t, const char *stage, FILE *out, Arena *a,
                  Error *err) {
     Source source;
+    if (t->ptx && strcmp(stage, "sass") == 0)
+        return fail(err, ERR_USAGE, 577, "--emit sass: target %s is PTX; use --emit ptx", t->name);
     TRY(source_make(&source, kernel, t, a, err));
     fprintf(out, "// %s, %s, %s\n", kernel->source, kernel->entry, t->name);
     if (strcmp(stage, "source") == 0) {

@@ -13,6 +13,7 @@ typedef struct Target {
     TargetDevice device;
     int compute_major, compute_minor;
     bool exact;            // only this compute capability
+    bool ptx;              // PTX, which drivers translate for this and any newer chip
     int sms;               // streaming multiprocessors of the reference chip
     int shared_bytes;      // shared memory of one block at most
     double bandwidth_gbs;  // measured read bandwidth of the reference chip, GB/s

@@ -63,6 +63,11 @@ const Target target_table[] = {
     {.name = "sm_120a", .aliases = "rtx5090 rtx5080 rtx5070 rtx5060 rtxpro6000 sm_120",
      .device = DEVICE_CUDA, .compute_major = 12, .compute_minor = 0, .exact = true, .sms = 170,
      .shared_bytes = SHARED_99K, .bandwidth_gbs = 1613, .tensor_tflops = 209, .launch_us = 1},
+    // For chips that have no entry here: kernels of the plain path, within the limits that all chips
+    // keep, chosen for a middling one.
+    {.name = "compute_80", .aliases = "ptx", .device = DEVICE_CUDA,
+     .compute_major = 8, .compute_minor = 0, .ptx = true, .sms = 80,
+     .shared_bytes = SHARED_99K, .bandwidth_gbs = 900, .tensor_tflops = 150, .launch_us = 1.2},
 };
 // clang-format on
 
@@ -127,13 +132,14 @@ static bool unknown(Parse *p, const char *name, size_t size) {
     size_t used = 0;
     for (int at = 0; at < target_count; at++)
         if (target_table[at].device == DEVICE_CUDA)
-            used += (size_t)snprintf(known + used, sizeof known - used, " %s",
-                                     target_table[at].name);
-    return fail(p->err, ERR_UNSUPPORTED, 471,
-                "unknown target \"%s\"; known: cpu native all%s, and the product names that "
-                "`gptq-compile targets` prints",
-                text_escape(shown, sizeof shown, name, size < NAME_MAX_BYTES ? size : NAME_MAX_BYTES),
-                known);
+            used +=
+                (size_t)snprintf(known + used, sizeof known - used, " %s", target_table[at].name);
+    return fail(
+        p->err, ERR_UNSUPPORTED, 471,
+        "unknown target \"%s\"; known: cpu native all%s, and the product names that "
+        "`gptq-compile targets` prints",
+        text_escape(shown, sizeof shown, name, size < NAME_MAX_BYTES ? size : NAME_MAX_BYTES),
+        known);
 }
 
 static bool cpus_append(Parse *p) {
@@ -254,7 +260,8 @@ bool target_native(const Target **out, bool *found, Error *err) {
         return true;
     for (int at = 0; at < target_count; at++) {
         const Target *t = &target_table[at];
-        if (t->device == DEVICE_CUDA && t->compute_major == major && t->compute_minor == minor) {
+        if (t->device == DEVICE_CUDA && !t->ptx && t->compute_major == major &&
+            t->compute_minor == minor) {
             *out = t;
             *found = true;
             return true;

@@ -87,10 +87,10 @@ static const PeakLoop loops[] = {
 #elif defined(__aarch64__)
 
 #define OPAQUE(n) __asm__ volatile("" : "+w"(n));
-#define PEAK_DECLARE_float32x4_t(n)      \
+#define PEAK_DECLARE_float32x4_t(n) \
     float32x4_t n = vdupq_n_f32(0); \
     OPAQUE(n)
-#define PEAK_DECLARE_int32x4_t(n)         \
+#define PEAK_DECLARE_int32x4_t(n) \
     int32x4_t n = vdupq_n_s32(0); \
     OPAQUE(n)
 #define FMA_128(n)  n = vfmaq_f32(n, x, x);

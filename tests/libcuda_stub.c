@@ -393,7 +393,7 @@ static unsigned shared_limit(void) {
         int major, minor;
         unsigned kilobytes;
     } limits[] = {{8, 0, 163}, {8, 6, 99},   {8, 7, 163}, {8, 9, 99},
-                  {9, 0, 227}, {10, 0, 227}, {12, 0, 99}};
+                  {9, 0, 227}, {10, 0, 227}, {11, 0, 227}, {12, 0, 99}};
     unsigned found = 99;
     for (size_t at = 0; at < sizeof limits / sizeof *limits; at++)
         if (limits[at].major == stub.major && limits[at].minor <= stub.minor)
