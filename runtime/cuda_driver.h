@@ -25,6 +25,8 @@ enum {
     CUDA_ERROR_INVALID_IMAGE                         = 200,
     CUDA_ERROR_NO_BINARY_FOR_GPU                     = 209,
     CUDA_ERROR_UNSUPPORTED_PTX_VERSION               = 222,
+    CU_DEVICE_ATTRIBUTE_INTEGRATED                   = 18,
+    CU_MEM_ATTACH_GLOBAL                             = 1,
     CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT         = 16,
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR     = 75,
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR     = 76,
@@ -63,6 +65,8 @@ typedef struct CUlaunchConfig {
     X(context_set, "cuCtxSetCurrent", (CUcontext context))                                         \
     X(memory_info, "cuMemGetInfo_v2", (size_t *free_bytes, size_t *total_bytes))                   \
     X(memory_alloc, "cuMemAlloc_v2", (CUdeviceptr * address, size_t bytes))                        \
+    X(memory_managed, "cuMemAllocManaged",                                                         \
+      (CUdeviceptr * address, size_t bytes, unsigned flags))                                       \
     X(memory_free, "cuMemFree_v2", (CUdeviceptr address))                                          \
     X(host_alloc, "cuMemHostAlloc", (void **address, size_t bytes, unsigned flags))                \
     X(host_free, "cuMemFreeHost", (void *address))                                                 \

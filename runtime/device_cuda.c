@@ -2,7 +2,8 @@
 //
 // Decode and sampling of M rows are recorded once as a CUDA graph and replayed: the sampler writes
 // the next token, position and random state on the device, so a replay needs nothing from the host.
-// Weights stream from the file through two pinned buffers; their checks are computed on the way.
+// Weights stream from the file through two pinned buffers; their checks are computed on the way. Where
+// GPU and host share their memory (Jetson), they are read to where they stay.
 // Non-goal: several GPUs.
 #include "cuda_driver.h"
 #include "device.h"
@@ -12,6 +13,7 @@
 #include <assert.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +37,7 @@ typedef struct CudaDevice {
     const Executable *e;
     CudaDriver cu;
     CUdevice gpu;
+    int integrated;    // 1: the GPU shares the host's memory
     CUcontext context; // retained; NULL: not yet
     bool overlap;      // a kernel may start before the one in front of it has ended
     CUstream stream;
@@ -143,6 +146,8 @@ static bool gpu_find(CudaDevice *d, int index, Error *err) {
                     "with --target sm_%d%d added%s",
                     name, major, minor, names, major, minor,
                     strstr(names, "cpu:") ? ", or run with --device cpu" : "");
+    CHECK(d, device_attribute(&d->integrated, CU_DEVICE_ATTRIBUTE_INTEGRATED, d->gpu),
+          "cuDeviceGetAttribute");
     return true;
 }
 
@@ -251,7 +256,10 @@ static bool allocate(CudaDevice *d, StepRegion region, int64_t bytes, const char
     size_t free_bytes = 0, total = 0;
     CUdeviceptr address = 0;
     CHECK(d, memory_info(&free_bytes, &total), "cuMemGetInfo");
-    CUresult result = d->cu.memory_alloc(&address, (size_t)bytes);
+    // Managed memory is what both sides of an integrated GPU may cache.
+    CUresult result = d->integrated && region == REGION_WEIGHTS
+                          ? d->cu.memory_managed(&address, (size_t)bytes, CU_MEM_ATTACH_GLOBAL)
+                          : d->cu.memory_alloc(&address, (size_t)bytes);
     if (result == CUDA_ERROR_OUT_OF_MEMORY)
         return fail(err, ERR_RESOURCE, 860, "%s: %.2f GB for %s, but %.2f GB of %.2f GB are free",
                     d->device.description, (double)bytes * 1e-9, what, (double)free_bytes * 1e-9,
@@ -311,14 +319,19 @@ static void load_pages(void *user, int thread) {
     }
 }
 
-static bool load_stage(CudaDevice *d, Pool *pool, Load *l, CUevent done, Error *err) {
-    CHECK(d, event_wait(done), "cuEventSynchronize"); // the copy that used this buffer last
+static bool load_read(Pool *pool, Load *l, Error *err) {
     pool_run(pool, load_pages, l);
     for (int thread = 0; thread < l->threads; thread++)
         if (l->failed[thread]) {
             *err = l->errors[thread];
             return false;
         }
+    return true;
+}
+
+static bool load_stage(CudaDevice *d, Pool *pool, Load *l, CUevent done, Error *err) {
+    CHECK(d, event_wait(done), "cuEventSynchronize"); // the copy that used this buffer last
+    TRY(load_read(pool, l, err));
     CUdeviceptr to = (CUdeviceptr)(uintptr_t)d->run.base[REGION_WEIGHTS] + (uint64_t)l->at;
     CHECK(d, copy_to_device(to, l->stage, (size_t)l->size, d->stream), "cuMemcpyHtoDAsync");
     CHECK(d, event_record(done, d->stream), "cuEventRecord");
@@ -341,12 +354,34 @@ static bool load_all(CudaDevice *d, Pool *pool, void *stages[STAGES], CUevent do
     return check(d, d->cu.stream_wait(d->stream), "loading the weights", err);
 }
 
+// Into memory that the GPU shares: read once, to where it stays. Nothing keeps a second copy: what was
+// read leaves the system's cache of the file.
+static bool load_in_place(CudaDevice *d, Pool *pool, Error *err) {
+    int64_t bytes = d->e->info.weights_bytes;
+    for (int64_t at = 0; at < bytes; at += STAGE_BYTES) {
+        Load l = {.e = d->e,
+                  .at = at,
+                  .size = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES,
+                  .stage = d->run.base[REGION_WEIGHTS] + at,
+                  .threads = pool_threads(pool)};
+        TRY(load_read(pool, &l, err));
+        posix_fadvise(d->e->fd, (off_t)d->e->segments[SEGMENT_WEIGHTS].offset + at, l.size,
+                      POSIX_FADV_DONTNEED);
+    }
+    return true;
+}
+
 static bool weights_load(CudaDevice *d, Error *err) {
     void *stages[STAGES] = {0};
     CUevent done[STAGES] = {0};
     Pool *pool = NULL;
     int threads = threads_available() < LOADERS ? threads_available() : LOADERS;
     bool good = pool_open(&pool, threads, err);
+    if (good && d->integrated) {
+        good = load_in_place(d, pool, err);
+        pool_close(pool);
+        return good;
+    }
     for (int at = 0; good && at < STAGES; at++)
         good = check(d, d->cu.host_alloc(&stages[at], STAGE_BYTES, 0), "cuMemHostAlloc", err) &&
                check(d, d->cu.event_create(&done[at], 0), "cuEventCreate", err);

@@ -61,6 +61,7 @@ typedef struct Object {
     uint64_t address; // KIND_MEMORY: of the device; KIND_PINNED: of the host
     size_t bytes;
     unsigned char *backing;     // KIND_MEMORY
+    bool managed;               // KIND_MEMORY: at its own address
     Op *first, *last;           // KIND_STREAM, KIND_GRAPH, KIND_EXEC; owner
     bool capturing;             // KIND_STREAM
     bool recorded;              // KIND_EVENT
@@ -72,7 +73,7 @@ typedef struct Object {
 
 typedef struct Stub {
     bool configured, initialized, retained;
-    int major, minor, version, devices;
+    int major, minor, version, devices, integrated;
     Object *objects;
     unsigned char *space; // DEVICE_SPACE bytes of addresses
     uint64_t next;        // offset of the next allocation
@@ -125,6 +126,7 @@ static void configure(void) {
         violation("STUB_CUDA_FAIL is not like cuMemAlloc_v2:1:2");
     stub.version = (int)setting("STUB_CUDA_VERSION", 13000);
     stub.devices = (int)setting("STUB_CUDA_DEVICES", 1);
+    stub.integrated = (int)setting("STUB_CUDA_INTEGRATED", 0);
     stub.total = (size_t)setting("STUB_CUDA_MEMORY", 8000000000);
     stub.log = log ? fopen(log, "w") : NULL;
 }

@@ -13,10 +13,11 @@
 //   capture   nothing that waits, allocates or frees while the stream records
 //   leaks     nothing may be alive when the context is released, which must happen before the end
 //
-// Device addresses are not mapped, so that the host cannot use them by mistake.
+// Device addresses are not mapped, so that the host cannot use them by mistake; managed ones are.
 //
 // Set up by environment variables: STUB_CUDA_CAPABILITY (9.0), STUB_CUDA_VERSION (13000; one that
 // is less than 12000 loads no image), STUB_CUDA_DEVICES (1), STUB_CUDA_MEMORY in bytes (8 GB),
+// STUB_CUDA_INTEGRATED (0; 1: managed memory is shared with the host, like a Jetson's),
 // STUB_CUDA_LOG (a file that gets a line per call), STUB_CUDA_FAIL (SYMBOL:N:CODE, the N-th call of
 // SYMBOL returns CODE).
 //
@@ -92,7 +93,8 @@ DRIVER(cuDeviceGetAttribute, (int *value, int attribute, CUdevice device)) {
         int attribute, value;
     } known[] = {{CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, stub.major},
                  {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, stub.minor},
-                 {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 16}};
+                 {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 16},
+                 {CU_DEVICE_ATTRIBUTE_INTEGRATED, stub.integrated}};
     for (size_t at = 0; at < sizeof known / sizeof *known; at++)
         if (known[at].attribute == attribute) {
             *value = known[at].value;
@@ -150,24 +152,40 @@ static void *map_memory(size_t bytes, int protection) {
     return data;
 }
 
-DRIVER(cuMemAlloc_v2, (CUdeviceptr * address, size_t bytes)) {
-    ENTER("cuMemAlloc_v2", true);
-    not_capturing("cuMemAlloc");
+static CUresult memory_new(CUdeviceptr *address, size_t bytes, bool managed) {
     if (bytes == 0)
-        violation("cuMemAlloc of 0 bytes");
+        violation("an allocation of 0 bytes");
     if (bytes > stub.total - stub.used)
         return CUDA_ERROR_OUT_OF_MEMORY;
     if (!stub.space)
         stub.space = map_memory(DEVICE_SPACE, PROT_NONE);
     Object *o = object_new(KIND_MEMORY);
     o->bytes = bytes;
+    o->managed = managed;
     o->address = (uint64_t)(uintptr_t)stub.space + DEVICE_GUARD + stub.next;
-    o->backing = map_memory(bytes, PROT_READ | PROT_WRITE);
+    o->backing = managed ? (unsigned char *)(uintptr_t)o->address
+                         : map_memory(bytes, PROT_READ | PROT_WRITE);
+    if (managed && mprotect(o->backing, bytes, PROT_READ | PROT_WRITE) != 0)
+        violation("cannot map %zu bytes of managed memory", bytes);
     stub.next += (bytes / DEVICE_GUARD + 2) * DEVICE_GUARD;
     stub.used += bytes;
     *address = o->address;
     note("  0x%llx: %zu bytes", (unsigned long long)o->address, bytes);
     return CUDA_SUCCESS;
+}
+
+DRIVER(cuMemAlloc_v2, (CUdeviceptr * address, size_t bytes)) {
+    ENTER("cuMemAlloc_v2", true);
+    not_capturing("cuMemAlloc");
+    return memory_new(address, bytes, false);
+}
+
+DRIVER(cuMemAllocManaged, (CUdeviceptr * address, size_t bytes, unsigned flags)) {
+    ENTER("cuMemAllocManaged", true);
+    not_capturing("cuMemAllocManaged");
+    if (flags != CU_MEM_ATTACH_GLOBAL)
+        violation("cuMemAllocManaged: flags %u", flags);
+    return memory_new(address, bytes, true);
 }
 
 DRIVER(cuMemFree_v2, (CUdeviceptr address)) {
@@ -177,7 +195,10 @@ DRIVER(cuMemFree_v2, (CUdeviceptr address)) {
     if (!o)
         violation("cuMemFree: 0x%llx is not an allocation", (unsigned long long)address);
     o->alive = false;
-    munmap(o->backing, o->bytes);
+    if (o->managed)
+        mprotect(o->backing, o->bytes, PROT_NONE);
+    else
+        munmap(o->backing, o->bytes);
     stub.used -= o->bytes;
     return CUDA_SUCCESS;
 }

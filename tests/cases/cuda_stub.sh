@@ -44,6 +44,14 @@ rm "$work/log"
 passes stub_cpu "${gpu[@]}" "$exe" -p x -n 2 --device cpu
 [ ! -e "$work/log" ] && ok cpu_needs_no_driver || not_ok cpu_needs_no_driver "$(head -n 1 "$work/log")"
 
+# ---- a GPU that shares the host's memory --------------------------------------------------------
+
+rm -f "$work/log"
+passes integrated env STUB_CUDA_INTEGRATED=1 "${gpu[@]}" "$exe" -p 'Once upon a time' -n 4 --device cuda
+logged integrated_weights '^cuMemAllocManaged' 1
+passes separate "${gpu[@]}" "$exe" -p x -n 2 --device cuda
+logged separate_weights '^cuMemAllocManaged' 0
+
 # ---- machines that cannot run it ----------------------------------------------------------------
 
 run=("$exe" -p x -n 2 --device cuda)
@@ -85,6 +93,7 @@ with open(sys.argv[1], "r+b") as file:
     file.write(bytes([byte ^ 1]))
 PY
 fails damaged_weights 4 'weights are damaged' "$work/damaged" -p x --device cuda
+fails damaged_in_place 4 'weights are damaged' env STUB_CUDA_INTEGRATED=1 "$work/damaged" -p x --device cuda
 
 # ---- every call fails once ----------------------------------------------------------------------
 
