@@ -166,7 +166,7 @@ void http_reply(HttpRequest *r, int status, const char *content_type, Bytes body
     struct evbuffer *out = evbuffer_new();
     struct evhttp_request *request = r->request;
     headers_common(r, content_type);
-    if (!out || (!r->head && evbuffer_add(out, body.data, body.size) != 0)) {
+    if (!out || (!r->head && body.size && evbuffer_add(out, body.data, body.size) != 0)) {
         if (out)
             evbuffer_free(out);
         http_drop(r);

@@ -3,7 +3,8 @@
 // evhttp bounds the time without progress, not the time that a request takes to arrive; it reads
 // nothing while a request is in work, so it does not see that a client has left; and it counts
 // nothing. We make each connection's bufferevent and keep a reference, which tells us everything:
-// evhttp takes its callbacks away when it drops the connection.
+// evhttp takes its callbacks away when it drops the connection. The socket is closed with the last
+// reference, so its number is not used anew while libevent still knows it.
 #include "http_connections.h"
 
 #include <event2/buffer.h>
@@ -58,11 +59,10 @@ static void input_came(struct evbuffer *input, const struct evbuffer_cb_info *ch
         c->started = seconds();
 }
 
-// evhttp's sockets and ours are closed by evhttp, hence no BEV_OPT_CLOSE_ON_FREE.
 static struct bufferevent *stream_make(struct event_base *base, void *user) {
     Connections *all = user;
     Connection *c = calloc(1, sizeof *c);
-    struct bufferevent *stream = c ? bufferevent_socket_new(base, -1, 0) : NULL;
+    struct bufferevent *stream = c ? bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE) : NULL;
     if (!stream) {
         free(c);
         return NULL; // evhttp makes its own, which nobody watches

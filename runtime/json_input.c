@@ -221,10 +221,10 @@ static bool token(Reader *r, Error *err) {
 }
 
 bool json_input(cJSON **out, Bytes text, Error *err) {
-    Reader r = {.start = text.data, .at = text.data, .end = text.data + text.size};
     *out = NULL;
     if (!text.size)
         return fail(err, ERR_USAGE, 1141, "the body is empty; a JSON object is expected");
+    Reader r = {.start = text.data, .at = text.data, .end = text.data + text.size};
     for (blanks(&r); r.at < r.end; blanks(&r))
         TRY(token(&r, err));
     if (r.depth || r.expect != EXPECT_COMMA)

@@ -5,7 +5,7 @@
 #
 #   tests/setup.sh            for the build, executables for aarch64 included
 #   tests/setup.sh nvrtc      also NVRTC, which compiles CUDA kernels, if no CUDA toolkit is here, and
-#                             C libraries of an older Debian, for the tests
+#                             C libraries of an older Debian and clients of the server, for the tests
 #   tests/setup.sh sources    only what is fetched as source
 #
 # Packages go into the system, everything else into build/. Nothing here needs git.
@@ -199,6 +199,16 @@ download() {
         </dev/null
 }
 
+# Clients that the server is tested with, from PyPI, for PYTHONPATH.
+fetch_clients() {
+    [ ! -d build/python ] || return 0
+    echo "setup: fetching clients of the server (pip install openai prometheus-client) into build/python"
+    rm -rf build/python.new
+    python3 -m pip install -q --disable-pip-version-check --root-user-action ignore \
+        --target build/python.new 'openai>=1,<4' prometheus-client </dev/null
+    mv build/python.new build/python
+}
+
 mkdir -p build
 [ "${1:-}" = sources ] || install_packages
 fetch_sources
@@ -206,4 +216,5 @@ fetch_sysroot
 if [ "${1:-}" = nvrtc ]; then
     fetch_nvrtc
     fetch_old_systems
+    fetch_clients
 fi
