@@ -13,6 +13,7 @@
 enum { CLI_MAX_BATCHES = 8 };
 
 typedef struct CliOptions {
+    const char *program;   // the last part of argv[0]
     const char *command;   // "run" when none is given
     const char *prompt;    // -p
     const char *file;      // -f, or the one plain word of `perplexity`
@@ -46,7 +47,7 @@ typedef struct Cli {
 // before argv and count only for commands that have them. ERR_USAGE names the word that is wrong.
 bool cli_parse(CliOptions *o, const ModelInfo *model, const struct cJSON *defaults, int argc,
                char **argv, Error *err);
-void cli_help(const char *command, FILE *out);
+void cli_help(const char *program, const char *command, FILE *out);
 bool cli_command_known(const char *word);
 
 // Opens the engine on the device that the options name, with room for that many tokens; 0: what

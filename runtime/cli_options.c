@@ -215,7 +215,9 @@ static bool defaults_parse(CliOptions *o, const cJSON *defaults, Error *err) {
 
 bool cli_parse(CliOptions *o, const ModelInfo *m, const cJSON *defaults, int argc, char **argv,
                Error *err) {
-    *o = (CliOptions){.command = "run",
+    const char *slash = argc ? strrchr(argv[0], '/') : NULL;
+    *o = (CliOptions){.program = slash ? slash + 1 : argc ? argv[0] : "",
+                      .command = "run",
                       .temperature = m->default_sample ? (double)m->default_temperature : 0,
                       .top_k = m->default_sample ? m->default_top_k : 0,
                       .top_p = (double)m->default_top_p,
@@ -247,8 +249,8 @@ bool cli_parse(CliOptions *o, const ModelInfo *m, const cJSON *defaults, int arg
     return true;
 }
 
-void cli_help(const char *command, FILE *out) {
-    fprintf(out, "usage: %s %s [options]\n\n", program_invocation_short_name,
+void cli_help(const char *program, const char *command, FILE *out) {
+    fprintf(out, "usage: %s %s [options]\n\n", program,
             command ? command : "[COMMAND]");
     for (size_t at = 0; !command && at < sizeof commands / sizeof *commands; at++)
         fprintf(out, "  %-12s %s\n", commands[at].name, commands[at].help);

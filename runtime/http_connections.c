@@ -163,7 +163,10 @@ void connections_close(Connections *all) {
 }
 
 int64_t connections_count(const Connections *all) {
-    return all->count;
+    int64_t count = 0;
+    for (const Connection *c = all->first; c; c = c->next)
+        count += !dropped(c);
+    return count;
 }
 
 void connections_stop(Connections *all) {

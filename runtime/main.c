@@ -82,7 +82,7 @@ static bool run(Cli *cli, int argc, char **argv, Error *err) {
     TRY(cli_parse(&cli->options, &cli->executable.info, cli->defaults, argc, argv, err));
     if (cli->options.help) {
         bool named = argc > 1 && cli_command_known(argv[1]);
-        cli_help(named ? argv[1] : NULL, stdout);
+        cli_help(cli->options.program, named ? argv[1] : NULL, stdout);
         return true;
     }
     TRY(tokenizer_open(&cli->tokenizer, executable_segment(&cli->executable, SEGMENT_TOKENIZER),

@@ -287,8 +287,10 @@ static void chunk_send(Choice *c, const GenerateEvent *e) {
     Job *j = c->job;
     ApiPart *p = &c->part;
     bool chat = j->request.kind == API_CHAT;
-    const ApiUsage usage = usage_sum(j);
+    ApiUsage usage;
     const ApiUsage *each = j->request.continuous_usage ? &usage : NULL;
+    if (each)
+        usage = usage_sum(j);
     if (c->failed) {
         Refusal why;
         error_refusal(&c->error, &why);

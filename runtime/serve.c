@@ -132,7 +132,7 @@ static void api_set(Server *s) {
     const ModelInfo *m = &cli->executable.info;
     Api *api = &s->api;
     const CliOptions *o = &cli->options;
-    const char *names = o->served_name ? o->served_name : program_invocation_short_name;
+    const char *names = o->served_name ? o->served_name : o->program;
     *api = (Api){.base = api->base, .inbox = api->inbox, .started = time(NULL)};
     api->model = (ApiModel){.names = names,
                             .tokenizer = cli->tokenizer,

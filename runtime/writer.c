@@ -31,11 +31,12 @@ void writer_print(Writer *b, const char *format, ...) {
     va_list arguments, again;
     va_start(arguments, format);
     va_copy(again, arguments);
-    int size = vsnprintf(NULL, 0, format, arguments);
-    if (size > 0 && reserve(b, (size_t)size + 1)) {
+    size_t room = b->room - b->size;
+    int size = vsnprintf(room ? b->data + b->size : NULL, room, format, arguments);
+    if (size >= 0 && (size_t)size >= room && reserve(b, (size_t)size + 1))
         vsnprintf(b->data + b->size, (size_t)size + 1, format, again);
+    if (size > 0 && !b->failed)
         b->size += (size_t)size;
-    }
     va_end(again);
     va_end(arguments);
 }

@@ -15,7 +15,8 @@
 #   tests/gpu.sh sanitize      compute-sanitizer: memcheck and racecheck on kernels and model
 #   tests/gpu.sh large [SHAPE [OPTIONS]]  writes a checkpoint of that shape (llama-3.1-8b) with these
 #                              options of make-checkpoint, compiles it, times it
-#   tests/gpu.sh all           all of them
+#   tests/gpu.sh serve [SHAPE [OPTIONS]]  the server of such a model: its start, and under load
+#   tests/gpu.sh all           all of them but `serve`
 set -eu
 cd "$(dirname "$0")/.."
 folder=build/gpu
@@ -157,11 +158,46 @@ large() {
     "$dir/$shape.out" bench -p 1024 -n 64 -b 1 --device cuda:0 --json
 }
 
+# Seconds from the start of a process to its first 200 at /health; the server goes on: $pid, $url.
+serve_start() {
+    local log=$1 start
+    shift
+    start=$(date +%s.%N)
+    "$@" serve --port 18080 --device cuda:0 2>"$log" &
+    pid=$!
+    url=http://127.0.0.1:18080
+    until curl -fs -o /dev/null "$url/health"; do
+        kill -0 "$pid" || { cat "$log"; return 1; }
+        sleep 0.01
+    done
+    echo "/health answers 200 after $(python3 -c "import time; print(round(time.time() - $start, 2))") s"
+    grep '^ready' "$log"
+}
+
+serve() {
+    local shape=${1:-llama-3.1-8b} dir=/tmp/gptq-compile-serve log=/tmp/gptq-compile-serve.log
+    local load="--prompt-tokens 512 --output-tokens 128 --vocab 120000"
+    [ $# -eq 0 ] || shift
+    mkdir -p "$dir"
+    [ -d "$dir/$shape" ] || "$folder/make-checkpoint" "$shape" "$dir/$shape" "$@"
+    [ -x "$dir/$shape.out" ] || "$folder/gptq-compile" "$dir/$shape" -o "$dir/$shape.out" --target sm_90a \
+        --max-seq-len 2048 --max-batch-size 256 --progress plain
+    cat "$dir/$shape.out" >/dev/null # into the page cache
+    serve_start "$log" "$dir/$shape.out"
+    python3 tests/serve_load.py "$url" --concurrency 8 --requests 16 $load >/dev/null # warm
+    python3 tests/serve_load.py "$url" --concurrency 1 --requests 16 $load
+    python3 tests/serve_load.py "$url" --concurrency 8,64,256 --requests 256 $load
+    python3 tests/serve_load.py "$url" --concurrency 64 --seconds 10 --prompts 64 --check --pid "$pid" $load
+    kill "$pid"
+    wait "$pid"
+    "$dir/$shape.out" bench -p 512 -n 128 -b 1,64 --device cuda:0
+}
+
 word=${1:-all}
 [ $# -eq 0 ] || shift
 case $word in
 pack) pack "$@" ;;
-kernels | bench | ncu | model | formats | oracle | sanitize | large)
+kernels | bench | ncu | model | formats | oracle | sanitize | large | serve)
     unpack
     "$word" "$@"
     ;;
@@ -175,7 +211,7 @@ all)
     large
     ;;
 *)
-    sed -n '2,21s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,22s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -92,7 +92,17 @@ same queue_full "$(status -H 'Authorization: Bearer sesame' "$url/v1/completions
 same queue_full_retry "$(grep -ic '^retry-after: 1' "$work/head")" 1
 stop parrot
 
+# What is in work when the time of a drain is over gets an error, in a stream too.
+start parrot build/asan/tests/serve_parrot "$exe" --drain-timeout 0 -t 1
+curl -sN "$url/v1/completions" -d '{"prompt":"Once","max_tokens":1500,"ignore_eos":true,"n":64,"stream":true}' >"$work/cut" &
+last=$!
+sleep 0.5
+stop parrot
+wait "$last"
+same cut_stream "$(grep -c '"code":"shutting_down"' "$work/cut") $(tail -n 2 "$work/cut" | head -n 1)" "64 data: [DONE]"
+
 # Command lines
+same help "$("$exe" serve --help | head -n 1)" "usage: $(basename "$exe") serve [options]"
 fails port_in_use 2 'cannot listen' "$exe" serve --host 203.0.113.1 --port 1
 fails no_such_host 2 'host' "$exe" serve --host no.such.host.invalid
 fails bad_parser 2 'tool-call-parser' "$exe" serve --tool-call-parser none-such
