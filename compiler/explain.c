@@ -26,20 +26,27 @@ static const char *format_text(char *out, size_t size, const PackedTensor *t) {
     return out;
 }
 
-static void linear_label(char *out, size_t size, const Graph *g, const Op *op) {
+const char *linear_shape(char *out, size_t size, const Graph *g, const Op *op) {
     static const char *const epilogues[] = {"", ", add", ", act_mul",
                                             ", rope_kv"}; // ORDER EPILOGUES
     const PackedTensor *t = &g->packed[op->linear.weight];
-    char name[96] = "", format[96];
+    char format[96];
+    snprintf(out, size, "%" PRId64 "x%" PRId64 " %s%s%s%s", t->out_features, t->in_features,
+             format_text(format, sizeof format, t),
+             op->linear.prologue == PROLOGUE_NORM ? ", norm" : "", epilogues[op->linear.epilogue],
+             t->input_order ? ", ordered inputs" : "");
+    return out;
+}
+
+static void linear_label(char *out, size_t size, const Graph *g, const Op *op) {
+    const PackedTensor *t = &g->packed[op->linear.weight];
+    char name[96] = "", shape[128];
     for (int part = 0; part < t->part_count; part++) {
         const char *module = t->parts[part]->module, *dot = strrchr(module, '.');
         size_t used = strlen(name);
         snprintf(name + used, sizeof name - used, "%s%s", part ? "+" : "", dot ? dot + 1 : module);
     }
-    snprintf(out, size, "%s %" PRId64 "x%" PRId64 " %s%s%s%s", name, t->out_features,
-             t->in_features, format_text(format, sizeof format, t),
-             op->linear.prologue == PROLOGUE_NORM ? ", norm" : "", epilogues[op->linear.epilogue],
-             t->input_order ? ", ordered inputs" : "");
+    snprintf(out, size, "%s %s", name, linear_shape(shape, sizeof shape, g, op));
 }
 
 static void attention_label(char *out, size_t size, const Op *op) {
@@ -254,6 +261,15 @@ static void orders_print(const Plan *p, FILE *out) {
         fprintf(out, " order of sums: one for all batches of 1 to %" PRId64 " sequences\n", most);
 }
 
+// Where predicted times come from.
+static void predictions_print(const Plan *p, FILE *out) {
+    if (p->target->device == DEVICE_CUDA)
+        fprintf(out, " predicted times: %s\n",
+                strcmp(p->target->name, EFFICIENCY_TARGET) == 0
+                    ? "fitted to measurements on an H200"
+                    : "rates of this target; what kernels reach of them as measured on an H200");
+}
+
 static void totals_print(const Plan *p, FILE *out) {
     const ModelInfo *m = &p->info;
     DecodeTimes t = decode_times(p);
@@ -264,6 +280,7 @@ static void totals_print(const Plan *p, FILE *out) {
             m->kv_page_bytes / m->page_tokens, (double)m->arena_bytes * 1e-6, p->kernel_count);
     recoding_print(p->graph, out);
     orders_print(p, out);
+    predictions_print(p, out);
     fprintf(out,
             " decode, up to %" PRId64 " sequences: %.1f us a step predicted, %.0f steps/s;"
             " reading the weights at %.0f GB/s: %.1f us, %.0f steps/s (%.0f %%)\n",

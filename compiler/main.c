@@ -8,6 +8,7 @@
 #include "options.h"
 #include "selftest.h"
 #include "source.h"
+#include "tuning.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,8 @@ typedef struct Build {
     const Plan *plan_list[MAX_TARGETS];
     Cubin *cubins[MAX_TARGETS];
     int plan_count;
+    Sizes sizes;
+    Tuning tuning; // measured choices, with --tune or --tuning-file
     Cache *cache;
     Bytes object; // host code
     Contents contents;
@@ -71,6 +74,59 @@ static bool model_read(Build *b, Error *err) {
     return true;
 }
 
+static bool plan_one(Build *b, int at, Error *err) {
+    TRY(plan_make(&b->plans[at], &b->graph, &b->config, b->targets[at], &b->sizes, b->arena, err));
+    memory_plan(&b->plans[at]);
+    return true;
+}
+
+// What was measured before.
+static bool tuning_start(Build *b, Error *err) {
+    const Options *o = b->options;
+    bool found = true;
+    if (!o->tune && !o->tuning_file)
+        return true;
+    tuning_open(&b->tuning, b->arena);
+    b->sizes.tuning = &b->tuning;
+    if (o->tuning_file)
+        TRY(tuning_read(&b->tuning, o->tuning_file, &found, err));
+    return found || o->tune ||
+           fail(err, ERR_USAGE, 655,
+                "--tuning-file %s: there is no such file; --tune measure writes one on a machine "
+                "with "
+                "a GPU",
+                o->tuning_file);
+}
+
+// Measures what is not known, plans again with it, and keeps it.
+static bool tuning_finish(Build *b, Error *err) {
+    const Options *o = b->options;
+    const Target *gpu = NULL;
+    bool found = false;
+    int at = 0, measured = 0;
+    if (o->tune) {
+        TRY(target_native(&gpu, &found, err));
+        while (at < b->plan_count && (!found || b->targets[at] != gpu))
+            at++;
+        if (at == b->plan_count)
+            return fail(
+                err, ERR_DEVICE, 660,
+                "--tune measure: the GPU of this machine is %s, which is none of the targets; "
+                "measure on a machine with a GPU of the target, then give its --tuning-file",
+                found ? gpu->name : "not there");
+        TRY(cache_open(&b->cache, o->cache_dir, (CacheMode)o->cache, b->arena, err));
+        TRY(tune_measure(&b->tuning, &b->plans[at], b->cache, b->threads, &b->progress, &measured,
+                         err));
+        TRY(plan_one(b, at, err));
+        progress_fact(&b->progress, "measured", measured);
+    }
+    if (measured && o->tuning_file)
+        TRY(tuning_write(&b->tuning, o->tuning_file, err));
+    if (o->tuning_file && !o->quiet)
+        tuning_note(&b->tuning, o->tuning_file, stderr);
+    return true;
+}
+
 static bool plans_make(Build *b, Error *err) {
     progress_begin(&b->progress, "plan");
     const Options *o = b->options;
@@ -84,19 +140,20 @@ static bool plans_make(Build *b, Error *err) {
     if (!o->target && !o->quiet)
         fprintf(stderr, "no --target: compiling for %s (%s)\n",
                 otherwise[0] == 'n' ? "this machine" : "the CPU of that host", b->targets[0]->name);
-    Sizes sizes = {
+    b->sizes = (Sizes){
         .max_seq_len = max_seq_len(b),
         .max_batch_size = o->max_batch_size ? o->max_batch_size : DEFAULT_BATCH,
         .max_num_tokens = o->max_num_tokens ? o->max_num_tokens : DEFAULT_NUM_TOKENS,
         .page_tokens = PAGE_TOKENS,
         .batch_invariant = o->batch_invariant,
     };
-    sizes.max_head_rows = sizes.max_batch_size;
+    b->sizes.max_head_rows = b->sizes.max_batch_size;
+    TRY(tuning_start(b, err));
     for (int at = 0; at < b->plan_count; at++) {
-        TRY(plan_make(&b->plans[at], &b->graph, &b->config, b->targets[at], &sizes, b->arena, err));
-        memory_plan(&b->plans[at]);
+        TRY(plan_one(b, at, err));
         b->plan_list[at] = &b->plans[at];
     }
+    TRY(tuning_finish(b, err));
     if (o->max_memory) {
         int64_t limit;
         TRY(memory_parse(&limit, o->max_memory, err));
@@ -238,7 +295,8 @@ static bool compile(Build *b, Output *out, Error *err) {
     TRY(printed_instead(b, &stop, err));
     if (stop)
         return true;
-    TRY(cache_open(&b->cache, o->cache_dir, (CacheMode)o->cache, b->arena, err));
+    if (!b->cache)
+        TRY(cache_open(&b->cache, o->cache_dir, (CacheMode)o->cache, b->arena, err));
     TRY(kernels_make(b, err));
     TRY(host_make(b, err));
     if (o->explain == 1)
@@ -266,12 +324,8 @@ typedef struct Command {
 } Command;
 
 static const Command commands[] = {
-    {"check", check_command},
-    {"cache", cache_command},
-    {"inspect", inspect_command},
-    {"repack", repack_command},
-    {"targets", targets_command},
-    {"verify", verify_command},
+    {"check", check_command},   {"cache", cache_command},     {"inspect", inspect_command},
+    {"repack", repack_command}, {"targets", targets_command}, {"verify", verify_command},
 };
 
 static int compile_command(int argc, char **argv) {

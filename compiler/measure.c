@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SHARED_WITHOUT_ASKING = 48 << 10 };
+// A kernel may overlap the one in front of it from these on, as in runtime/device_cuda.c.
+enum { SHARED_WITHOUT_ASKING = 48 << 10, OVERLAP_MAJOR = 9, OVERLAP_DRIVER = 12030 };
 
 typedef struct Held { // memory or a module
     CUdeviceptr address;
@@ -27,6 +28,7 @@ struct Meter {
     CUevent start, stop;
     Held *held; // with holes: address 0 and module NULL
     int multiprocessors, version;
+    unsigned overlap; // 1: a kernel may start before the one in front of it has ended
     char name[128];
 };
 
@@ -80,10 +82,13 @@ static bool check(const Meter *m, CUresult result, const char *call, Error *err)
 // ---- open and close -----------------------------------------------------------------------------
 
 static bool meter_start(Meter *m, Error *err) {
+    int major = 0;
     CHECK(m, device_name(m->name, sizeof m->name, m->device));
     CHECK(m, driver_version(&m->version));
     CHECK(m, device_attribute(&m->multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
                               m->device));
+    CHECK(m, device_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, m->device));
+    m->overlap = major >= OVERLAP_MAJOR && m->version >= OVERLAP_DRIVER;
     CHECK(m, context_retain(&m->context, m->device));
     CHECK(m, context_set(m->context));
     CHECK(m, stream_create(&m->stream, CU_STREAM_NON_BLOCKING));
@@ -222,8 +227,18 @@ void meter_unload(Meter *m, MeterKernel *kernel) {
 
 bool meter_launch(Meter *m, const MeterKernel *kernel, const int grid[3], int block,
                   int shared_bytes, void **params, Error *err) {
-    CHECK(m, launch(kernel->function, (unsigned)grid[0], (unsigned)grid[1], (unsigned)grid[2],
-                    (unsigned)block, 1, 1, (unsigned)shared_bytes, m->stream, params, NULL));
+    CUlaunchAttribute overlap = {.id = CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION, .value = 1};
+    CUlaunchConfig config = {.grid_x = (unsigned)grid[0],
+                             .grid_y = (unsigned)grid[1],
+                             .grid_z = (unsigned)grid[2],
+                             .block_x = (unsigned)block,
+                             .block_y = 1,
+                             .block_z = 1,
+                             .shared_bytes = (unsigned)shared_bytes,
+                             .stream = m->stream,
+                             .attributes = &overlap,
+                             .attribute_count = m->overlap};
+    CHECK(m, launch_config(&config, kernel->function, params, NULL));
     return true;
 }
 

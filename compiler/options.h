@@ -21,6 +21,8 @@ typedef struct Options {
     int progress;                                        // ProgressMode
     int explain; // 0 no, 1 text, 2 JSON
     int self_test; // 0 store, 1 auto (and run it), 2 off
+    int tune; // 0 off, 1 measure
+    const char *tuning_file; // NULL: none
     int dtype, kv_cache_dtype; // 0 auto, 1 fp16; others are refused by the parser
     bool batch_invariant, dry_run, verbose, quiet, help, version;
 } Options;

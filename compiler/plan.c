@@ -209,7 +209,6 @@ static bool phase_lower(Plan *p, int kind, int64_t max_tokens, Error *err) {
 
 static bool phases_lower(Plan *p, Error *err) {
     const ModelInfo *info = &p->info;
-    buckets_choose(p);
     p->phases = ARENA_NEW(p->arena, PhasePlan, 2 + p->decode_bucket_count + p->prefill_bucket_count);
     for (int at = 0; at < p->prefill_bucket_count; at++)
         TRY(phase_lower(p, PHASE_PREFILL, p->prefill_buckets[at], err));
@@ -343,6 +342,8 @@ bool plan_make(Plan *out, const Graph *g, const Config *c, const Target *t, cons
     model_info(&out->info, g, c, sizes);
     weights_info(&out->info, g, a);
     out->batch = batch_layout(&out->info);
+    buckets_choose(out); // by predictions, so that what was measured does not change what to measure
+    out->tuning = sizes->tuning;
     TRY(phases_lower(out, err));
     kernels_collect(out);
     return true;

@@ -127,6 +127,7 @@ typedef struct PhasePlan {
 typedef struct Sizes { // what the command line and the model fix
     int64_t max_seq_len, max_batch_size, max_num_tokens, max_head_rows, page_tokens;
     bool batch_invariant; // one order of sums in all batches
+    const struct Tuning *tuning; // measured choices; NULL: none
 } Sizes;
 
 enum { BUCKETS_MAX = 16 };
@@ -205,6 +206,12 @@ typedef struct KernelChoices { // what there is for one problem, in the order of
     int refused_count;
 } KernelChoices;
 
+// What a family predicts, divided by what such kernels were seen to reach of it (efficiency.c).
+Cost candidate_cost(const Kernel *kernel, const Problem *problem, const Params *params);
+#define EFFICIENCY_TARGET "sm_90a" // where it was measured
+// efficiency.c: the share of the predicted speed that a kernel with these parameters reaches; 1 where
+// nothing was measured.
+double kernel_efficiency(const char *kernel, const Params *params, int64_t tokens);
 void choices_make(KernelChoices *out, const Problem *problem);
 // The cheapest, of that order of sums and of that family unless they are NULL; the first among
 // equals. A measured time beats a predicted one. NULL: there is none.
@@ -233,6 +240,8 @@ int64_t plan_value_elem(const Plan *p, int value);
 
 // What an op is, without its layer: "gate+up 2048x384 4-bit g128, norm, act_mul".
 const char *op_label(char *out, size_t size, const Graph *g, const Op *op);
+// The same for linears, without the modules: "2048x384 4-bit g128, norm, act_mul".
+const char *linear_shape(char *out, size_t size, const Graph *g, const Op *op);
 bool plan_make(Plan *out, const Graph *g, const Config *c, const Target *t, const Sizes *sizes,
                Arena *a, Error *err);
 // Gives every buffer an offset (first fit by live range); sets info.arena_bytes.

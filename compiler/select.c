@@ -9,7 +9,7 @@
 // the order that costs least over all of them, among those that every bucket offers. Then a
 // sequence gets the same bits alone and in any batch. Without it each bucket takes what is fastest.
 #include "../runtime/step.h"
-#include "compile.h"
+#include "tuning.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -51,6 +51,21 @@ static void sums_text(char *out, size_t size, const Kernel *kernel, const Params
     }
 }
 
+// A kernel that is made for so many tokens does their work also for fewer.
+static int64_t tokens_of(const Problem *problem, const Params *params) {
+    for (int at = 0; at < params->count; at++)
+        if (strcmp(params->items[at].name, "TOKENS_MAX") == 0)
+            return params->items[at].value;
+    return problem->max_tokens;
+}
+
+Cost candidate_cost(const Kernel *kernel, const Problem *problem, const Params *params) {
+    Cost cost = kernel->cost(problem, params);
+    if (kernel->device == DEVICE_CUDA)
+        cost.us /= kernel_efficiency(kernel->name, params, tokens_of(problem, params));
+    return cost;
+}
+
 static void family_add(KernelChoices *out, const Problem *problem, const Kernel *kernel) {
     Params params[KERNEL_MAX_CANDIDATES];
     memset(params, 0, sizeof params);
@@ -58,7 +73,7 @@ static void family_add(KernelChoices *out, const Problem *problem, const Kernel 
     for (int at = 0; at < count && out->count < CHOICES_MAX; at++) {
         KernelChoice *c = &out->items[out->count++];
         *c = (KernelChoice){.kernel = kernel, .params = params[at]};
-        c->cost = kernel->cost(problem, &params[at]);
+        c->cost = candidate_cost(kernel, problem, &params[at]);
         sums_text(c->sums, sizeof c->sums, kernel, &params[at]);
         candidate_text(c->variant, sizeof c->variant, params, count, at);
     }
@@ -80,6 +95,8 @@ void choices_make(KernelChoices *out, const Problem *problem) {
             snprintf(r->reason, sizeof r->reason, "%s", reason);
         }
     }
+    if (problem->plan->tuning)
+        tuning_apply(problem->plan->tuning, problem, out);
 }
 
 const KernelChoice *choices_best(const KernelChoices *all, const char *sums, const Kernel *family) {

@@ -6,10 +6,9 @@
 // the reference. Sources: compute capability tables of the CUDA programming guide (shared memory),
 // data sheets of the products (multiprocessors, bandwidth, dense fp16 rate with fp32 sums). Where
 // nothing was measured, bandwidth is 90 % of the data sheet, the share that the H200 reaches.
-#include "compile.h"
+#include "measure.h"
 
 #include <ctype.h>
-#include <dlfcn.h>
 #include <string.h>
 #include <strings.h>
 
@@ -222,41 +221,10 @@ void targets_print(FILE *out) {
 
 // ---- the GPU of this machine --------------------------------------------------------------------
 
-// The driver's interface is stable; these are the few calls that ask for a compute capability.
-enum { CUDA_COMPUTE_MAJOR = 75, CUDA_COMPUTE_MINOR = 76 };
-
-typedef struct Driver {
-    int (*init)(unsigned flags);
-    int (*count)(int *count);
-    int (*get)(int *device, int ordinal);
-    int (*attribute)(int *value, int attribute, int device);
-} Driver;
-
-static bool symbol(void *library, const char *name, void *function) {
-    void *address = dlsym(library, name);
-    memcpy(function, &address, sizeof address); // ISO C has no cast from object to function
-    return address != NULL;
-}
-
-static bool driver_compute(void *library, int *major, int *minor) {
-    Driver d;
-    int count = 0, device = 0;
-    return symbol(library, "cuInit", &d.init) && symbol(library, "cuDeviceGetCount", &d.count) &&
-           symbol(library, "cuDeviceGet", &d.get) &&
-           symbol(library, "cuDeviceGetAttribute", &d.attribute) && d.init(0) == 0 &&
-           d.count(&count) == 0 && count > 0 && d.get(&device, 0) == 0 &&
-           d.attribute(major, CUDA_COMPUTE_MAJOR, device) == 0 &&
-           d.attribute(minor, CUDA_COMPUTE_MINOR, device) == 0;
-}
-
 bool target_native(const Target **out, bool *found, Error *err) {
     *found = false;
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-        return true;
     int major = 0, minor = 0;
-    bool answered = driver_compute(library, &major, &minor);
-    if (!answered) // the library stays open: drivers dislike being unloaded
+    if (!meter_compute_capability(&major, &minor))
         return true;
     for (int at = 0; at < target_count; at++) {
         const Target *t = &target_table[at];

@@ -26,6 +26,7 @@ typedef struct Candidate {
     char variant[120];
     int kernels[4]; // of its steps, among the distinct ones
     double us;      // 0: not timed
+    double predicted_us; // by the compiler; run.cost.us: by the kernel's model alone
     bool dense;     // 16-bit weights, in the place of cuBLAS
 } Candidate;
 

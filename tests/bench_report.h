@@ -106,7 +106,7 @@ static inline void cell_take(Cell *cell, const Candidate *c, const Verdict *v) {
         cell->error = v->error;
         cell->rounding = v->rounding;
     }
-    if (!cell->chosen || c->run.cost.us < cell->chosen->run.cost.us) {
+    if (!cell->chosen || c->predicted_us < cell->chosen->predicted_us) {
         cell->chosen = c;
         cell->chosen_us = c->us;
     }
@@ -117,23 +117,25 @@ static inline double cell_peer(const Cell *cell) {
     return bench_layers[cell->layer].peer_us[cell->count];
 }
 
-static inline void report_open(Report *r, const Wanted *w, const Meter *m, const char *dense) {
+// device NULL: nothing will be timed.
+static inline void report_open(Report *r, const Wanted *w, const char *device, int driver,
+                               const char *dense) {
     time_t now = time(NULL);
     char date[32];
     strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
     r->wanted = w;
     r->dense = dense;
     r->json = cJSON_CreateObject();
-    cJSON_AddStringToObject(r->json, "device", meter_device(m));
-    cJSON_AddNumberToObject(r->json, "driver_version", meter_driver_version(m));
+    cJSON_AddStringToObject(r->json, "device", device ? device : "none");
+    cJSON_AddNumberToObject(r->json, "driver_version", driver);
     cJSON_AddStringToObject(r->json, "date", date);
     cJSON_AddNumberToObject(r->json, "seed", (double)w->seed);
     cJSON_AddStringToObject(r->json, "dense", dense);
     cJSON_AddStringToObject(r->json, "peers",
                             "measured elsewhere on one H200: Marlin (a), Machete (e), cuBLAS (f)");
     r->json_cells = cJSON_AddArrayToObject(r->json, "cells");
-    printf("%s, driver %d, %s; dense products by %s\n", meter_device(m), meter_driver_version(m),
-           date, dense);
+    if (device)
+        printf("%s, driver %d, %s; dense products by %s\n", device, driver, date, dense);
 }
 
 static inline void report_layer(const Report *r, const BenchLayer *l, const PackedTensor *w,
@@ -168,10 +170,16 @@ static inline void cell_print(const Cell *cell) {
 
 static inline cJSON *candidate_json(const Candidate *c) {
     cJSON *json = cJSON_CreateObject();
+    const PhasePlan *phase = &c->run.phase;
+    const Params *params = &phase->steps[phase->step_count - 1].params; // a norm may stand before
     cJSON_AddStringToObject(json, "kernel", c->run.kernel->name);
     cJSON_AddStringToObject(json, "variant", c->variant);
     cJSON_AddNumberToObject(json, "us", c->us);
-    cJSON_AddNumberToObject(json, "predicted_us", c->run.cost.us);
+    cJSON_AddNumberToObject(json, "predicted_us", c->predicted_us);
+    cJSON_AddNumberToObject(json, "model_us", c->run.cost.us);
+    cJSON *all = cJSON_AddObjectToObject(json, "params");
+    for (int at = 0; at < params->count; at++)
+        cJSON_AddNumberToObject(all, params->items[at].name, (double)params->items[at].value);
     return json;
 }
 
@@ -212,14 +220,16 @@ static inline cJSON *cell_json(const Cell *cell, const Candidate *candidates, in
 static inline void report_cell(Report *r, const Cell *cell, const Candidate *candidates,
                                int count) {
     r->cells[cell->layer][cell->count] = *cell;
+    cJSON_AddItemToArray(r->json_cells, cell_json(cell, candidates, count));
+    if (cell->best->us <= 0)
+        return;
     for (int at = 0; at < count && r->wanted->print; at++) {
         const Candidate *c = &candidates[at];
         if (c->layer == cell->layer && c->count == cell->count && !c->dense)
-            printf("         %9.2f us, predicted %9.2f: %s %s\n", c->us, c->run.cost.us,
+            printf("         %9.2f us, predicted %9.2f: %s %s\n", c->us, c->predicted_us,
                    c->run.kernel->name, c->variant);
     }
     cell_print(cell);
-    cJSON_AddItemToArray(r->json_cells, cell_json(cell, candidates, count));
 }
 
 // ---- bars ---------------------------------------------------------------------------------------
@@ -329,21 +339,28 @@ static const char read_ptx[] =
     ".version 7.4\n.target sm_80\n.address_size 64\n"
     ".visible .entry read(.param .u64 from, .param .u64 count, .param .u64 out) .maxntid 512, 1, 1 "
     "{\n"
-    ".reg .pred p; .reg .b32 a, t, b, n, v<16>; .reg .b64 at, end, step, base, i, four;\n"
+    ".reg .pred p; .reg .b32 a, t, b, n, v<16>; .reg .b64 at, end, step, base, i;\n"
     "ld.param.u64 base, [from]; ld.param.u64 end, [count]; cvta.to.global.u64 base, base;\n"
     "mov.u32 t, %tid.x; mov.u32 b, %ctaid.x; mov.u32 n, %nctaid.x; shl.b32 n, n, 9;\n"
     "mad.lo.u32 t, b, 512, t; cvt.u64.u32 i, t; shl.b64 i, i, 4; shl.b64 end, end, 4;\n"
-    "cvt.u64.u32 step, n; shl.b64 step, step, 4; shl.b64 four, step, 2; mov.u32 a, 0;\n"
+    "cvt.u64.u32 step, n; shl.b64 step, step, 4; mov.u32 a, 0;\n"
+    "mov.u32 v4, 0; mov.u32 v5, 0; mov.u32 v6, 0; mov.u32 v7, 0; mov.u32 v8, 0; mov.u32 v9, 0;\n"
+    "mov.u32 v10, 0; mov.u32 v11, 0; mov.u32 v12, 0; mov.u32 v13, 0; mov.u32 v14, 0; mov.u32 v15, "
+    "0;\n"
     "loop: setp.ge.u64 p, i, end; @p bra done; add.u64 at, base, i;\n"
-    "ld.global.nc.L1::no_allocate.v4.u32 {v0, v1, v2, v3}, [at]; add.u64 at, at, step;\n"
-    "ld.global.nc.L1::no_allocate.v4.u32 {v4, v5, v6, v7}, [at]; add.u64 at, at, step;\n"
-    "ld.global.nc.L1::no_allocate.v4.u32 {v8, v9, v10, v11}, [at]; add.u64 at, at, step;\n"
-    "ld.global.nc.L1::no_allocate.v4.u32 {v12, v13, v14, v15}, [at];\n"
+    "ld.global.nc.L1::no_allocate.v4.u32 {v0, v1, v2, v3}, [at];\n"
+    "add.u64 at, at, step; add.u64 i, i, step; setp.lt.u64 p, i, end;\n"
+    "@p ld.global.nc.L1::no_allocate.v4.u32 {v4, v5, v6, v7}, [at];\n"
+    "add.u64 at, at, step; add.u64 i, i, step; setp.lt.u64 p, i, end;\n"
+    "@p ld.global.nc.L1::no_allocate.v4.u32 {v8, v9, v10, v11}, [at];\n"
+    "add.u64 at, at, step; add.u64 i, i, step; setp.lt.u64 p, i, end;\n"
+    "@p ld.global.nc.L1::no_allocate.v4.u32 {v12, v13, v14, v15}, [at];\n"
+    "add.u64 i, i, step;\n"
     "xor.b32 v0, v0, v1; xor.b32 v2, v2, v3; xor.b32 v4, v4, v5; xor.b32 v6, v6, v7;\n"
     "xor.b32 v8, v8, v9; xor.b32 v10, v10, v11; xor.b32 v12, v12, v13; xor.b32 v14, v14, v15;\n"
     "xor.b32 v0, v0, v2; xor.b32 v4, v4, v6; xor.b32 v8, v8, v10; xor.b32 v12, v12, v14;\n"
     "xor.b32 v0, v0, v4; xor.b32 v8, v8, v12; xor.b32 v0, v0, v8; xor.b32 a, a, v0;\n"
-    "add.u64 i, i, four; bra loop;\n"
+    "bra loop;\n"
     "done: setp.ne.u32 p, a, 0x12345677; @p ret;\n"
     "ld.param.u64 at, [out]; cvta.to.global.u64 at, at; st.global.u32 [at], a; ret; }\n";
 

@@ -14,7 +14,7 @@
 //     --print         a line per candidate
 //     --json FILE     everything, for programs
 //     --seed N        of the data (the time)
-//     --compile       compiles the kernels for sm_90a and ends: needs no GPU
+//     --compile       compiles the kernels for sm_90a and lists them in the JSON: needs no GPU
 //
 // Times are medians of 7 replays of a CUDA graph, divided by its launches, so they hold the gap
 // between kernels; more than 320 MB of weights rotate, so nothing of them stays in the second-level
@@ -75,6 +75,7 @@ static Candidate *candidate_add(Bench *b, Lab *lab, const Kernel *kernel, const 
                    .max_tokens = problem->max_tokens,
                    .decode = kernel == &kernel_linear_decode};
     run_lower(&c->run, problem, params, &b->arena);
+    c->predicted_us = candidate_cost(kernel, problem, params).us;
     return c;
 }
 
@@ -102,12 +103,12 @@ static void cell_add(Bench *b, const Wanted *w, Lab *lab, int layer, int count, 
             c->count = count;
             c->dense = lab != &b->labs[layer];
             candidate_text(c->variant, sizeof c->variant, params, offered, which);
-            best = fmin(best, c->run.cost.us);
+            best = fmin(best, c->predicted_us);
         }
     }
     int kept = first;
     for (int at = first; at < b->candidate_count; at++)
-        if (b->candidates[at].run.cost.us <= limit * best)
+        if (b->candidates[at].predicted_us <= limit * best)
             b->candidates[kept++] = b->candidates[at];
     b->candidate_count = kept;
 }
@@ -223,10 +224,8 @@ typedef struct Timing {
 } Timing;
 
 static bool read_enqueue(Timing *t, uint64_t from, Error *err) {
-    // whole rounds of the unrolled loop; the rest, under 2 %, is left out
     int blocks = meter_multiprocessors(t->b->meter) * READ_BLOCKS;
-    uint64_t threads = (uint64_t)blocks * READ_THREADS;
-    uint64_t count = (uint64_t)t->l->copy_bytes / 16 / (threads * 4) * (threads * 4);
+    uint64_t count = (uint64_t)t->l->copy_bytes / 16;
     void *params[] = {&from, &count, &t->b->base[REGION_KV]};
     return meter_launch(t->b->meter, &t->b->read, (int[]){blocks, 1, 1}, READ_THREADS, 0, params,
                         err);
@@ -277,7 +276,7 @@ static bool timing_us(Timing *t, int replays, double *us, Error *err) {
 
 // A short run first.
 static bool candidate_time(Bench *b, const LayerLab *l, Candidate *c, double best, Error *err) {
-    Timing t = {.b = b, .l = l, .c = c, .launches = launches_of(l, c->run.cost.us)};
+    Timing t = {.b = b, .l = l, .c = c, .launches = launches_of(l, c->predicted_us)};
     TRY(timing_us(&t, 1, &c->us, err));
     if (c->us < best * 1.5)
         TRY(timing_us(&t, REPLAYS, &c->us, err));
@@ -409,14 +408,32 @@ static bool bench_run(Bench *b, const Wanted *w, Error *err) {
     TRY(inputs_make(&b->inputs, b->meter, w->seed, &b->arena, err));
     TRY(memory_make(b, err));
     TRY(meter_load(b->meter, &b->read, read_ptx, "read", 0, err));
-    report_open(&b->report, w, b->meter, b->has_cublas ? b->cublas.name : "our own kernels");
     for (int layer = 0; layer < BENCH_LAYERS; layer++)
         if (b->chosen[layer])
             TRY(layer_run(b, w, layer, &r, err));
     report_groups(&b->report);
     printf("checks: %d of %d passed; seed %llu; %.1f s\n", b->checks - b->failures, b->checks,
            (unsigned long long)w->seed, clock_seconds() - started);
-    return report_write(&b->report, w->json, err);
+    return true;
+}
+
+// Without a GPU: the candidates and what is predicted of them.
+static void bench_list(Bench *b) {
+    for (int layer = 0; layer < BENCH_LAYERS; layer++) {
+        const Lab *lab = &b->labs[layer];
+        for (int count = 0; count < BENCH_COUNTS; count++) {
+            Cell cell = {.layer = layer, .count = count};
+            for (int at = 0; at < b->candidate_count; at++) {
+                const Candidate *c = &b->candidates[at];
+                if (c->layer == layer && c->count == count)
+                    cell_take(&cell, c, &(Verdict){.worst = 0});
+            }
+            if (!cell.best)
+                continue;
+            cell.weight = &lab->graph.packed[lab->op->linear.weight];
+            report_cell(&b->report, &cell, b->candidates, b->candidate_count);
+        }
+    }
 }
 
 static const Target *bench_target(const Wanted *w) {
@@ -447,7 +464,17 @@ int main(int argc, char **argv) {
     b->has_cublas = done && !w.compile && !w.own_dense && cublas_open(&b->cublas, b->meter);
     if (done)
         candidates_make(b, &w);
-    done = done && kernels_make(b, &err) && (w.compile || bench_run(b, &w, &err));
+    report_open(&b->report, &w, b->meter ? meter_device(b->meter) : NULL,
+                b->meter ? meter_driver_version(b->meter) : 0,
+                b->has_cublas ? b->cublas.name : "our own kernels");
+    done = done && kernels_make(b, &err);
+    if (done && w.compile)
+        bench_list(b);
+    else if (done)
+        done = bench_run(b, &w, &err);
+    Error unwritten;
+    if (!report_write(&b->report, w.json, &unwritten)) // also of what was done before a failure
+        fprintf(stderr, "%s\n", unwritten.message);
     meter_close(b->meter);
     if (!done)
         fprintf(stderr, "%s\n", err.message);

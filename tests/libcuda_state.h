@@ -16,6 +16,7 @@ enum {
     POISON = 0xee,
     SHARED_DEFAULT = 48 << 10, // without cuFuncSetAttribute
     REGISTERS = 1 << 16,       // of a multiprocessor
+    WRITTEN_BYTES = 1 << 20,   // of an output, at most
 };
 
 #define DEVICE_SPACE ((uint64_t)1 << 42) // addresses that the device may have
@@ -65,6 +66,7 @@ typedef struct Object {
     Op *first, *last;           // KIND_STREAM, KIND_GRAPH, KIND_EXEC; owner
     bool capturing;             // KIND_STREAM
     bool recorded;              // KIND_EVENT
+    double recorded_us;         // KIND_EVENT: the clock when it happened
     const unsigned char *image; // KIND_MODULE
     struct Object *module;      // KIND_FUNCTION
     CubinKernel kernel;
@@ -82,6 +84,8 @@ typedef struct Stub {
     char fail_symbol[CUBIN_NAME_BYTES];
     int fail_call, fail_code;
     long launches, graph_launches, copies;
+    char times[256]; // STUB_CUDA_US
+    double clock_us; // advanced by kernels
 } Stub;
 
 static Stub stub;
@@ -124,6 +128,8 @@ static void configure(void) {
     if (failure &&
         sscanf(failure, "%95[^:]:%d:%d", stub.fail_symbol, &stub.fail_call, &stub.fail_code) != 3)
         violation("STUB_CUDA_FAIL is not like cuMemAlloc_v2:1:2");
+    const char *times = getenv("STUB_CUDA_US");
+    snprintf(stub.times, sizeof stub.times, "%s", times ? times : "");
     stub.version = (int)setting("STUB_CUDA_VERSION", 13000);
     stub.devices = (int)setting("STUB_CUDA_DEVICES", 1);
     stub.integrated = (int)setting("STUB_CUDA_INTEGRATED", 0);
@@ -284,9 +290,38 @@ static void launch_run(const Op *op) {
     }
 }
 
+// STUB_CUDA_US: microseconds of a kernel, by the first "NAME:US" whose NAME its name begins with.
+static double kernel_us(const char *kernel) {
+    for (const char *at = stub.times; *at;) {
+        size_t length = strcspn(at, ":");
+        if (strncmp(kernel, at, length) == 0)
+            return strtod(at + length + 1, NULL);
+        at += strcspn(at, ",");
+        at += *at == ',';
+    }
+    return 0;
+}
+
+// With STUB_CUDA_US a kernel takes its time, and writes zeros where an argument points at 0xff: the
+// outputs that somebody poisoned, so that they can be told from those of a kernel that does nothing.
+static void kernel_run(const Op *op) {
+    launch_run(op);
+    if (!stub.times[0])
+        return;
+    stub.clock_us += kernel_us(op->object->kernel.name);
+    for (int at = 0; at < op->object->kernel.params; at++) {
+        uint64_t address = op->arguments[at];
+        Object *o = in_device_space(address) ? range_find(KIND_MEMORY, address, 1) : NULL;
+        size_t offset = o ? address - o->address : 0, most = o ? o->bytes - offset : 0;
+        if (o && o->backing[offset] == 0xff)
+            memset(o->backing + offset, 0, most < WRITTEN_BYTES ? most : WRITTEN_BYTES);
+    }
+}
+
 static void record_run(const Op *op) {
     if (!op->object->alive)
         violation("%s: the event was destroyed before it happened", op->what);
+    op->object->recorded_us = stub.clock_us;
 }
 
 static void queue_run(const Object *queue);
@@ -301,7 +336,7 @@ static void graph_run(const Op *op) {
 static void queue_run(const Object *queue) {
     static void (*const run[])(const Op *) = {
         [OP_IN] = in_run,       [OP_OUT] = out_run,       [OP_WITHIN] = within_run,
-        [OP_SET] = set_run,     [OP_LAUNCH] = launch_run, [OP_RECORD] = record_run,
+        [OP_SET] = set_run,     [OP_LAUNCH] = kernel_run, [OP_RECORD] = record_run,
         [OP_GRAPH] = graph_run,
     };
     for (const Op *op = queue->first; op; op = op->next)

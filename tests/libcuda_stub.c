@@ -19,7 +19,8 @@
 // is less than 12000 loads no image), STUB_CUDA_DEVICES (1), STUB_CUDA_MEMORY in bytes (8 GB),
 // STUB_CUDA_INTEGRATED (0; 1: managed memory is shared with the host, like a Jetson's),
 // STUB_CUDA_LOG (a file that gets a line per call), STUB_CUDA_FAIL (SYMBOL:N:CODE, the N-th call of
-// SYMBOL returns CODE).
+// SYMBOL returns CODE), STUB_CUDA_US (how long kernels take, "linear_gemm:5,linear:50"; without it
+// any two events are a millisecond apart).
 //
 // Source: the documentation of the CUDA driver API. A driver keeps its state between calls, so
 // there is one mutable object at file scope. Non-goals: several threads, several streams at a time.
@@ -356,7 +357,9 @@ DRIVER(cuEventElapsedTime, (float *ms, CUevent start, CUevent end)) {
     if (!object_of(start, KIND_EVENT, "cuEventElapsedTime")->recorded ||
         !object_of(end, KIND_EVENT, "cuEventElapsedTime")->recorded)
         violation("cuEventElapsedTime of an event that was not recorded");
-    *ms = 1.0f;
+    double us = object_of(end, KIND_EVENT, "cuEventElapsedTime")->recorded_us -
+                object_of(start, KIND_EVENT, "cuEventElapsedTime")->recorded_us;
+    *ms = stub.times[0] ? (float)(us * 1e-3) : 1.0f;
     return CUDA_SUCCESS;
 }
 

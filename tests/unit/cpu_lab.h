@@ -458,6 +458,43 @@ static inline void compare(Worst *worst, const char *name, int64_t token, int64_
                  (long long)token, (long long)at, found, expected.value, expected.bound);
 }
 
+// act(x) in doubles.
+static inline double activation(Activation act, double x) {
+    if (act == ACT_GELU)
+        return 0.5 * x * (1 + erf(x / sqrt(2)));
+    const double u = 2 * sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
+    return x / (1 + exp(act == ACT_SILU ? -x : -u));
+}
+
+// ---- batches ------------------------------------------------------------------------------------
+
+// What a case gave for MAX_TOKENS tokens, and how to run `tokens` of them from `first` on.
+typedef struct Batches {
+    Lab *lab;
+    int level, index;
+    const char *name;
+    const float *all;
+    void (*run)(Lab *lab, int level, int index, int32_t tokens, int32_t threads, int64_t first);
+} Batches;
+
+// Other batch sizes, places and thread counts give every token the same bits.
+static inline void batches_check(const Batches *b) {
+    const int value = b->lab->graph.ops[b->lab->ops[b->index]].output;
+    const int64_t width = b->lab->graph.values[value].width;
+    for (size_t at = 0; at < sizeof token_counts / sizeof *token_counts; at++) {
+        const int32_t tokens = token_counts[at], threads = 1 + (int32_t)(at % 3);
+        const int64_t first = (int64_t)at * 13 % (MAX_TOKENS - tokens + 1);
+        b->run(b->lab, b->level, b->index, tokens, threads, first);
+        const float *out = value_memory(b->lab, b->level, b->index, value);
+        for (int32_t token = 0; token < tokens; token++)
+            if (memcmp(out + token * width, b->all + (first + token) * width,
+                       (size_t)width * sizeof(float)) != 0)
+                fail_msg("%s: token %d of %d differs from the same token in a batch of %d", b->name,
+                         token, tokens, MAX_TOKENS);
+        guard_check(b->lab, b->level, b->index, value, tokens);
+    }
+}
+
 // ---- levels -------------------------------------------------------------------------------------
 
 // Checks all cases at a level, or skips where this machine does not run it.

@@ -97,13 +97,6 @@ static Bounded row_dot(const Lab *lab, const PackedTensor *t, int64_t place, int
     return y;
 }
 
-static double activation(Activation act, double x) {
-    if (act == ACT_GELU)
-        return 0.5 * x * (1 + erf(x / sqrt(2)));
-    const double u = 2 * sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
-    return x / (1 + exp(act == ACT_SILU ? -x : -u));
-}
-
 // Inputs of one choice and how far off the kernel's are.
 static void input_row(const ExpertsCase *c, int64_t place, int64_t token, int64_t j, double *x,
                       double *slack) {
@@ -155,6 +148,13 @@ static void token_check(const Lab *lab, Worst *worst, int index, int64_t token, 
     }
 }
 
+static void batch_run(Lab *lab, int level, int index, int32_t tokens, int32_t threads,
+                      int64_t first) {
+    inputs_fill(lab, level, index, tokens, first);
+    routes_fill(lab, level, index, tokens, first);
+    case_step(lab, level, index, tokens, threads);
+}
+
 static void case_check(Lab *lab, int level, int index) {
     const ExpertsCase *c = &cases[index];
     const Op *op = &lab->graph.ops[lab->ops[index]];
@@ -163,25 +163,12 @@ static void case_check(Lab *lab, int level, int index) {
     float *all = malloc(MAX_TOKENS * row_bytes);
     Worst worst = {0};
     batch_fill(lab, MAX_TOKENS, 0);
-    inputs_fill(lab, level, index, MAX_TOKENS, 0);
-    routes_fill(lab, level, index, MAX_TOKENS, 0);
-    case_step(lab, level, index, MAX_TOKENS, 2);
+    batch_run(lab, level, index, MAX_TOKENS, 2, 0);
     memcpy(all, value_memory(lab, level, index, op->output), MAX_TOKENS * row_bytes);
     for (int64_t token = 0; token < MAX_TOKENS; token += token < 20 ? 1 : 37)
         token_check(lab, &worst, index, token, all + token * width);
-    for (size_t at = 0; at < sizeof token_counts / sizeof *token_counts; at++) {
-        const int32_t tokens = token_counts[at], threads = 1 + (int32_t)(at % 3);
-        const int64_t first = (int64_t)at * 13 % (MAX_TOKENS - tokens + 1);
-        inputs_fill(lab, level, index, tokens, first);
-        routes_fill(lab, level, index, tokens, first);
-        case_step(lab, level, index, tokens, threads);
-        const float *out = value_memory(lab, level, index, op->output);
-        for (int32_t token = 0; token < tokens; token++)
-            if (memcmp(out + token * width, all + (first + token) * width, row_bytes) != 0)
-                fail_msg("%s: token %d of %d differs from the same token in a batch of %d", c->name,
-                         token, tokens, MAX_TOKENS);
-        guard_check(lab, level, index, op->output, tokens);
-    }
+    const Batches batches = {lab, level, index, c->name, all, batch_run};
+    batches_check(&batches);
     print_message("  %-24s worst %.2f of the bound, relative L2 %.1e\n", c->name, worst.ratio,
                   sqrt(worst.error_square / worst.value_square));
     free(all);

@@ -271,13 +271,6 @@ static Bounded row_dot(const Lab *lab, const Op *op, int64_t row, const double *
     return y;
 }
 
-static double activation(Activation act, double x) {
-    if (act == ACT_GELU)
-        return 0.5 * x * (1 + erf(x / sqrt(2)));
-    const double u = 2 * sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
-    return x / (1 + exp(act == ACT_SILU ? -x : -u));
-}
-
 static void act_check(Worst *worst, const LinearCase *c, int64_t token, const Bounded *y,
                       const float *out) {
     for (int64_t f = 0; f < c->n / 2; f++) {
@@ -351,6 +344,12 @@ static void linear_check_token(const Lab *lab, Worst *worst, const LinearCase *c
     free(y);
 }
 
+static void batch_run(Lab *lab, int level, int index, int32_t tokens, int32_t threads,
+                      int64_t first) {
+    batch_fill(lab, tokens, first);
+    case_run(lab, level, index, tokens, threads, first);
+}
+
 // All tokens once against the oracle; then other batch sizes, places and thread counts by bits.
 static void linear_case_check(Lab *lab, int level, int index) {
     const LinearCase *c = &linear_cases[index];
@@ -359,8 +358,7 @@ static void linear_case_check(Lab *lab, int level, int index) {
     const size_t row_bytes = (size_t)width * sizeof(float);
     float *all = malloc(MAX_TOKENS * row_bytes);
     Worst worst = {0};
-    batch_fill(lab, MAX_TOKENS, 0);
-    case_run(lab, level, index, MAX_TOKENS, 2, 0);
+    batch_run(lab, level, index, MAX_TOKENS, 2, 0);
     memcpy(all, value_memory(lab, level, index, op->output), MAX_TOKENS * row_bytes);
     for (int64_t token = 0; token < MAX_TOKENS; token += token < 20 ? 1 : 37)
         // of the tokens that share a place in the cache, the last one wrote
@@ -369,18 +367,8 @@ static void linear_case_check(Lab *lab, int level, int index) {
     const bool linear = c->epilogue == EPILOGUE_STORE || c->epilogue == EPILOGUE_ADD;
     if (linear && c->softcap <= 0)
         assert_true(sqrt(worst.error_square / worst.value_square) < 1e-4);
-    for (size_t at = 0; at < sizeof token_counts / sizeof *token_counts; at++) {
-        const int32_t tokens = token_counts[at], threads = 1 + (int32_t)(at % 3);
-        const int64_t first = (int64_t)at * 13 % (MAX_TOKENS - tokens + 1);
-        batch_fill(lab, tokens, first);
-        case_run(lab, level, index, tokens, threads, first);
-        const float *out = value_memory(lab, level, index, op->output);
-        for (int32_t token = 0; token < tokens; token++)
-            if (memcmp(out + token * width, all + (first + token) * width, row_bytes) != 0)
-                fail_msg("%s: token %d of %d differs from the same token in a batch of %d", c->name,
-                         token, tokens, MAX_TOKENS);
-        guard_check(lab, level, index, op->output, tokens);
-    }
+    const Batches batches = {lab, level, index, c->name, all, batch_run};
+    batches_check(&batches);
     print_message("  %-40s worst %.2f of the bound, relative L2 %.1e\n", c->name, worst.ratio,
                   sqrt(worst.error_square / worst.value_square));
     free(all);

@@ -4,11 +4,7 @@
 #include "tests/attention_lab.h"
 #include "tests/rows_cases.h"
 #include "tests/sample_lab.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-
-#include <cmocka.h>
+#include "tests/unit/simt_lab.h"
 
 // clang-format off
 static const AttentionCase attention_cases[] = {
@@ -84,21 +80,15 @@ typedef struct Fixture {
     AttentionRun attention[ATTENTION_CASES];
     RowsRun rows[ROWS_CASES];
     SampleRun samples[VOCABULARIES];
-    char folder[32];
+    char folder[SIMT_FOLDER_BYTES];
     bool made;
 } Fixture;
 
 static int set_up(void **state) {
     static Fixture f;
-    const Target *targets[32];
-    int count;
-    Error err;
     *state = &f;
-    if (!targets_parse(targets, &count, 32, "sm_90a", &err))
+    if (!simt_open(&f.lab, f.folder, "sm_90a"))
         return -1;
-    f.lab.target = targets[0];
-    memcpy(f.folder, "/tmp/simt-XXXXXX", 17);
-    f.lab.folder = mkdtemp(f.folder);
     for (int at = 0; at < ATTENTION_CASES; at++)
         assert_true(
             attention_add(&f.attention[at], &attention_cases[at], (AttentionChoice){0}, &f.lab));
@@ -106,35 +96,19 @@ static int set_up(void **state) {
         rows_add(&f.rows[at], &rows_cases[at], &f.lab);
     for (int at = 0; at < VOCABULARIES; at++)
         sample_add(&f.samples[at], vocabularies[at], &f.lab);
-    f.made = f.lab.folder && lab_compile(&f.lab, &err);
-    if (!f.made)
-        fprintf(stderr, "%s\n", err.message);
+    f.made = simt_compile(&f.lab);
     return 0;
 }
 
 static int tear_down(void **state) {
     Fixture *f = *state;
-    for (int at = 0; at < f->lab.kernel_count; at++)
-        for (int suffix = 0; suffix < 2; suffix++) {
-            char path[64];
-            snprintf(path, sizeof path, "%s/%d.%s", f->folder, at, suffix ? "cpp" : "so");
-            unlink(path);
-        }
-    rmdir(f->folder);
-    arena_free(&f->lab.arena);
+    simt_close(&f->lab, f->folder);
     return 0;
-}
-
-static void made_or_skip(const Fixture *f) {
-    if (!f->made) {
-        puts("skipped: the kernels could not be compiled for the CPU (clang++-19)");
-        skip();
-    }
 }
 
 static void attention_is_right(void **state) {
     Fixture *f = *state;
-    made_or_skip(f);
+    simt_made_or_skip(f->made);
     int bad = 0;
     for (int at = 0; at < ATTENTION_CASES; at++)
         bad += !attention_check(&f->attention[at], &f->lab);
@@ -143,7 +117,7 @@ static void attention_is_right(void **state) {
 
 static void rows_are_right(void **state) {
     Fixture *f = *state;
-    made_or_skip(f);
+    simt_made_or_skip(f->made);
     int bad = 0;
     for (int at = 0; at < ROWS_CASES; at++)
         bad += !rows_check(&f->rows[at], &f->lab);
@@ -152,7 +126,7 @@ static void rows_are_right(void **state) {
 
 static void sampling_is_right(void **state) {
     Fixture *f = *state;
-    made_or_skip(f);
+    simt_made_or_skip(f->made);
     for (int at = 0; at < VOCABULARIES; at++)
         assert_true(sample_check(&f->samples[at], &f->lab, vocabularies[at] < 10000 ? 10 : 2, 0));
 }

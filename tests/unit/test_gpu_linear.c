@@ -4,11 +4,7 @@
 #include "tests/experts_lab.h"
 #include "tests/linear_check.h"
 #include "tests/linear_formats.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-
-#include <cmocka.h>
+#include "tests/unit/simt_lab.h"
 
 enum { RUNS_MAX = 3 * FORMAT_COUNT, FEW = 7, TOKENS = 19 };
 
@@ -21,7 +17,7 @@ typedef struct Fixture {
     int run_count;
     ExpertsLab experts[EXPERTS_CASES];
     int stride; // every that many formats
-    char folder[32];
+    char folder[SIMT_FOLDER_BYTES];
     bool made;
 } Fixture;
 
@@ -47,14 +43,8 @@ static void runs_add(Fixture *f, Lab *lab) {
 
 static int set_up(void **state) {
     Fixture *f = *state;
-    const Target *targets[4];
-    int count;
-    Error err;
-    if (!targets_parse(targets, &count, 4, "sm_90a", &err))
+    if (!simt_open(&f->lab, f->folder, "sm_90a"))
         return -1;
-    f->lab.target = targets[0];
-    memcpy(f->folder, "/tmp/simt-XXXXXX", 17);
-    f->lab.folder = mkdtemp(f->folder);
     formats_make(&f->formats);
     for (int at = 0; at < FORMAT_COUNT; at += f->stride) {
         lab_make(&f->labs[at], &f->formats.cases[at], f->lab.target, true, &f->lab.arena);
@@ -62,22 +52,13 @@ static int set_up(void **state) {
     }
     for (int at = 0; at < EXPERTS_CASES; at++)
         experts_add(&f->experts[at], &experts_cases[at], &f->lab);
-    f->made = f->lab.folder && lab_compile(&f->lab, &err);
-    if (!f->made)
-        fprintf(stderr, "%s\n", err.message);
+    f->made = simt_compile(&f->lab);
     return 0;
 }
 
 static int tear_down(void **state) {
     Fixture *f = *state;
-    for (int at = 0; at < f->lab.kernel_count; at++)
-        for (int suffix = 0; suffix < 2; suffix++) {
-            char path[64];
-            snprintf(path, sizeof path, "%s/%d.%s", f->folder, at, suffix ? "cpp" : "so");
-            unlink(path);
-        }
-    rmdir(f->folder);
-    arena_free(&f->lab.arena);
+    simt_close(&f->lab, f->folder);
     return 0;
 }
 
@@ -149,16 +130,9 @@ static bool run_check(Fixture *f, int at, const Data *d) {
     return r.worst <= 1;
 }
 
-static void made_or_skip(const Fixture *f) {
-    if (!f->made) {
-        puts("skipped: the kernels could not be compiled for the CPU (clang++-19)");
-        skip();
-    }
-}
-
 static void experts_are_right(void **state) {
     Fixture *f = *state;
-    made_or_skip(f);
+    simt_made_or_skip(f->made);
     int failed = 0;
     for (int turn = 0; turn < 2; turn++) {
         f->lab.backwards = turn;
@@ -170,7 +144,7 @@ static void experts_are_right(void **state) {
 
 static void formats_are_right(void **state) {
     Fixture *f = *state;
-    made_or_skip(f);
+    simt_made_or_skip(f->made);
     int failed = 0;
     Data d;
     for (int at = 0; at < f->run_count; at++) {

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #undef fail // ours is a function
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -185,6 +186,30 @@ static void test_cheapest(void **state) {
     arena_free(&m.arena);
 }
 
+// What was measured of a cut lies between its neighbours; a cut that was not measured counts as 1.
+static void test_efficiency(void **state) {
+    (void)state;
+    Params p = {0};
+    assert_true(kernel_efficiency("linear_decode", &p, 8) == 1);
+    params_set(&p, "TILES", 2);
+    params_set(&p, "STAGES", 4);
+    assert_true(kernel_efficiency("no such kernel", &p, 8) == 1);
+    double low = kernel_efficiency("linear_decode", &p, 1);
+    double eight = kernel_efficiency("linear_decode", &p, 8);
+    double four = kernel_efficiency("linear_decode", &p, 4);
+    assert_true(low > 0.1 && low < 10 && low != 1);
+    assert_true((four - low) * (four - eight) <= 0);
+    assert_true(kernel_efficiency("linear_decode", &p, 4096) ==
+                kernel_efficiency("linear_decode", &p, 100000));
+    params_set(&p, "BLOCK_TOKENS", 64);
+    low = kernel_efficiency("linear_gemm", &p, 64);
+    double high = kernel_efficiency("linear_gemm", &p, 256); // 128 is half way between the logarithms
+    assert_true(low != high);
+    assert_true(fabs(kernel_efficiency("linear_gemm", &p, 128) - (low + high) / 2) < 1e-9);
+    params_set(&p, "TILES", 20); // no prefix of another number
+    assert_true(kernel_efficiency("linear_decode", &p, 8) == 1);
+}
+
 // A step runs the smallest bucket that holds its tokens: they ascend, and the last holds all.
 static void test_buckets(void **state) {
     (void)state;
@@ -224,6 +249,7 @@ int main(void) {
         cmocka_unit_test(test_kernels_once),
         cmocka_unit_test(test_one_order_of_sums),
         cmocka_unit_test(test_cheapest),
+        cmocka_unit_test(test_efficiency),
         cmocka_unit_test(test_buckets),
         cmocka_unit_test(test_targets),
     };

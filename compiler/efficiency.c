@@ -1,0 +1,105 @@
+// What kernels reach of what their cost models promise, measured: the models know how work is cut,
+// this table knows the machine. A line holds measured over predicted speed of one way to cut (the
+// parameters that it names) at eight numbers of tokens, means over layers of 2048 to 28672 inputs; in
+// between it is interpolated over the logarithm of the tokens. A cut that has no line counts as 1.
+//
+// Measured by tests/gpu_kernels_bench.c --all --json on one H200 and printed by
+// tests/fit_efficiency.py. Other targets have the rates of target.c, and these shares carried over.
+#include "compile.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { POINTS = 8 };
+
+typedef struct Efficiency {
+    const char *kernel, *cut; // "linear_wgmma", "BLOCK_TOKENS=64 ROW_GROUPS=1"
+    double share[POINTS];     // at point_tokens
+} Efficiency;
+
+static const double point_tokens[POINTS] = {1, 8, 16, 32, 64, 256, 1024, 4096};
+
+// clang-format off
+static const Efficiency table[] = { // TABLE
+    // NVIDIA H200, 2026-11-21, driver for CUDA 13000
+    {"linear_decode", "TILES=1 X_PHASES=1 PROLOGUE=0 HAS_ORDER=0", {1.13, 1.09, 0.91, 0.88, 0.91, 0.91, 0.91, 0.91}},
+    {"linear_decode", "TILES=1 X_PHASES=1 PROLOGUE=1 HAS_ORDER=0", {1.17, 1.05, 0.89, 0.88, 0.89, 0.89, 0.89, 0.89}},
+    {"linear_decode", "TILES=1 X_PHASES=1 PROLOGUE=1 HAS_ORDER=1", {1.04, 0.83, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25}},
+    {"linear_decode", "TILES=1 X_PHASES=2 PROLOGUE=0 HAS_ORDER=0", {1.58, 1.07, 0.91, 0.88, 0.88, 0.88, 0.88, 0.88}},
+    {"linear_decode", "TILES=1 X_PHASES=3 PROLOGUE=0 HAS_ORDER=0", {1.68, 1.03, 0.80, 0.88, 1.03, 1.03, 1.03, 1.03}},
+    {"linear_decode", "TILES=1 X_PHASES=4 PROLOGUE=0 HAS_ORDER=0", {0.83, 0.83, 0.83, 0.83, 0.83, 0.83, 0.83, 0.83}},
+    {"linear_decode", "TILES=1 X_PHASES=7 PROLOGUE=0 HAS_ORDER=0", {0.89, 0.89, 0.89, 0.88, 0.89, 0.89, 0.89, 0.89}},
+    {"linear_decode", "TILES=2 X_PHASES=1 PROLOGUE=0 HAS_ORDER=0", {1.10, 1.07, 0.81, 1.07, 1.07, 1.07, 1.07, 1.07}},
+    {"linear_decode", "TILES=2 X_PHASES=1 PROLOGUE=1 HAS_ORDER=0", {1.15, 1.03, 0.81, 1.03, 1.03, 1.03, 1.03, 1.03}},
+    {"linear_decode", "TILES=2 X_PHASES=1 PROLOGUE=1 HAS_ORDER=1", {1.04, 0.45, 0.45, 0.45, 0.45, 0.45, 0.45, 0.45}},
+    {"linear_decode", "TILES=2 X_PHASES=2 PROLOGUE=0 HAS_ORDER=0", {1.12, 0.93, 0.81, 0.81, 0.81, 0.81, 0.81, 0.81}},
+    {"linear_decode", "TILES=2 X_PHASES=4 PROLOGUE=0 HAS_ORDER=0", {1.15, 0.97, 0.81, 0.97, 0.97, 0.97, 0.97, 0.97}},
+    {"linear_decode", "TILES=2 X_PHASES=7 PROLOGUE=0 HAS_ORDER=0", {1.20, 1.00, 0.81, 1.00, 1.00, 1.00, 1.00, 1.00}},
+    {"linear_decode", "TILES=1", {1.20, 1.05, 0.80, 0.88, 0.88, 0.88, 0.88, 0.88}},
+    {"linear_decode", "TILES=2", {1.11, 0.95, 0.81, 0.81, 0.81, 0.81, 0.81, 0.81}},
+    {"linear_gemm", "BLOCK_TOKENS=32 WARP_TILES=1", {0.47, 0.51, 0.59, 0.69, 0.74, 0.77, 0.77, 0.75}},
+    {"linear_gemm", "BLOCK_TOKENS=32 WARP_TILES=2", {0.64, 0.68, 0.73, 0.75, 0.78, 0.82, 0.83, 0.81}},
+    {"linear_gemm", "BLOCK_TOKENS=64 WARP_TILES=1", {0.45, 0.47, 0.52, 0.59, 0.82, 0.89, 0.86, 0.83}},
+    {"linear_gemm", "BLOCK_TOKENS=64 WARP_TILES=2", {0.66, 0.68, 0.71, 0.76, 0.83, 0.86, 0.86, 0.84}},
+    {"linear_gemm", "BLOCK_TOKENS=128 WARP_TILES=1", {0.44, 0.46, 0.47, 0.50, 0.73, 0.89, 0.88, 0.84}},
+    {"linear_gemm", "BLOCK_TOKENS=128 WARP_TILES=2", {0.67, 0.69, 0.71, 0.75, 0.85, 0.89, 0.90, 0.90}},
+    {"linear_gemm", "BLOCK_TOKENS=128 WARP_TILES=4", {0.81, 0.84, 0.84, 0.85, 0.87, 0.85, 0.84, 0.85}},
+    {"linear_gemm", "BLOCK_TOKENS=32", {0.55, 0.59, 0.66, 0.72, 0.76, 0.79, 0.80, 0.78}},
+    {"linear_gemm", "BLOCK_TOKENS=64", {0.55, 0.57, 0.61, 0.67, 0.82, 0.87, 0.86, 0.84}},
+    {"linear_gemm", "BLOCK_TOKENS=128", {0.62, 0.64, 0.66, 0.68, 0.81, 0.88, 0.87, 0.86}},
+    {"linear_wgmma", "BLOCK_TOKENS=16 ROW_GROUPS=1 K_GROUPS=4 CLUSTER=1", {0.90, 0.90, 0.90, 0.88, 0.86, 0.83, 0.81, 0.83}},
+    {"linear_wgmma", "BLOCK_TOKENS=16 ROW_GROUPS=1 K_GROUPS=4 CLUSTER=2", {0.83, 0.83, 0.83, 0.82, 0.80, 0.78, 0.80, 0.81}},
+    {"linear_wgmma", "BLOCK_TOKENS=32 ROW_GROUPS=1 K_GROUPS=4 CLUSTER=1", {1.03, 1.03, 1.03, 1.01, 1.00, 0.97, 0.96, 0.96}},
+    {"linear_wgmma", "BLOCK_TOKENS=32 ROW_GROUPS=1 K_GROUPS=4 CLUSTER=2", {0.92, 0.92, 0.92, 0.91, 0.88, 0.84, 0.85, 0.86}},
+    {"linear_wgmma", "BLOCK_TOKENS=32 ROW_GROUPS=2 K_GROUPS=2 CLUSTER=1", {0.78, 0.78, 0.79, 0.78, 0.73, 0.69, 0.67, 0.68}},
+    {"linear_wgmma", "BLOCK_TOKENS=64 ROW_GROUPS=1 K_GROUPS=3 CLUSTER=1", {1.30, 1.31, 1.31, 1.30, 1.25, 1.23, 1.16, 1.15}},
+    {"linear_wgmma", "BLOCK_TOKENS=64 ROW_GROUPS=1 K_GROUPS=3 CLUSTER=2", {1.16, 1.16, 1.16, 1.13, 1.08, 1.04, 1.00, 1.02}},
+    {"linear_wgmma", "BLOCK_TOKENS=64 ROW_GROUPS=2 K_GROUPS=1 CLUSTER=1", {0.79, 0.80, 0.81, 0.81, 0.79, 0.74, 0.66, 0.64}},
+    {"linear_wgmma", "BLOCK_TOKENS=128 ROW_GROUPS=1 K_GROUPS=2 CLUSTER=1", {1.32, 1.33, 1.34, 1.33, 1.28, 1.24, 1.22, 1.13}},
+    {"linear_wgmma", "BLOCK_TOKENS=128 ROW_GROUPS=1 K_GROUPS=2 CLUSTER=2", {1.18, 1.19, 1.19, 1.18, 1.13, 1.09, 1.04, 1.02}},
+    {"linear_wgmma", "BLOCK_TOKENS=128 ROW_GROUPS=2 K_GROUPS=1 CLUSTER=1", {0.98, 1.00, 1.00, 1.00, 0.98, 0.92, 0.81, 0.74}},
+    {"linear_wgmma", "BLOCK_TOKENS=256 ROW_GROUPS=2 K_GROUPS=1 CLUSTER=1", {1.22, 1.24, 1.25, 1.24, 1.23, 1.16, 1.06, 0.93}},
+    {"linear_wgmma", "BLOCK_TOKENS=16", {0.87, 0.87, 0.87, 0.85, 0.83, 0.80, 0.81, 0.82}},
+    {"linear_wgmma", "BLOCK_TOKENS=32", {0.90, 0.91, 0.91, 0.89, 0.87, 0.83, 0.82, 0.83}},
+    {"linear_wgmma", "BLOCK_TOKENS=64", {1.06, 1.07, 1.07, 1.06, 1.02, 0.98, 0.91, 0.91}},
+    {"linear_wgmma", "BLOCK_TOKENS=128", {1.16, 1.17, 1.17, 1.16, 1.12, 1.08, 1.01, 0.95}},
+    {"linear_wgmma", "BLOCK_TOKENS=256", {1.22, 1.24, 1.25, 1.24, 1.23, 1.16, 1.06, 0.93}},
+};
+// clang-format on
+enum { LINES = sizeof table / sizeof *table };
+
+// Has the candidate every parameter that `cut` names?
+static bool cut_matches(const char *cut, const Params *params) {
+    while (*cut) {
+        size_t length = strcspn(cut, "=");
+        int64_t value = strtoll(cut + length + 1, NULL, 10);
+        bool found = false;
+        for (int at = 0; at < params->count && !found; at++) {
+            const Param *p = &params->items[at];
+            found = strncmp(p->name, cut, length) == 0 && !p->name[length] && p->value == value;
+        }
+        if (!found)
+            return false;
+        cut += strcspn(cut, " ");
+        cut += strspn(cut, " ");
+    }
+    return true;
+}
+
+static double share_at(const Efficiency *e, double tokens) {
+    int at = 0;
+    while (at < POINTS - 2 && tokens > point_tokens[at + 1])
+        at++;
+    double low = log(point_tokens[at]), high = log(point_tokens[at + 1]);
+    double part = (log(tokens) - low) / (high - low);
+    part = part < 0 ? 0 : part > 1 ? 1 : part;
+    return e->share[at] + part * (e->share[at + 1] - e->share[at]);
+}
+
+double kernel_efficiency(const char *kernel, const Params *params, int64_t tokens) {
+    for (int at = 0; at < LINES; at++)
+        if (strcmp(table[at].kernel, kernel) == 0 && cut_matches(table[at].cut, params))
+            return share_at(&table[at], (double)tokens);
+    return 1;
+}
