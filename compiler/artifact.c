@@ -1,6 +1,8 @@
 // Opens finished executables, and reads the command lines of the commands that take one.
 #include "artifact.h"
 
+#include "../runtime/payload_parts.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -29,6 +31,8 @@ static bool file_map(Bytes *out, const char *path, Error *err) {
 
 Bytes artifact_segment(const Artifact *a, SegmentKind kind) {
     const Segment *s = &a->payload.segments[kind];
+    if (kind == SEGMENT_WEIGHTS)
+        return a->weights;
     return (Bytes){a->whole.data + s->offset, (size_t)s->size};
 }
 
@@ -36,6 +40,11 @@ bool artifact_open(Artifact *out, const char *path, Error *err) {
     *out = (Artifact){.path = path};
     TRY(file_map(&out->whole, path, err));
     TRY(payload_parse(out->whole, path, &out->payload, err));
+    const Segment *weights = &out->payload.segments[SEGMENT_WEIGHTS];
+    size_t mapped;
+    out->weights = (Bytes){out->whole.data + weights->offset, (size_t)weights->size};
+    if (weights_external(weights))
+        TRY(payload_parts_map(path, weights, &out->weights, &mapped, err));
     Bytes model = artifact_segment(out, SEGMENT_MODEL);
     if (model.size != sizeof out->info)
         return fail(err, ERR_CORRUPT, 672, "%s: the model segment has %zu bytes, expected %zu",

@@ -7,7 +7,8 @@
 
 typedef struct Artifact {
     const char *path;
-    Bytes whole; // mapped read-only, until exit
+    Bytes whole;   // mapped read-only, until exit
+    Bytes weights; // in it, or in files beside it
     Payload payload;
     ModelInfo info;
 } Artifact;

@@ -459,7 +459,8 @@ void output_discard(Output *out);
 
 // What goes into the payload besides the weights.
 typedef struct Contents {
-    const char *name; // of the model; NULL: its model_type
+    const char *name;    // of the model; NULL: its model_type
+    int64_t split_bytes; // weights lie in files of that size beside the executable; 0: in it
     Bytes elf;
     const Plan *const *plans;
     int plan_count;

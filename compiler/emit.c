@@ -146,9 +146,15 @@ bool payload_write(Output *out, const Contents *c, int64_t weights_bytes, const 
                                           segments[SEGMENT_KERNELS], segments[SEGMENT_CUBINS],
                                           segments[SEGMENT_TOKENIZER]};
     selftest_seal(segments[SEGMENT_SELFTEST], golden);
+    if (c->split_bytes)
+        table[SEGMENT_WEIGHTS] =
+            (Segment){.kind = SEGMENT_WEIGHTS,
+                      .reserved = (uint32_t)ceil_div(weights_bytes, c->split_bytes),
+                      .size = (uint64_t)weights_bytes,
+                      .check = {(uint64_t)c->split_bytes, 0}};
     PayloadFooter footer = {.elf_size = c->elf.size};
     payload_hash128(c->elf.data, c->elf.size, footer.elf_check);
-    int64_t at = weights_at + weights_bytes;
+    int64_t at = c->split_bytes ? (int64_t)c->elf.size : weights_at + weights_bytes;
     TRY(output_write(out, 0, c->elf.data, c->elf.size, err));
     TRY(segments_write(out, table, segments, &at, err));
     return tail_write(out, table, segments, (uint64_t)at, &footer, a, err);

@@ -2,6 +2,8 @@
 // whatever the file was built for.
 #include "artifact.h"
 
+#include "../runtime/payload_parts.h"
+
 #include <cjson/cJSON.h>
 #include <string.h>
 
@@ -151,8 +153,9 @@ static void print_text(const Artifact *a) {
     puts("segments                    offset          bytes");
     for (int kind = 0; kind < SEGMENT_COUNT; kind++) {
         const Segment *s = &a->payload.segments[kind];
-        printf("  %-18s %13llu %14llu%s\n", segment_name((SegmentKind)kind),
+        printf("  %-18s %13llu %14llu%s%s\n", segment_name((SegmentKind)kind),
                (unsigned long long)s->offset, (unsigned long long)s->size,
+               weights_external(s) ? "  in files beside this one" : "",
                segment_replaceable((SegmentKind)kind) ? "  repack can replace it" : "");
     }
     Bytes defaults = artifact_segment(a, SEGMENT_DEFAULTS);

@@ -3,6 +3,7 @@
 #include "artifact.h"
 #include "chat_template.h"
 #include "compile.h"
+#include "external.h"
 #include "memory_limit.h"
 #include "metadata.h"
 #include "options.h"
@@ -156,9 +157,11 @@ static bool plans_make(Build *b, Error *err) {
     TRY(tuning_finish(b, err));
     if (o->max_memory) {
         int64_t limit;
-        TRY(memory_parse(&limit, o->max_memory, err));
+        TRY(memory_parse(&limit, "--max-memory", o->max_memory, err));
         TRY(memory_limit_check(b->plan_list, b->plan_count, b->weights_bytes, limit, err));
     }
+    if (o->weights)
+        TRY(split_parse(&b->contents.split_bytes, o->split_size ? o->split_size : "2G", err));
     b->contents.name = b->options->name;
     b->contents.plans = b->plan_list;
     b->contents.plan_count = b->plan_count;
@@ -223,15 +226,30 @@ static void pack_progress(void *user, int64_t done, int64_t total) {
     progress_at(user, done >> 20, total >> 20, "MiB");
 }
 
+// Packs into `out` at that offset; with --weights external into files beside it.
+static bool weights_write(Build *b, Output *out, int64_t at, uint64_t *checks, PackStats *stats,
+                          Error *err) {
+    Output scratch;
+    if (!b->contents.split_bytes)
+        return output_reserve(out, at + b->weights_bytes, err) &&
+               weights_pack(&b->graph, out->fd, at, b->weights_bytes, b->threads, pack_progress,
+                            &b->progress, checks, stats, err);
+    TRY(output_open(&scratch, out->path, err));
+    bool done = output_reserve(&scratch, b->weights_bytes, err) &&
+                weights_pack(&b->graph, scratch.fd, 0, b->weights_bytes, b->threads, pack_progress,
+                             &b->progress, checks, stats, err) &&
+                parts_write(scratch.fd, out->path, b->weights_bytes, b->contents.split_bytes, err);
+    output_discard(&scratch);
+    return done;
+}
+
 static bool output_make(Build *b, Output *out, Error *err) {
     progress_begin(&b->progress, "weights");
     int64_t at = payload_weights_offset(b->contents.elf.size);
-    TRY(output_reserve(out, at + b->weights_bytes, err));
     size_t pages = (size_t)ceil_div(b->weights_bytes, PAYLOAD_PAGE_BYTES);
     uint64_t *checks = ARENA_NEW(b->arena, uint64_t, pages);
     PackStats stats = {0};
-    TRY(weights_pack(&b->graph, out->fd, at, b->weights_bytes, b->threads, pack_progress,
-                     &b->progress, checks, &stats, err));
+    TRY(weights_write(b, out, at, checks, &stats, err));
     TRY(payload_write(out, &b->contents, b->weights_bytes, checks, b->arena, err));
     TRY(output_commit(out, err));
     progress_fact(&b->progress, "MB", (double)out->size * 1e-6);

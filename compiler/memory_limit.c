@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool memory_parse(int64_t *bytes, const char *text, Error *err) {
+bool memory_parse(int64_t *bytes, const char *option, const char *text, Error *err) {
     static const char units[] = "KMGT";
     char *end;
     errno = 0;
@@ -22,8 +22,8 @@ bool memory_parse(int64_t *bytes, const char *text, Error *err) {
     if (*end == 'B' || (unit && end[0] == 'i' && end[1] == 'B'))
         end += *end == 'B' ? 1 : 2;
     if (errno || end == text || *end || !(value * scale >= 1 && value * scale < 1e15))
-        return fail(err, ERR_USAGE, 697,
-                    "--max-memory wants a size such as 8G or 512M, found \"%s\"", text);
+        return fail(err, ERR_USAGE, 697, "%s wants a size such as 8G or 512M, found \"%s\"", option,
+                    text);
     *bytes = (int64_t)(value * scale);
     return true;
 }

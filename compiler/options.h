@@ -20,6 +20,8 @@ typedef struct Options {
     int cache;                                           // CacheMode
     int progress;                                        // ProgressMode
     int explain; // 0 no, 1 text, 2 JSON
+    const char *split_size; // "2G"; NULL: that
+    int weights;            // 0 embedded, 1 external
     int self_test; // 0 store, 1 auto (and run it), 2 off
     int tune; // 0 off, 1 measure
     const char *tuning_file; // NULL: none

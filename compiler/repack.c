@@ -12,6 +12,8 @@
 #include "metadata.h"
 #include "tail.h"
 
+#include "../runtime/payload_parts.h"
+
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -260,6 +262,9 @@ static bool repack(const char *path, const Request *r, Arena *a, Error *err) {
         return in_place(&f, segments, a, err);
     if (!fits && !r->output)
         fprintf(stderr, "%s has no room for so much metadata: writing it anew\n", path);
+    if (r->output && weights_external(&f.payload.segments[SEGMENT_WEIGHTS]))
+        fprintf(stderr, "note: the weights of %s lie in %s.weights.*; copy them to %s.weights.*\n",
+                r->output, path, r->output);
     return new_file(&f, r->output ? r->output : path, segments, a, err);
 }
 

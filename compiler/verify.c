@@ -4,6 +4,8 @@
 // found too. Non-goal: who made the file; sign it for that (docs/shipping.md).
 #include "artifact.h"
 
+#include "../runtime/payload_parts.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,7 +33,7 @@ static int ranges_make(const Artifact *a, Range ranges[MAX_RANGES]) {
     ranges[count++] = (Range){f->table_offset, SEGMENT_COUNT * sizeof(Segment), "segment table"};
     for (int kind = 0; kind < SEGMENT_COUNT; kind++) {
         const Segment *s = &a->payload.segments[kind];
-        if (s->size)
+        if (s->size && !(kind == SEGMENT_WEIGHTS && weights_external(s)))
             ranges[count++] = (Range){s->offset, s->size, segment_name((SegmentKind)kind)};
     }
     ranges[count++] = (Range){payload_footer_offset(f->file_size, a->payload.footer_at),

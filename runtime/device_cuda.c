@@ -300,6 +300,11 @@ typedef struct Load {
 
 static bool page_read(const Load *l, int64_t at, size_t size, Error *err) {
     int64_t from = (int64_t)l->e->segments[SEGMENT_WEIGHTS].offset + l->at + at;
+    if (l->e->parts.data) { // files of their own, mapped
+        memcpy(l->stage + at, l->e->parts.data + l->at + at, size);
+        return executable_page_check(l->e, (l->at + at) / PAYLOAD_PAGE_BYTES, l->stage + at, size,
+                                     err);
+    }
     for (size_t done = 0; done < size;) {
         ssize_t got = pread(l->e->fd, l->stage + at + done, size - done, from + (int64_t)done);
         if (got <= 0 && errno != EINTR)

@@ -1,6 +1,8 @@
 // Opens and checks the payload of the running file.
 #include "executable.h"
 
+#include "payload_parts.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -10,6 +12,8 @@
 #include <unistd.h>
 
 Bytes executable_segment(const Executable *e, SegmentKind kind) {
+    if (kind == SEGMENT_WEIGHTS && e->parts.data)
+        return e->parts;
     return (Bytes){e->whole.data + e->segments[kind].offset, (size_t)e->segments[kind].size};
 }
 
@@ -51,6 +55,20 @@ static bool model_check(const Executable *e, Error *err) {
     return true;
 }
 
+// The files beside this one are named after it, wherever it is started from.
+static bool parts_open(Executable *e, Error *err) {
+    char path[PAYLOAD_PART_NAME];
+    size_t mapped;
+    if (!weights_external(&e->segments[SEGMENT_WEIGHTS]))
+        return true;
+    ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (size <= 0)
+        return fail(err, ERR_INTERNAL, 1309, "cannot find the path of this file: %s",
+                    strerror(errno));
+    path[size] = 0;
+    return payload_parts_map(path, &e->segments[SEGMENT_WEIGHTS], &e->parts, &mapped, err);
+}
+
 bool executable_open(Executable *e, Error *err) {
     *e = (Executable){.path = "this file", .fd = -1};
     TRY(map_file(e, err));
@@ -58,6 +76,7 @@ bool executable_open(Executable *e, Error *err) {
     TRY(payload_parse(e->whole, e->path, &payload, err));
     memcpy(e->segments, payload.segments, sizeof e->segments);
     e->elf_size = (size_t)payload.footer.elf_size;
+    TRY(parts_open(e, err));
     Bytes model = executable_segment(e, SEGMENT_MODEL);
     if (model.size != sizeof e->info)
         return fail(err, ERR_CORRUPT, 715,
@@ -79,6 +98,8 @@ bool executable_open(Executable *e, Error *err) {
 void executable_close(Executable *e) {
     free(e->targets);
     free(e->kernels);
+    if (e->parts.data)
+        munmap((void *)(uintptr_t)e->parts.data, e->parts.size);
     if (e->whole.data)
         munmap((void *)(uintptr_t)e->whole.data, e->whole.size);
     if (e->fd >= 0)

@@ -8,6 +8,7 @@ typedef struct Executable {
     const char *path; // for messages
     int fd;           // stays open: weights are read from it
     Bytes whole;      // mapping of the file
+    Bytes parts;      // mapping of the weights' own files; empty: they lie in `whole`
     size_t elf_size;  // of the program code at its start
     Segment segments[SEGMENT_COUNT];
     ModelInfo info;

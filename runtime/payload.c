@@ -159,6 +159,8 @@ static bool segment_read(Bytes whole, const char *file, const PayloadFooter *f, 
                          Error *err) {
     SegmentKind kind = (SegmentKind)s->kind;
     bool replaceable = segment_replaceable(kind);
+    if (kind == SEGMENT_WEIGHTS && s->reserved)
+        return true; // in files of their own (payload_parts.h)
     uint64_t first = replaceable ? f->table_offset : f->elf_size;
     uint64_t end = replaceable ? f->table_offset + f->area_bytes : f->area_offset;
     if (!inside(s->offset, s->size, first, end))

@@ -51,7 +51,7 @@ typedef enum SegmentKind { // ORDER SEGMENTS (payload.c: names)
 
 typedef struct Segment {
     uint32_t kind; // SegmentKind
-    uint32_t reserved;
+    uint32_t reserved; // SEGMENT_WEIGHTS: files that hold it (payload_parts.h), 0: this one
     uint64_t offset;
     uint64_t size;     // bytes, without padding
     uint64_t check[2]; // XXH3-128 of the segment (low, high); 0, 0 for SEGMENT_WEIGHTS, whose

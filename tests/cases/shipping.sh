@@ -142,6 +142,27 @@ for name in llama32-2b-g32-asym llama32-3b-g128 llama32-4b-g32-actorder-asym lla
         '$compiler' verify '$work/exe' --against '$work/$name'"
 done
 
+# ---- weights in files of their own --------------------------------------------------------------
+
+mkdir "$work/parts"
+passes external "$compiler" "$sample" -o "$work/parts/exe" --target cpu --progress none --weights external --split-size 5M
+[ "$(cd "$work/parts" && echo exe*)" = 'exe exe.weights.00001 exe.weights.00002 exe.weights.00003 exe.weights.00004' ] &&
+    [ "$(stat -c %s "$work/parts/exe.weights.00001")" = 4194304 ] && ok external_files ||
+    not_ok external_files "$(ls -l "$work/parts")"
+says external_verify good "$compiler" verify "$work/parts/exe" --against "$sample"
+[ "$(cd / && "$work/parts/exe" --raw -p 'Once upon a time' -n 8 "${greedy[@]}")" = ', and, in the meantime, the' ] &&
+    ok external_text || not_ok external_text "another text"
+says external_selftest '^cpu +good' "$work/parts/exe" selftest
+passes external_repack "$compiler" repack "$work/parts/exe" --name apart
+printf 'x' | dd of="$work/parts/exe.weights.00002" bs=1 seek=1000 conv=notrunc status=none
+fails external_damaged 4 'weights are damaged' "$work/parts/exe" -p x -n 1
+fails external_damaged_verify 4 'weights are damaged' "$compiler" verify "$work/parts/exe"
+truncate -s -1 "$work/parts/exe.weights.00002"
+fails external_short 4 'exe.weights.00002: expected 4194304 bytes' "$work/parts/exe" -p x -n 1
+rm "$work/parts/exe.weights.00002"
+fails external_missing 4 'exe.weights.00002: No such file' "$work/parts/exe" -p x -n 1
+fails external_split 2 'split-size wants 2M or more' "$compiler" "$sample" -n --target cpu --weights external --split-size 1M
+
 # ---- repack -------------------------------------------------------------------------------------
 
 cp "$exe" "$work/exe"
