@@ -3,6 +3,7 @@
 
 #include "cli.h"
 #include "json_input.h"
+#include "page.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
@@ -198,6 +199,15 @@ static void metrics(void *user, HttpRequest *r, const char *path, Bytes body) {
     reply_buffer(r, 200, "text/plain; version=0.0.4; charset=utf-8", &b);
 }
 
+// The page says itself what it may load; that nobody may frame it can only be said here.
+static void page(void *user, HttpRequest *r, const char *path, Bytes body) {
+    (void)user, (void)path, (void)body;
+    http_header(r, "Content-Security-Policy", "frame-ancestors 'none'");
+    http_header(r, "Cache-Control", "no-cache");
+    http_reply(r, 200, "text/html; charset=utf-8",
+               (Bytes){page_html, (size_t)(page_html_end - page_html)});
+}
+
 // clang-format off
 const HttpRoute api_routes[] = {
     {"/chat/completions", HTTP_POST, false, chat},
@@ -209,6 +219,7 @@ const HttpRoute api_routes[] = {
     {"/metrics",          HTTP_GET,  false, metrics},
     {"/version",          HTTP_GET,  false, version},
     {"/health",           HTTP_GET,  true,  health},
+    {"/",                 HTTP_GET,  true,  page},
 };
 // clang-format on
 const int api_route_count = sizeof api_routes / sizeof *api_routes;

@@ -6,6 +6,7 @@
 #   tests/setup.sh            for the build, executables for aarch64 included
 #   tests/setup.sh nvrtc      also NVRTC, which compiles CUDA kernels, if no CUDA toolkit is here, and
 #                             C libraries of an older Debian and clients of the server, for the tests
+#   tests/setup.sh chromium   also Chromium, which tests the page of `serve`
 #   tests/setup.sh sources    only what is fetched as source
 #
 # Packages go into the system, everything else into build/. Nothing here needs git.
@@ -210,6 +211,9 @@ fetch_clients() {
 }
 
 mkdir -p build
+if [ "${1:-}" = chromium ]; then
+    packages+=" chromium chromium-driver"
+fi
 [ "${1:-}" = sources ] || install_packages
 fetch_sources
 fetch_sysroot
