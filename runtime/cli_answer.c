@@ -79,13 +79,21 @@ void answer_free(Answer *a) {
     *a = (Answer){.ids = NULL};
 }
 
-void answer_stats(const Cli *cli, Engine *engine, int64_t prompt_count, const Answer *a) {
+void answer_stats_print(char *out, size_t size, const Cli *cli, Engine *engine,
+                        int64_t prompt_count, const Answer *a) {
     double prefill = a->first_s - a->start_s, decode = a->end_s - a->first_s;
-    fprintf(
-        stderr,
-        "%s, %s (%s): first token %.1f ms after the start of the process; %" PRId64
-        " prompt tokens in %.1f ms = %.1f tokens/s; %" PRId64 " tokens written, %.1f tokens/s\n",
-        engine_device(engine)->description, engine_device(engine)->target->name,
-        engine_device(engine)->reason, (a->first_s - cli->start_s) * 1e3, prompt_count, prefill * 1e3,
-        (double)prompt_count / prefill, a->count, decode > 0 ? (double)(a->count - 1) / decode : 0);
+    snprintf(out, size,
+             "%s, %s (%s): first token %.1f ms after the start of the process; %" PRId64
+             " prompt tokens in %.1f ms = %.1f tokens/s; %" PRId64
+             " tokens written, %.1f tokens/s\n",
+             engine_device(engine)->description, engine_device(engine)->target->name,
+             engine_device(engine)->reason, (a->first_s - cli->start_s) * 1e3, prompt_count,
+             prefill * 1e3, (double)prompt_count / prefill, a->count,
+             decode > 0 ? (double)(a->count - 1) / decode : 0);
+}
+
+void answer_stats(const Cli *cli, Engine *engine, int64_t prompt_count, const Answer *a) {
+    char line[512];
+    answer_stats_print(line, sizeof line, cli, engine, prompt_count, a);
+    fputs(line, stderr);
 }

@@ -21,7 +21,9 @@ bool answer_make(Cli *cli, Engine *engine, const int32_t *prompt, int64_t count,
                  Answer *a, Error *err);
 void answer_free(Answer *a);
 SampleParams sample_params(const Cli *cli);
-// Times and device, on stderr.
+// Times and device, as a line; on stderr.
+void answer_stats_print(char *out, size_t size, const Cli *cli, Engine *engine,
+                        int64_t prompt_count, const Answer *a);
 void answer_stats(const Cli *cli, Engine *engine, int64_t prompt_count, const Answer *a);
 
 #endif
