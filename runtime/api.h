@@ -30,6 +30,15 @@ extern const int api_route_count;
 
 // openai_job.c: takes the request over and answers it, now or later.
 void job_start(Api *api, HttpRequest *r, ApiKind kind, Bytes body);
+// Who waits for the whole reply of a request that came in no HTTP request.
+typedef struct ApiClient {
+    // status: as of HTTP; id: of the request; json: lives during the call. Called once.
+    void (*reply)(void *user, int status, const char *id, Bytes json);
+    void *user;
+} ApiClient;
+
+// client: lives until its reply.
+void job_start_client(Api *api, const ApiClient *client, ApiKind kind, Bytes body);
 // An InboxTake.
 void job_event(void *api, void *choice, const GenerateEvent *event);
 // Ends all that is in work.

@@ -16,7 +16,7 @@ typedef struct CliOptions {
     const char *program;   // the last part of argv[0]
     const char *command;   // "run" when none is given
     const char *prompt;    // -p
-    const char *file;      // -f, or the one plain word of `perplexity`
+    const char *file;      // -f, or the one plain word of `perplexity`, `batch`
     const char *ids;       // --ids 1,2,3
     const char *output;    // -o
     const char *device;    // "cpu", "cuda", "cuda:1"; NULL: pick
@@ -60,6 +60,7 @@ bool cli_text(const CliOptions *o, char **data, size_t *size, Error *err);
 double cli_seconds(void);
 
 bool command_run(Cli *cli, Error *err);
+bool command_batch(Cli *cli, Error *err);
 bool command_chat(Cli *cli, Error *err);
 bool command_serve(Cli *cli, Error *err);
 bool command_template(Cli *cli, Error *err);

@@ -33,21 +33,21 @@ static const OptionSpec specs[] = {
      "read the text from a file"},
     {"-n --max-tokens --n-predict", OPTION_INT, AT(max_tokens), -1, 1e9, "run chat bench", "N",
      "tokens to write at most (-1: until it stops; bench: 128)"},
-    {"--temp --temperature", OPTION_REAL, AT(temperature), 0, 100, "run chat serve", "T",
+    {"--temp --temperature", OPTION_REAL, AT(temperature), 0, 100, "run batch chat serve", "T",
      "0 = always the most likely token"},
-    {"--top-k --top_k", OPTION_INT, AT(top_k), 0, 1e9, "run chat serve", "K",
+    {"--top-k --top_k", OPTION_INT, AT(top_k), 0, 1e9, "run batch chat serve", "K",
      "only the K most likely tokens (0 = off)"},
-    {"--top-p --top_p", OPTION_REAL, AT(top_p), 0, 1, "run chat serve", "P",
+    {"--top-p --top_p", OPTION_REAL, AT(top_p), 0, 1, "run batch chat serve", "P",
      "only the most likely tokens that reach P together"},
-    {"--min-p --min_p", OPTION_REAL, AT(min_p), 0, 1, "run chat serve", "P",
+    {"--min-p --min_p", OPTION_REAL, AT(min_p), 0, 1, "run batch chat serve", "P",
      "only tokens of at least P times the best one"},
-    {"--repeat-penalty --repetition-penalty", OPTION_REAL, AT(repetition_penalty), 1e-3, 100, "run chat serve",
-     "R", "1 = off"},
+    {"--repeat-penalty --repetition-penalty", OPTION_REAL, AT(repetition_penalty), 1e-3, 100,
+     "run batch chat serve", "R", "1 = off"},
     {"-s --seed", OPTION_INT, AT(seed), -1, 9e18, "run chat", "N",
      "same seed, same text (-1: a new one each time)"},
     {"--raw", OPTION_FLAG, AT(raw), 0, 0, "run", NULL,
      "the prompt as it is, without the model's chat template"},
-    {"--system", OPTION_TEXT, AT(system), 0, 0, "run chat serve", "TEXT",
+    {"--system", OPTION_TEXT, AT(system), 0, 0, "run batch chat serve", "TEXT",
      "what the model is told before the conversation"},
     {"--ignore-eos", OPTION_FLAG, AT(ignore_eos), 0, 0, "run", NULL, "write on after a stop token"},
     {"--stats", OPTION_FLAG, AT(stats), 0, 0, "run chat", NULL, "times and device on stderr"},
@@ -55,15 +55,15 @@ static const OptionSpec specs[] = {
      "one JSON object instead of text"},
     {"--ids", OPTION_TEXT, AT(ids), 0, 0, "detokenize logits", "1,2,3", "token ids"},
     {"--all", OPTION_FLAG, AT(all), 0, 0, "logits", NULL, "of all positions, not only the last"},
-    {"-o --output", OPTION_TEXT, AT(output), 0, 0, "logits", "FILE",
-     "float32 little-endian [positions, vocab_size]"},
+    {"-o --output", OPTION_TEXT, AT(output), 0, 0, "logits batch", "FILE",
+     "logits: float32 little-endian [positions, vocab_size]; batch: one JSON line per answer"},
     {"--windows", OPTION_INT, AT(windows), 1, 1e9, "perplexity", "N", "windows at most (all)"},
     {"-b --batch", OPTION_TEXT, AT(batches), 0, 0, "bench", "1,8", "batch sizes of decode"},
     {"-c --ctx-size --ctx --max-model-len", OPTION_INT, AT(context), 1, 1e9,
-     "run chat serve bench logits perplexity", "N", "tokens of a sequence at most; perplexity: of a window"},
-    {"--device", OPTION_TEXT, AT(device), 0, 0, "run chat serve bench logits perplexity selftest", "cpu|cuda:N",
+     "run batch chat serve bench logits perplexity", "N", "tokens of a sequence at most; perplexity: of a window"},
+    {"--device", OPTION_TEXT, AT(device), 0, 0, "run batch chat serve bench logits perplexity selftest", "cpu|cuda:N",
      "where to run"},
-    {"-t --threads", OPTION_INT, AT(threads), 1, 256, "run chat serve bench logits perplexity selftest", "N",
+    {"-t --threads", OPTION_INT, AT(threads), 1, 256, "run batch chat serve bench logits perplexity selftest", "N",
      "CPU threads (all cores)"},
     {"--host", OPTION_TEXT, AT(host), 0, 0, "serve", "ADDRESS", "where to listen (127.0.0.1)"},
     {"--port", OPTION_INT, AT(port), 0, 65535, "serve", "N", "TCP port (8080; 0 = any free one)"},
@@ -91,6 +91,7 @@ static const struct {
     const char *name, *help;
 } commands[] = {
     {"run", "answers a prompt, or writes on from it (the default)"},
+    {"batch", "answers a file of OpenAI batch lines; goes on where it was ended"},
     {"chat", "a conversation, line by line"},
     {"serve", "an HTTP server with OpenAI's API"},
     {"template", "a conversation in JSON as the model sees it"},
@@ -237,7 +238,8 @@ bool cli_parse(CliOptions *o, const ModelInfo *m, const cJSON *defaults, int arg
     }
     TRY(defaults_parse(o, defaults, err));
     for (; at < argc; at++) {
-        bool file = strcmp(o->command, "perplexity") == 0 && !o->file;
+        bool file =
+            !o->file && (strcmp(o->command, "perplexity") == 0 || strcmp(o->command, "batch") == 0);
         if (argv[at][0] == '-' && argv[at][1])
             TRY(option_parse(o, argc, argv, &at, err));
         else if (file)

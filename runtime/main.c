@@ -22,6 +22,7 @@ static bool command_version(Cli *cli, Error *err) {
 
 static const Command commands[] = {
     {"run", command_run},
+    {"batch", command_batch},
     {"chat", command_chat},
     {"serve", command_serve},
     {"template", command_template},

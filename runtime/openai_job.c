@@ -29,7 +29,8 @@ typedef struct Choice {
 
 typedef struct Job {
     Api *api;
-    HttpRequest *http; // NULL: the client has left, or has its reply
+    HttpRequest *http;       // NULL: the client has left, or has its reply, or is `client`
+    const ApiClient *client; // of a batch, in place of http; NULL: none, or it has its reply
     ApiRequest request;
     ApiIdentity identity;
     Choice *choices; // [count]; owner: this
@@ -91,6 +92,39 @@ void api_refuse(Api *api, HttpRequest *r, const Refusal *why) {
                                          : &m->refused_500;
     ++*count;
     http_refuse(r, why);
+}
+
+// Does anybody wait for the answer?
+static bool wanted(const Job *j) {
+    return j->http || j->client;
+}
+
+// A whole reply.
+static void job_reply(Job *j, Bytes json) {
+    HttpRequest *r = j->http;
+    const ApiClient *client = j->client;
+    j->http = NULL;
+    j->client = NULL;
+    if (r)
+        http_reply(r, 200, "application/json", json);
+    else if (client)
+        client->reply(client->user, 200, j->identity.id, json);
+}
+
+static void job_refuse(Job *j, const Refusal *why) {
+    HttpRequest *r = j->http;
+    const ApiClient *client = j->client;
+    j->http = NULL;
+    j->client = NULL;
+    if (r)
+        api_refuse(j->api, r, why);
+    if (!client)
+        return;
+    char *json = refusal_json(why);
+    const char *text = json ? json : "{}";
+    client->reply(client->user, why->status, j->identity.id,
+                  (Bytes){(const unsigned char *)text, strlen(text)});
+    free(json);
 }
 
 // ---- the answer's text and calls ----------------------------------------------------------------
@@ -249,13 +283,11 @@ static void stream_finish(Job *j) {
 }
 
 static void reply_finish(Job *j) {
-    HttpRequest *r = j->http;
     ApiUsage usage = usage_sum(j);
     const Choice *failed = NULL;
     Refusal why;
-    if (!r)
+    if (!wanted(j))
         return;
-    j->http = NULL;
     ApiPart *parts = calloc((size_t)j->count, sizeof *parts);
     for (int64_t at = 0; at < j->count; at++) {
         failed = j->choices[at].failed ? &j->choices[at] : failed;
@@ -267,12 +299,12 @@ static void reply_finish(Job *j) {
     free(parts);
     if (failed) {
         error_refusal(&failed->error, &why);
-        api_refuse(j->api, r, &why);
+        job_refuse(j, &why);
     } else if (!parts || j->out.failed) {
         refusal_set(&why, 500, "internal_error", NULL, "no memory for the answer");
-        api_refuse(j->api, r, &why);
+        job_refuse(j, &why);
     } else {
-        http_reply(r, 200, "application/json", writer_bytes(&j->out));
+        job_reply(j, writer_bytes(&j->out));
     }
 }
 
@@ -356,7 +388,7 @@ void job_event(void *user, void *choice, const GenerateEvent *e) {
     Job *j = c->job;
     (void)user;
     measure(c, e);
-    if (j->http)
+    if (wanted(j))
         event_take(c, e);
     if (e->finish == FINISH_NONE)
         return;
@@ -436,33 +468,50 @@ static bool choices_submit(Job *j, Refusal *why) {
     return true;
 }
 
-void job_start(Api *api, HttpRequest *r, ApiKind kind, Bytes body) {
+// http or client, not both.
+static void start(Api *api, HttpRequest *http, const ApiClient *client, ApiKind kind, Bytes body) {
     Refusal why;
     Job *j = calloc(1, sizeof *j);
     if (!j) {
+        Job none = {.api = api, .http = http, .client = client};
         refusal_set(&why, 500, "internal_error", NULL, "no memory for the request");
-        api_refuse(api, r, &why);
+        job_refuse(&none, &why);
         return;
     }
-    *j =
-        (Job){.api = api, .http = r, .start_s = seconds(), .next = api->first, .link = &api->first};
+    *j = (Job){.api = api,
+               .http = http,
+               .client = client,
+               .start_s = seconds(),
+               .next = api->first,
+               .link = &api->first};
     if (api->first)
         api->first->link = &j->next;
     api->first = j;
     api->jobs++;
+    api_identity_make(&j->identity, kind, api->name);
     bool done = api_request_read(&j->request, kind, &api->model, body, &why) &&
                 choices_make(j, &why) && choices_submit(j, &why);
     if (!done) {
-        j->http = NULL;
-        api_refuse(api, r, &why);
+        job_refuse(j, &why);
         if (j->running)
             job_cancel(j); // it ends with the last event of what was submitted
         else
             job_free(j);
         return;
     }
-    api_identity_make(&j->identity, kind, api->name);
-    http_on_close(r, client_left, j);
+    if (client) {
+        j->request.stream = false; // a batch has whole replies only
+        return;
+    }
+    http_on_close(http, client_left, j);
     if (j->request.stream)
         stream_begin(j);
+}
+
+void job_start(Api *api, HttpRequest *r, ApiKind kind, Bytes body) {
+    start(api, r, NULL, kind, body);
+}
+
+void job_start_client(Api *api, const ApiClient *client, ApiKind kind, Bytes body) {
+    start(api, NULL, client, kind, body);
 }

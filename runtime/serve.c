@@ -127,10 +127,8 @@ static bool key_read(Server *s, Error *err) {
                         in ? "is empty" : strerror(code));
 }
 
-static void api_set(Server *s) {
-    Cli *cli = s->cli;
+void api_set(Api *api, Cli *cli) {
     const ModelInfo *m = &cli->executable.info;
-    Api *api = &s->api;
     const CliOptions *o = &cli->options;
     const char *names = o->served_name ? o->served_name : o->program;
     *api = (Api){.base = api->base, .inbox = api->inbox, .started = time(NULL)};
@@ -192,7 +190,7 @@ static bool server_open(Server *s, Error *err) {
     if (!s->api.base)
         return fail(err, ERR_RESOURCE, 1167, "no event loop: %s", strerror(errno));
     TRY(inbox_open(&s->api.inbox, err));
-    api_set(s);
+    api_set(&s->api, s->cli);
     TRY(name_set(s, err) && parser_set(s, err) && key_read(s, err) && events_add(s, err));
     HttpOptions http = {.host = o->host ? o->host : "127.0.0.1",
                         .port = (int)o->port,
@@ -252,7 +250,7 @@ bool serve(Cli *cli, ServeOpen *open, Error *err) {
     return done;
 }
 
-static bool engine_for_batch(Cli *cli, Engine **out, Error *err) {
+bool engine_for_batch(Cli *cli, Engine **out, Error *err) {
     const ModelInfo *m = &cli->executable.info;
     int64_t context = cli->options.context ? cli->options.context : m->max_seq_len;
     return cli_engine(cli, out, m->max_batch_size * context, err);
