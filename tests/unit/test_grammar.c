@@ -171,6 +171,22 @@ static void test_refused(void **state) {
     lab_end(&l);
 }
 
+static void test_not_unicode(void **state) {
+    (void)state;
+    static const char *const schemas[] = {
+        "{\"properties\":{\"a\xff\":{},\"a\xe2\":{}},\"additionalProperties\":true}",
+        "{\"const\":\"\xed\xa0\x80\"}", "{\"const\":\"\xc0\x80\"}", "\"\xf0\x9f"};
+    Lab l;
+    Error err = {0};
+    Grammar *g;
+    lab_start(&l, 1);
+    for (size_t at = 0; at < sizeof schemas / sizeof *schemas; at++) {
+        assert_false(grammar_json_schema(&g, l.t, text_bytes(schemas[at]), &err));
+        assert_int_equal(err.id, 1089);
+    }
+    lab_end(&l);
+}
+
 static void test_choice(void **state) {
     (void)state;
     Lab l;
@@ -349,10 +365,11 @@ static void test_many_states(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_schemas),     cmocka_unit_test(test_regexes),
-        cmocka_unit_test(test_refused),     cmocka_unit_test(test_choice),
-        cmocka_unit_test(test_object),      cmocka_unit_test(test_end),
-        cmocka_unit_test(test_many_states), cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_schemas), cmocka_unit_test(test_regexes),
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_not_unicode),
+        cmocka_unit_test(test_choice),  cmocka_unit_test(test_object),
+        cmocka_unit_test(test_end),     cmocka_unit_test(test_many_states),
+        cmocka_unit_test(test_hostile),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
