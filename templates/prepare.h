@@ -64,6 +64,18 @@ static void record_permute(const float x[RECORD_INPUTS], float *out) {
             }
 }
 
+// The codes of a tile as bytes, for products of bytes (tile16.h).
+INLINE void tile_split(uint8_t *tile) {
+    const int64_t half = tile_k() / 2;
+    uint16_t codes[64];
+    memcpy(codes, tile, (size_t)tile_k() * sizeof *codes);
+    for (int64_t at = 0; at < half; at++)
+        for (int64_t odd = 0; odd < 2; odd++) {
+            tile[2 * at + odd] = (uint8_t)codes[at + odd * half];
+            tile[tile_k() + 2 * at + odd] = (uint8_t)(codes[at + odd * half] >> 8);
+        }
+}
+
 // x: the record's inputs, zero behind K.
 static void record_store(const Prepared *to, int64_t token, int64_t record,
                          const float x[RECORD_INPUTS]) {
@@ -75,10 +87,13 @@ static void record_store(const Prepared *to, int64_t token, int64_t record,
     const int64_t token0 = token / TOKEN_BLOCK * TOKEN_BLOCK, left = to->stored - token0;
     const int64_t stored = left < TOKEN_BLOCK ? left : TOKEN_BLOCK; // of this block
     const int64_t place = record * record_k() * stored + (token - token0) * tile_k();
-    record_quantize(x, to->codes + (token0 * k_padded() + place) * 2, stored * tile_k() * 2,
+    uint8_t *codes = to->codes + (token0 * k_padded() + place) * 2;
+    record_quantize(x, codes, stored * tile_k() * 2,
                     to->scales + token0 * groups() + record * record_groups() * stored + token -
                         token0,
                     stored);
+    for (int64_t tile = 0; BYTE_DOTS && to->stored <= FEW_TOKENS && tile < record_tiles(); tile++)
+        tile_split(codes + tile * stored * tile_k() * 2);
 }
 
 #endif

@@ -35,8 +35,10 @@ enum {
     UNIT = LANES == 16 ? 2 : 1, // row tiles that the kernel for many tokens takes at once
     UNIT_ROWS = UNIT * ROWS,
     RECORD_MAX_K = 128,
-    GROUPS_MAX = 4,                     // of a record
-    FLOAT_TOKENS = LANES == 16 ? 3 : LANES == 4 ? 2 : 1, // 8 vectors of sums each
+    GROUPS_MAX = 4, // of a record
+    FLOAT_TOKENS = LANES == 16  ? 3
+                   : LANES == 4 ? 2
+                                : 1, // 8 vectors of sums each
     PREFETCH_BYTES = 4096,
 };
 
@@ -89,6 +91,67 @@ INLINE void tile_dot8(vi acc[HALF], const uint8_t *tile, const uint8_t *x) {
     }
 }
 
+#if BYTE_DOTS
+// The same in products of bytes: a code of an input is 256 * high + low, with an unsigned low byte and a
+// signed high one (tile16.h).
+typedef struct ByteSums {
+    vi low[LANES], high[LANES];
+    vi inputs; // 8 bits: sum of the high bytes themselves, for weights that are taken as code - 128
+} ByteSums;
+
+INLINE void tile_dot4_bytes(ByteSums *s, const uint8_t *tile, const uint8_t *x) {
+    UNROLL
+    for (int part = 0; part < 64; part += VECTOR_BYTES) {
+        const vi low = vi_load(x + part), high = vi_load(x + 64 + part);
+        UNROLL
+        for (int i = 0; i < HALF; i++) {
+            const vi w = vi_load(tile + 64 * i + part);
+            const vi row = w & 0x0f0f0f0f, below = vi_srl16(w, 4) & 0x0f0f0f0f;
+            s->low[2 * i] = vi_dot_u8(s->low[2 * i], row, low);
+            s->high[2 * i] = vi_dot_s8(s->high[2 * i], row, high);
+            s->low[2 * i + 1] = vi_dot_u8(s->low[2 * i + 1], below, low);
+            s->high[2 * i + 1] = vi_dot_s8(s->high[2 * i + 1], below, high);
+        }
+    }
+}
+
+INLINE void tile_dot8_bytes(ByteSums *s, const uint8_t *tile, const uint8_t *x) {
+    UNROLL
+    for (int part = 0; part < 64; part += VECTOR_BYTES) {
+        const vi low = vi_double(x + part / 2), high = vi_double(x + 32 + part / 2);
+        s->inputs = vi_dot_s8(s->inputs, vi_set(0x01010101), high);
+        UNROLL
+        for (int i = 0; i < HALF; i++) {
+            const vi w = vi_load(tile + 64 * i + part);
+            s->low[i] = vi_dot_u8(s->low[i], w, low);
+            s->high[i] = vi_dot_s8(s->high[i], w ^ (int32_t)0x80808080, high);
+        }
+    }
+}
+
+INLINE void record_dots(vi acc[LANES], const uint8_t *tiles, const uint8_t *x, int64_t x_stride) {
+    ByteSums s = {.inputs = vi_zero()};
+    for (int64_t tile = 0; tile < record_tiles(); tile++) {
+        if (HOLE_BITS == 4)
+            tile_dot4_bytes(&s, tiles + tile * TILE_BYTES, x + tile * x_stride);
+        else
+            tile_dot8_bytes(&s, tiles + tile * TILE_BYTES, x + tile * x_stride);
+    }
+    UNROLL
+    for (int i = 0; i < LANES; i++)
+        acc[i] = s.low[i] + (vi)((vu)(s.high[i] + s.inputs * 128) << 8);
+}
+#else
+INLINE void record_dots(vi acc[LANES], const uint8_t *tiles, const uint8_t *x, int64_t x_stride) {
+    for (int64_t tile = 0; tile < record_tiles(); tile++) {
+        if (HOLE_BITS == 4)
+            tile_dot4(acc, tiles + tile * TILE_BYTES, x + tile * x_stride);
+        else
+            tile_dot8(acc, tiles + tile * TILE_BYTES, x + tile * x_stride);
+    }
+}
+#endif
+
 // The code that means 0 of the rows of vector `piece`.
 INLINE vi zero_codes(const uint8_t *record, int64_t group, int piece) {
     if (!HOLE_ZEROS)
@@ -107,13 +170,7 @@ INLINE vf weight_scales(const uint8_t *record, int64_t group, int piece) {
 INLINE void record_sums(vi sums[GROUPS_MAX], const uint8_t *tiles, const uint8_t *x,
                         int64_t x_stride, int piece) {
     vi acc[LANES] = {vi_zero()};
-    tiles += 64 * HALF * piece;
-    for (int64_t tile = 0; tile < record_tiles(); tile++) {
-        if (HOLE_BITS == 4)
-            tile_dot4(acc, tiles + tile * TILE_BYTES, x + tile * x_stride);
-        else
-            tile_dot8(acc, tiles + tile * TILE_BYTES, x + tile * x_stride);
-    }
+    record_dots(acc, tiles + 64 * HALF * piece, x, x_stride);
     if (HOLE_GROUP >= tile_k())
         sums[0] = HOLE_BITS == 8 ? vi_rows2(acc) : vi_rows(acc);
     else if (HOLE_BITS == 8)
@@ -126,7 +183,7 @@ INLINE void record_sums(vi sums[GROUPS_MAX], const uint8_t *tiles, const uint8_t
     }
     UNROLL
     for (int group = 0; group < GROUPS_MAX; group++)
-        if (HOLE_BITS == 4 && group < record_groups())
+        if (HOLE_BITS == 4 && !BYTE_DOTS && group < record_groups())
             sums[group] = vi_sra_pair(sums[group], 0, 4);
 }
 

@@ -11,6 +11,9 @@
 // Activations, 4 and 8 bits: int16 codes and, for each group, a scale and the sum of its codes. Tokens stand in blocks of TOKEN_BLOCK; in a block, for each
 // tile along K, for each token, TILE_K codes as pairs (k, k + 1) in the order in which a tile
 // stores them: [h][c][j] with k = 16 j + 8 h + 2 c. A block of m tokens holds tokens_stored(m).
+// With BYTE_DOTS (simd.h) and FEW_TOKENS at most, a tile's codes are their TILE_K low bytes and then
+// their TILE_K high bytes, each in the order of the weights that they are multiplied with: the first
+// half of the codes at even places, the second half at odd ones.
 // Activations, 16 bits: floats, for each token [k / 16][c][h][2] with k % 16 = 2 c + 8 h.
 #ifndef TILE16_H
 #define TILE16_H

@@ -63,6 +63,7 @@ PY
     grep -q "cpu:$2 " "$work/stderr" && ok "aarch64_level $2" ||
         not_ok "aarch64_level $2" "$(tail -n 1 "$work/stderr")"
     same_logits "aarch64_logits $2" "$x86" "$ids" on "$1" "$arm"
+    same_logits "aarch64_decode $2" "$x86" 700 on "$1" "$arm"
 }
 ids=$(python3 -c '
 import json
@@ -92,10 +93,12 @@ kernels() {
         "$compiler" "$2" -o "$work/a" --target cpu --host $host --progress none
     for processor in cortex-a72 neoverse-n1; do
         same_logits "aarch64_kernels $1 $processor" "$work/x" $ids on $processor "$work/a"
+        # one token and two: products that read the packed weights
+        same_logits "aarch64_decode $1 $processor" "$work/x" 700 on $processor "$work/a"
+        same_logits "aarch64_pair $1 $processor" "$work/x" 3,200 on $processor "$work/a"
     done
 }
-for setting in "8 64 --asymmetric 1 --act-order 1" "4 16 --asymmetric 1" \
-    "3 -1 --act-order 1"; do
+for setting in "8 64 --asymmetric 1 --act-order 1" "4 16 --asymmetric 1"; do
     read -r bits group words <<<"$setting"
     build/make-checkpoint custom "$work/model" --bits "$bits" --group-size "$group" $words >/dev/null
     kernels "$bits-bit g$group" "$work/model"
