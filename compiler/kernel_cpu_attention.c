@@ -1,5 +1,6 @@
-// Attention on the CPU, templates/cpu_attention.c: one kernel for decode and prefill. In decode,
-// where rows may be fewer than threads, long sequences are cut into parts; a second step merges.
+// Attention on the CPU, templates/cpu_attention.c: one kernel for decode and prefill. Long sequences
+// are cut into parts; in decode, where rows may be fewer than threads, parts are dealt out to threads
+// and a second step merges.
 #include "kernel_cpu.h"
 
 enum {
@@ -26,7 +27,7 @@ static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
     return true;
 }
 
-// Positions of a part and parts of a row, in decode.
+// Positions of a part and parts of a row.
 typedef struct Split {
     int64_t positions, parts; // positions 0: rows are not cut
 } Split;
@@ -34,7 +35,7 @@ typedef struct Split {
 static Split split_of(const Problem *p) {
     const int64_t window = p->op->attention.window, longest = p->plan->info.max_seq_len;
     const int64_t visible = window > 0 && window < longest ? window : longest;
-    if (p->phase != PHASE_DECODE || visible <= SHORTEST_PART)
+    if (visible <= SHORTEST_PART)
         return (Split){0, 1};
     const int64_t even = (int64_t)round_up((uint64_t)ceil_div(visible, PARTS_LIMIT), BLOCK);
     const int64_t positions = even > SHORTEST_PART ? even : SHORTEST_PART;
@@ -55,6 +56,7 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     const Split split = split_of(p);
     params_set(&out[0], "SPLIT", split.positions);
     params_set(&out[0], "PARTS", split.parts);
+    params_set(&out[0], "APART", split.positions > 0 && p->phase == PHASE_DECODE);
     return 1;
 }
 
@@ -88,7 +90,7 @@ static void merge_lower(const Op *op, const Params *params, int parts, Plan *pla
 static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
                   PhasePlan *phase) {
     const Op *op = p->op;
-    const bool cut = params_get(params, "SPLIT") > 0;
+    const bool cut = params_get(params, "APART") > 0;
     Step *s = plan_step(plan, phase, op, "cpu_attention", "attention", params);
     s->cost = *predicted;
     step_value(plan, phase, s, op->inputs[0]);

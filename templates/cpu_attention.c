@@ -16,10 +16,11 @@
 // largest score so far (FlashAttention, arXiv 2205.14135, algorithm 1); the steps of a line depend
 // on its own position only, so the bits do not depend on what else is in the batch.
 //
-// Work is dealt out to threads by (rows, key/value head). In decode a row's positions are also cut,
-// at multiples of SPLIT; a row of several parts leaves their sums in memory, and a second step,
-// attention_merge, adds them in order. What is cut where depends on the row's position only, so the
-// number of threads changes no bit.
+// Positions are cut into parts at multiples of SPLIT, and what the parts give is added in order. What
+// is cut where depends on a line's position only. Work is dealt out to threads by (rows, key/value
+// head), and in decode by part too (APART): a row of several parts leaves their sums in memory, and a
+// second step, attention_merge, adds them. Prefill adds them as it goes. So neither the number of
+// threads nor the phase changes a bit: a sequence that is prefilled again goes on as it would have.
 #include "rows.h"
 #include "simd.h"
 
@@ -29,6 +30,7 @@ extern const int64_t HOLE_WINDOW;  // positions; 0: all
 extern const int64_t HOLE_PLACES;  // 1: there are places
 extern const int64_t HOLE_SPLIT;   // positions of a part, a multiple of BLOCK; 0: one part
 extern const int64_t HOLE_PARTS;   // of a row at most
+extern const int64_t HOLE_APART;   // 1: parts are dealt out to threads
 
 void attention(const StepRun *run, int32_t thread, const float *q, uint8_t *kv,
                const int32_t *slots, const int32_t *positions, const int32_t *page_table,
@@ -64,6 +66,11 @@ typedef struct Lines {
     float keys[MAX_HEAD_DIM * BLOCK];   // [element][position]
     float values[BLOCK * MAX_HEAD_DIM]; // [position][padded_dim()]
 } Lines;
+
+// The sum over the parts of a line so far.
+typedef struct Merged {
+    float largest, total, sum[MAX_HEAD_DIM];
+} Merged;
 
 // Heads are filled up with zeros to whole stripes.
 INLINE int64_t padded_dim(void) {
@@ -233,6 +240,32 @@ typedef struct Part {
     int32_t first, end;
 } Part;
 
+INLINE void merged_start(Merged *m) {
+    m->largest = -3e38f;
+    m->total = 0;
+    for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
+        m->sum[e] = 0;
+}
+
+// A part without a key that the line sees has largest -3e38 and zeros: it changes nothing.
+INLINE void merged_add(Merged *m, float largest, float total, const float *sum) {
+    const float now = largest > m->largest ? largest : m->largest;
+    const float before = f8_exp(m->largest - now - (f8){0})[0];
+    const float weight = f8_exp(largest - now - (f8){0})[0];
+    m->largest = now;
+    m->total = m->total * before + total * weight;
+    for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
+        m->sum[e] = m->sum[e] * before + sum[e] * weight;
+}
+
+INLINE void sums_start(Lines *l) {
+    for (int64_t line = 0; line < l->count; line++) {
+        memset(l->sum + line * padded_dim(), 0, (size_t)padded_dim() * sizeof *l->sum);
+        l->largest[line] = -3e38f;
+        memset(l->total[line], 0, sizeof l->total[line]);
+    }
+}
+
 static void lines_start(Lines *l, const Batch *b, const Part *p) {
     l->count = (p->rows * p->heads + 3) / 4 * 4;
     for (int64_t line = 0; line < l->count; line++) {
@@ -241,15 +274,12 @@ static void lines_start(Lines *l, const Batch *b, const Part *p) {
         const float *query = b->q + (row * HOLE_HEADS + head) * HOLE_HEAD_DIM;
         for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
             l->q[line * HOLE_HEAD_DIM + e] = real ? query[e] * float_bits(HOLE_SCALE) : 0.0f;
-        memset(l->sum + line * padded_dim(), 0, (size_t)padded_dim() * sizeof *l->sum);
         l->position[line] = real ? b->positions[row] : 0;
-        l->largest[line] = -3e38f;
-        memset(l->total[line], 0, sizeof l->total[line]);
     }
 }
 
 static void part_attend(Lines *l, const Batch *b, const Part *p) {
-    lines_start(l, b, p);
+    sums_start(l);
     const int64_t kv_head = p->head / (HOLE_HEADS / HOLE_KV_HEADS);
     for (int32_t first = p->first / BLOCK * BLOCK; first < p->end; first += BLOCK) {
         block_load(l, &b->kv, b->slots[p->row], kv_head, first, p->end);
@@ -271,6 +301,12 @@ static void part_store(const Lines *l, const Batch *b, const Part *p) {
         for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
             *place(b, p->row + line / p->heads, at + e) = l->sum[line * padded_dim() + e] * inverse;
     }
+}
+
+static void merged_store(const Merged *m, const Batch *b, int64_t row, int64_t head) {
+    const float inverse = 1.0f / m->total;
+    for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
+        *place(b, row, head * HOLE_HEAD_DIM + e) = m->sum[e] * inverse;
 }
 
 // Rows that stand for no sequence.
@@ -303,6 +339,25 @@ INLINE Part chunk_part(const Chunks *c, int64_t chunk) {
                   .heads = left < c->heads ? left : c->heads};
 }
 
+// Part by part, at multiples of SPLIT.
+static void parts_attend(Lines *l, const Batch *b, const Part *whole) {
+    Merged merged[LINES];
+    Part part = *whole;
+    for (int64_t line = 0; line < l->count; line++)
+        merged_start(&merged[line]);
+    for (; part.first < whole->end; part.first = part.end) {
+        const int32_t cut = (part.first / (int32_t)HOLE_SPLIT + 1) * (int32_t)HOLE_SPLIT;
+        part.end = cut < whole->end ? cut : whole->end;
+        part_attend(l, b, &part);
+        for (int64_t line = 0; line < part.rows * part.heads; line++)
+            merged_add(&merged[line], l->largest[line], vf_sum(l->total[line]),
+                       l->sum + line * padded_dim());
+    }
+    for (int64_t line = 0; line < part.rows * part.heads; line++)
+        merged_store(&merged[line], b, part.row + line / part.heads,
+                     part.head + line % part.heads);
+}
+
 static void rows_attend(const Batch *b, Part part, int64_t last) {
     Lines l;
     while (part.row < last) {
@@ -320,8 +375,13 @@ static void rows_attend(const Batch *b, Part part, int64_t last) {
         if (b->slots[part.row] < 0) {
             part_clear(b, &part);
         } else {
-            part_attend(&l, b, &part);
-            part_store(&l, b, &part);
+            lines_start(&l, b, &part);
+            if (HOLE_SPLIT && (part.end - 1) / HOLE_SPLIT > part.first / HOLE_SPLIT) {
+                parts_attend(&l, b, &part);
+            } else {
+                part_attend(&l, b, &part);
+                part_store(&l, b, &part);
+            }
         }
         part.row = end;
     }
@@ -352,6 +412,7 @@ static void row_attend(const Batch *b, Part p, int32_t at) {
     p.first = from < start ? start : from;
     p.end = to < position + 1 ? to : position + 1;
     Lines l;
+    lines_start(&l, b, &p);
     part_attend(&l, b, &p);
     if (cuts.count == 1) {
         part_store(&l, b, &p);
@@ -386,21 +447,13 @@ static void cut_rows_attend(const StepRun *run, int32_t thread, const Batch *b) 
 }
 
 static void head_merge(const Batch *b, int64_t row, int64_t head, int32_t parts) {
-    float sum[MAX_HEAD_DIM] = {0}, largest = -3e38f, total = 0;
-    for (int32_t at = 0; at < parts; at++) {
-        const float of_part = b->parts[part_place(row, at, head)];
-        largest = of_part > largest ? of_part : largest;
-    }
+    Merged merged;
+    merged_start(&merged);
     for (int32_t at = 0; at < parts; at++) {
         const float *from = b->parts + part_place(row, at, head);
-        const float weight = f8_exp(from[0] - largest - (f8){0})[0];
-        total += from[1] * weight;
-        for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
-            sum[e] += from[2 + e] * weight;
+        merged_add(&merged, from[0], from[1], from + 2);
     }
-    const float inverse = 1.0f / total;
-    for (int64_t e = 0; e < HOLE_HEAD_DIM; e++)
-        *place(b, row, head * HOLE_HEAD_DIM + e) = sum[e] * inverse;
+    merged_store(&merged, b, row, head);
 }
 
 // ---- the steps ----------------------------------------------------------------------------------
@@ -409,7 +462,7 @@ void attention(const StepRun *run, int32_t thread, const float *q, uint8_t *kv,
                const int32_t *slots, const int32_t *positions, const int32_t *page_table,
                const int32_t *places, float *parts, float *out) {
     const Batch batch = {{kv, page_table}, q, slots, positions, places, parts, out};
-    if (HOLE_SPLIT) {
+    if (HOLE_APART) {
         cut_rows_attend(run, thread, &batch);
         return;
     }
