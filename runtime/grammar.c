@@ -9,12 +9,19 @@
 
 #include <stdlib.h>
 
+// A sequence's state may be closed after its grammar was freed: the last one frees.
+typedef struct GrammarShared {
+    pthread_mutex_t lock; // of walk and users
+    int32_t users;        // grammar_free's caller and the states
+    Grammar *grammar;
+} GrammarShared;
+
 struct Grammar {
     Nfa nfa;
     const TokenizerShared *tokenizer; // stop ids
     const Vocabulary *vocabulary;
-    Walk *walk;            // owner: grammar_free
-    pthread_mutex_t *lock; // of walk; owner: grammar_free
+    Walk *walk;            // owner: grammar_end
+    GrammarShared *shared; // owner: grammar_end
 };
 
 struct GrammarState {
@@ -41,19 +48,39 @@ static bool grammar_open(Grammar **out, const Tokenizer *t, Error *err) {
     return vocabulary_get(g, t, err);
 }
 
+static void grammar_end(Grammar *g) {
+    walk_close(g->walk);
+    nfa_free(&g->nfa);
+    if (g->shared)
+        pthread_mutex_destroy(&g->shared->lock);
+    free(g->shared);
+    free(g);
+}
+
+// Under the lock, which it leaves.
+static void user_leave(GrammarShared *s) {
+    bool last = --s->users == 0;
+    pthread_mutex_unlock(&s->lock);
+    if (last)
+        grammar_end(s->grammar);
+}
+
 // What every kind ends with. built: `rule` holds the whole text.
 static bool grammar_finish(Grammar **out, Grammar *g, bool built, int32_t rule, Error *err) {
     bool done =
         built && nfa_finish(&g->nfa, rule, err) && walk_open(&g->walk, &g->nfa, g->vocabulary, err);
     if (done) {
-        g->lock = malloc(sizeof *g->lock);
-        done = g->lock || fail(err, ERR_RESOURCE, 1221, "no memory for a grammar's lock");
+        g->shared = malloc(sizeof *g->shared);
+        done = g->shared || fail(err, ERR_RESOURCE, 1221, "no memory for a grammar's lock");
     }
     if (!done) {
-        grammar_free(g);
+        if (g)
+            grammar_end(g);
         return false;
     }
-    pthread_mutex_init(g->lock, NULL);
+    g->shared->users = 1;
+    g->shared->grammar = g;
+    pthread_mutex_init(&g->shared->lock, NULL);
     *out = g;
     return true;
 }
@@ -107,12 +134,8 @@ bool grammar_choice(Grammar **out, const Tokenizer *t, const Bytes *choices, int
 void grammar_free(Grammar *g) {
     if (!g)
         return;
-    walk_close(g->walk);
-    nfa_free(&g->nfa);
-    if (g->lock)
-        pthread_mutex_destroy(g->lock);
-    free(g->lock);
-    free(g);
+    pthread_mutex_lock(&g->shared->lock);
+    user_leave(g->shared);
 }
 
 // ---- sequences ----------------------------------------------------------------------------------
@@ -122,9 +145,10 @@ bool grammar_state_open(GrammarState **out, const Grammar *g, Error *err) {
     if (!s)
         return fail(err, ERR_RESOURCE, 1223, "no memory for the state of a grammar");
     s->g = g;
-    pthread_mutex_lock(g->lock);
+    pthread_mutex_lock(&g->shared->lock);
     bool done = walker_start(g->walk, &s->at, err);
-    pthread_mutex_unlock(g->lock);
+    g->shared->users += done;
+    pthread_mutex_unlock(&g->shared->lock);
     if (!done) {
         free(s);
         return false;
@@ -136,10 +160,11 @@ bool grammar_state_open(GrammarState **out, const Grammar *g, Error *err) {
 void grammar_state_close(GrammarState *s) {
     if (!s)
         return;
-    pthread_mutex_lock(s->g->lock);
+    GrammarShared *shared = s->g->shared;
+    pthread_mutex_lock(&shared->lock);
     walker_end(s->g->walk, &s->at);
-    pthread_mutex_unlock(s->g->lock);
     free(s);
+    user_leave(shared);
 }
 
 static bool is_stop(const TokenizerShared *t, int32_t token) {
@@ -163,13 +188,13 @@ void grammar_mask(const GrammarState *s, uint32_t *mask) {
     size_t words = ((size_t)g->vocabulary->size + 31) / 32;
     uint32_t any = 0;
     memset(mask, 0, words * sizeof *mask);
-    pthread_mutex_lock(g->lock);
+    pthread_mutex_lock(&g->shared->lock);
     walk_tidy(g->walk);
     const uint32_t *tokens = s->at.ended ? NULL : walk_mask(g->walk, s->at.state, s->at.opening);
     if (tokens)
         memcpy(mask, tokens, words * sizeof *mask);
     bool ends = s->at.ended || walk_accepts(g->walk, s->at.state);
-    pthread_mutex_unlock(g->lock);
+    pthread_mutex_unlock(&g->shared->lock);
     stops_set(g, mask, false);
     for (size_t at = 0; at < words; at++)
         any |= mask[at];
@@ -186,7 +211,7 @@ bool grammar_advance(GrammarState *s, int32_t token) {
         s->at.ended = true;
         return false;
     }
-    pthread_mutex_lock(g->lock);
+    pthread_mutex_lock(&g->shared->lock);
     walk_tidy(g->walk);
     bool silent = s->at.opening && vocabulary_bytes(g->vocabulary, token, false).size;
     int32_t state = bytes.size || silent ? s->at.state : WALK_DEAD;
@@ -196,22 +221,22 @@ bool grammar_advance(GrammarState *s, int32_t token) {
         s->at.state = state;
         s->at.opening = false;
     }
-    pthread_mutex_unlock(g->lock);
+    pthread_mutex_unlock(&g->shared->lock);
     return state != WALK_DEAD;
 }
 
 bool grammar_may_end(const GrammarState *s) {
-    pthread_mutex_lock(s->g->lock);
+    pthread_mutex_lock(&s->g->shared->lock);
     bool ends = s->at.ended || walk_accepts(s->g->walk, s->at.state);
-    pthread_mutex_unlock(s->g->lock);
+    pthread_mutex_unlock(&s->g->shared->lock);
     return ends;
 }
 
 bool grammar_state_copy(GrammarState *to, const GrammarState *from, Error *err) {
     if (to->g != from->g)
         return fail(err, ERR_INTERNAL, 1224, "a state was copied to another grammar's");
-    pthread_mutex_lock(from->g->lock);
+    pthread_mutex_lock(&from->g->shared->lock);
     walker_copy(&to->at, &from->at);
-    pthread_mutex_unlock(from->g->lock);
+    pthread_mutex_unlock(&from->g->shared->lock);
     return true;
 }

@@ -15,7 +15,7 @@ bool grammar_json_schema(Grammar **out, const Tokenizer *t, Bytes schema, Error 
 bool grammar_regex(Grammar **out, const Tokenizer *t, Bytes regex, Error *err); // of the whole text
 bool grammar_choice(Grammar **out, const Tokenizer *t, const Bytes *choices, int32_t count,
                     Error *err);
-void grammar_free(Grammar *g);
+void grammar_free(Grammar *g); // takes NULL; states that are open may be used and closed after it
 
 bool grammar_state_open(GrammarState **out, const Grammar *g, Error *err);
 void grammar_state_close(GrammarState *s);
