@@ -5,12 +5,13 @@
 #include "kernel_rows.h"
 
 enum {
-    THREADS = 128,
+    WARP_LANES = 32,
+    PREFILL_THREADS = 128,
     HEAD_DIM_UNIT = 8,
     MAX_HEAD_DIM = 256,
-    PAGE_STEP = 16,   // a warp of the decode kernel reads 16 keys of one page
-    DECODE_STEP = 64, // keys of a block in one go
+    PAGE_STEP = 16, // a warp of the decode kernel reads 16 keys of one page
     DECODE_MAX_SPLITS = 64,
+    DECODE_STAGES_LIMIT = 6,
     DECODE_MAX_PREFILL = 16, // tokens of one sequence that the decode kernel may take
     BLOCK_ROWS = 64,         // of the prefill kernel: tokens times heads of a group
     WIDE_HEAD_DIM = 128,     // above it, tiles of keys are smaller and queries in shared memory
@@ -90,10 +91,52 @@ static int64_t row_bytes(const Problem *p) { // q and out of a token
 
 // ---- decode -------------------------------------------------------------------------------------
 
-// Blocks that share a KV head.
+// Tiles of 8 query heads in one block, and blocks that share a KV head.
+static int64_t decode_tiles(const Problem *p) {
+    return group_heads(p) > 8 && p->op->attention.head_dim <= WIDE_HEAD_DIM ? 2 : 1;
+}
 static int64_t decode_blocks(const Problem *p) {
-    int64_t tiles = ceil_div(group_heads(p), 8);
-    return tiles > 1 && p->op->attention.head_dim <= WIDE_HEAD_DIM ? ceil_div(tiles, 2) : tiles;
+    return ceil_div(ceil_div(group_heads(p), 8), decode_tiles(p));
+}
+static int64_t decode_heads(const Problem *p) { // of a block
+    int64_t heads = 8 * decode_tiles(p);
+    return group_heads(p) < heads ? group_heads(p) : heads;
+}
+
+// How a block of the decode kernel is cut.
+typedef struct DecodeShape {
+    int64_t warps, stages, shared_bytes;
+    int64_t blocks; // that a multiprocessor holds
+} DecodeShape;
+
+static int64_t decode_stages(const Problem *p, int64_t warps, int64_t limit, int64_t *bytes) {
+    int64_t head_dim = p->op->attention.head_dim;
+    int64_t stride = (int64_t)round_up((uint64_t)head_dim, MMA_K) * 2 + ROW_PADDING;
+    int64_t stage = warps * 2 * PAGE_STEP * stride;
+    int64_t state = (int64_t)round_up((uint64_t)(decode_heads(p) * (head_dim + 4 + 2) * 4), 16);
+    int64_t rest = warps * state + 16;
+    int64_t stages = limit > rest ? (limit - rest) / stage : 0;
+    stages = stages < DECODE_STAGES_LIMIT ? stages : DECODE_STAGES_LIMIT;
+    *bytes = stages * stage + rest;
+    return stages;
+}
+
+// Two blocks for each multiprocessor where three stages fit, so that one reads while the other adds
+// up.
+static bool decode_shape(const Problem *p, DecodeShape *out) {
+    static const struct {
+        int warps, blocks, stages;
+    } wanted[] = {{4, 2, 3}, {4, 1, 3}, {4, 1, 2}, {2, 2, 2}, {2, 1, 2}};
+    int64_t block = p->plan->target->shared_bytes;
+    for (size_t at = 0; at < sizeof wanted / sizeof *wanted; at++) {
+        // a multiprocessor has 1 KiB more than a block may have, and each block needs 1 KiB
+        int64_t limit = (block + SHARED_ALIGN) / wanted[at].blocks - SHARED_ALIGN, bytes;
+        int64_t stages = decode_stages(p, wanted[at].warps, limit, &bytes);
+        *out = (DecodeShape){wanted[at].warps, stages, bytes, wanted[at].blocks};
+        if (stages >= wanted[at].stages)
+            return true;
+    }
+    return false;
 }
 
 static bool decode_accepts(const Problem *p, char reason[REASON_BYTES]) {
@@ -103,18 +146,34 @@ static bool decode_accepts(const Problem *p, char reason[REASON_BYTES]) {
                  (long long)p->max_tokens);
         return false;
     }
-    return supported(p, reason);
+    DecodeShape shape;
+    TRY(supported(p, reason));
+    if (!decode_shape(p, &shape)) {
+        snprintf(reason, REASON_BYTES,
+                 "a block has %d bytes of shared memory, two stages need %lld",
+                 p->plan->target->shared_bytes, (long long)shape.shared_bytes);
+        return false;
+    }
+    return true;
 }
 
 // One token of one sequence shall fill the chip once.
 static int decode_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
-    int64_t splits = p->plan->target->sms / (p->op->attention.kv_heads * decode_blocks(p));
+    DecodeShape shape;
+    if (!decode_shape(p, &shape))
+        return 0;
+    int64_t units = p->op->attention.kv_heads * decode_blocks(p);
+    int64_t splits = p->plan->target->sms * shape.blocks / units;
     int64_t longest = visible(p, p->plan->info.max_seq_len);
-    int64_t useful = ceil_div(longest + (window_of(p) ? PAGE_STEP - 1 : 0), DECODE_STEP);
+    int64_t useful =
+        ceil_div(longest + (window_of(p) ? PAGE_STEP - 1 : 0), PAGE_STEP * shape.warps);
     splits = splits < useful ? splits : useful;
     splits = splits < DECODE_MAX_SPLITS ? splits : DECODE_MAX_SPLITS;
     attention_params(&out[0], p);
     params_set(&out[0], "SPLITS", splits > 1 ? splits : 1);
+    params_set(&out[0], "WARPS", shape.warps);
+    params_set(&out[0], "STAGES", shape.stages);
+    params_set(&out[0], "SHARED_BYTES", shape.shared_bytes);
     return 1;
 }
 
@@ -131,39 +190,32 @@ static Cost decode_cost(const Problem *p, const Params *params) {
 }
 
 static int64_t decode_record_floats(const Problem *p) {
-    int64_t group = group_heads(p);
-    return (int64_t)round_up((uint64_t)(group * p->op->attention.head_dim + 2 * group), 4);
+    int64_t heads = decode_heads(p);
+    return (int64_t)round_up((uint64_t)(heads * (p->op->attention.head_dim + 2) + 1), 4);
 }
 
 static void decode_lower(const Problem *p, const Params *params, const Cost *cost, Plan *plan,
                          PhasePlan *phase) {
     const Op *op = p->op;
-    static const char source[] = "kernels/attention_decode.cu";
+    int64_t shared = params_get(params, "SHARED_BYTES"), block = plan->target->shared_bytes;
     int64_t splits = params_get(params, "SPLITS");
-    int partial =
-        plan_buffer(plan, phase, "attention_parts",
-                    p->max_tokens * op->attention.kv_heads * splits * decode_record_floats(p) * 4);
-    Step *s = plan_step(plan, phase, op, source, "attention_decode", params);
-    s->grid[0] = (int)(op->attention.kv_heads * decode_blocks(p));
-    s->grid[2] = (int)splits;
-    s->tokens_per_block = 1;
-    s->block = THREADS;
+    int64_t rows = p->max_tokens * op->attention.kv_heads * decode_blocks(p);
+    int records =
+        plan_buffer(plan, phase, "attention_records", rows * splits * decode_record_floats(p) * 4);
+    int64_t resident = plan->target->sms * ((block + SHARED_ALIGN) / (shared + SHARED_ALIGN));
+    resident = rows * splits < resident ? rows * splits : resident;
+    Step *s = plan_step(plan, phase, op, "kernels/attention_decode.cu", "attention_decode", params);
+    s->grid[0] = (int)resident;
+    s->block = WARP_LANES * (int)params_get(params, "WARPS");
+    s->shared_bytes = (int)shared;
     s->cost = *cost;
     step_value(plan, phase, s, op->inputs[0]);
     step_kv(s, plan, op->layer);
     step_address(s, REGION_BATCH, plan->batch.positions);
     step_address(s, REGION_BATCH, plan->batch.slots);
     step_address(s, REGION_BATCH, plan->batch.page_table);
-    step_buffer(phase, s, partial, 0);
-    step_tokens(s);
-
-    s = plan_step(plan, phase, op, source, "attention_merge", params);
-    s->grid[0] = (int)op->attention.kv_heads;
-    s->tokens_per_block = 1;
-    s->block = THREADS;
-    step_buffer(phase, s, partial, 0);
-    step_address(s, REGION_BATCH, plan->batch.positions);
-    step_address(s, REGION_BATCH, plan->batch.slots);
+    step_buffer(phase, s, records, 0);
+    step_buffer(phase, s, plan_counts(plan, phase, rows * 4), 0);
     step_weights_or_0(s, plan, op->attention.places);
     step_value(plan, phase, s, op->output);
     step_tokens(s);
@@ -234,7 +286,7 @@ static void prefill_lower(const Problem *p, const Params *params, const Cost *co
         plan_step(plan, phase, op, "kernels/attention_prefill.cu", "attention_prefill", params);
     s->grid[0] = (int)op->attention.kv_heads;
     s->tokens_per_block = (int)(BLOCK_ROWS / group_heads(p));
-    s->block = THREADS;
+    s->block = PREFILL_THREADS;
     s->shared_bytes = (int)prefill_shared_bytes(p);
     s->cost = *cost;
     step_value(plan, phase, s, op->inputs[0]);

@@ -2,8 +2,9 @@
 //
 // A phase (step.h) is lowered op by op: the kernel family that was selected (select.c) appends its
 // steps through the builder functions below.
-// Buffers: logits and hidden are persistent, at the same place in every phase of every target. An
-// op with EPILOGUE_ADD writes over its residual, so the whole residual stream is one buffer, hidden.
+// Buffers: logits and hidden are persistent, at the same place in every phase of every target, and on
+// a GPU the counts, which kernels find and leave as zeros. An op with EPILOGUE_ADD writes over its
+// residual, so the whole residual stream is one buffer, hidden.
 // Non-goals: offsets (memory.c), order of ops (the graph's), anything measured on the machine.
 #include "compile.h"
 #include "../runtime/step.h"
@@ -16,7 +17,7 @@
 enum {
     BUFFER_LOGITS, // ORDER PERSISTENT: index in PhasePlan.buffers
     BUFFER_HIDDEN,
-    PERSISTENT_COUNT,
+    PERSISTENT_COUNT, // and the counts behind them
     KV_ELEM_BYTES   = 2,
     VALUE_ROW_ALIGN = 16, // kernels read whole tiles of tokens
 };
@@ -71,6 +72,18 @@ int plan_buffer(Plan *p, PhasePlan *phase, const char *name, int64_t bytes) {
     phase->buffers[phase->buffer_count] =
         (Buffer){.name = name, .bytes = bytes, .first_step = INT_MAX, .last_step = -1};
     return phase->buffer_count++;
+}
+
+int plan_counts(Plan *p, PhasePlan *phase, int64_t bytes) {
+    static const char name[] = "counts";
+    for (int at = 0; at < phase->buffer_count; at++)
+        if (phase->buffers[at].name == name) {
+            assert(bytes <= phase->buffers[at].bytes);
+            return at;
+        }
+    int counts = plan_buffer(p, phase, name, bytes);
+    phase->buffers[counts].persistent = true;
+    return counts;
 }
 
 static const Op *value_producer(const Graph *g, int value) {
@@ -168,6 +181,16 @@ void step_int(Step *s, int64_t value) {
 
 // ---- phases -------------------------------------------------------------------------------------
 
+// A count for every row and query head.
+static int64_t counts_bytes(const Plan *p) {
+    const ModelInfo *info = &p->info;
+    int64_t heads = 1, rows = info->max_batch_size;
+    for (int at = 0; at < p->graph->op_count; at++)
+        if (p->graph->ops[at].kind == OP_ATTENTION && p->graph->ops[at].attention.heads > heads)
+            heads = p->graph->ops[at].attention.heads;
+    return heads * (rows > info->max_num_tokens ? rows : info->max_num_tokens) * 4;
+}
+
 static PhasePlan *phase_new(Plan *p, int kind, int64_t max_tokens) {
     const ModelInfo *info = &p->info;
     PhasePlan *phase = &p->phases[p->phase_count++];
@@ -180,6 +203,8 @@ static PhasePlan *phase_new(Plan *p, int kind, int64_t max_tokens) {
     assert(logits == BUFFER_LOGITS && hidden == BUFFER_HIDDEN);
     for (int at = 0; at < PERSISTENT_COUNT; at++)
         phase->buffers[at].persistent = true;
+    if (p->target->device == DEVICE_CUDA)
+        plan_counts(p, phase, counts_bytes(p));
     phase->value_buffer[p->graph->logits] = BUFFER_LOGITS;
     for (int value = p->graph->hidden; value >= 0; value = value_alias(p, phase, value))
         phase->value_buffer[value] = BUFFER_HIDDEN;

@@ -227,6 +227,9 @@ void buckets_choose(Plan *p);
 Step *plan_step(Plan *p, PhasePlan *phase, const Op *op, const char *source, const char *entry,
                 const Params *params);
 int plan_buffer(Plan *p, PhasePlan *phase, const char *name, int64_t bytes); // scratch of this phase
+// GPU: zeros from the start on, at the same place in every phase; a kernel leaves them as zeros. All
+// kernels share them, one after the other.
+int plan_counts(Plan *p, PhasePlan *phase, int64_t bytes);
 int plan_value(Plan *p, PhasePlan *phase, int value); // buffer of a graph value, made when missing
 void step_address(Step *s, int region, int64_t offset);
 void step_weights(Step *s, const Plan *p, int packed);           // REGION_WEIGHTS + its offset

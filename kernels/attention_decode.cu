@@ -8,162 +8,278 @@
 //     positions   int32  [tokens]
 //     slots       int32  [tokens]                       -1: an empty row, out is 0
 //     page_table  int32  [slots, PAGES_PER_SEQ]
-//     partial     fp32   [tokens, KV_HEADS, SPLITS, RECORD]   between the two entries, see (3)
+//     records     fp32   [tokens, KV_HEADS * BLOCKS, SPLITS, RECORD]    scratch, see (3)
+//     counts      uint32 [tokens, KV_HEADS * BLOCKS]    zeros, before and after
 //     places      int32  [HEADS * HEAD_DIM]             null without HAS_PLACES
 //     out         act    [tokens, HEADS, HEAD_DIM]
 //     tokens      int64
 //
 // (3) The weights of mma m16n8k16 are keys and values, so that the 8 columns are query heads and no
-//     accumulator is wasted; loads go from memory straight to fragments, 16 bytes a lane, since the
-//     order of a contraction is free. Lane l, g = l / 4, c = l % 4:
+//     accumulator is wasted:
 //
-//       scores^T = K Q^T   16 keys x 8 heads, k16 steps 2 u and 2 u + 1 of unit u (32 elements)
-//         lane reads K[key g, key g + 8][32 u + 8 c .. + 7] and Q[head g][the same]
-//       words 0, 1 are step 2 u (k 2c, 2c+1 and 2c+8, 2c+9), words 2, 3 step 2 u + 1
-//       accumulators: (key g; heads 2c, 2c+1), (key g + 8; heads 2c, 2c+1)
-//       P^T: two 8 x 8 transposes in registers (movmatrix) make them the other operand of
-//       out^T += V^T P^T   16 elements x 8 heads, contraction over the 16 keys
-//         lane reads V[keys 2c, 2c+1, 2c+8, 2c+9][64 u + 8 g .. + 7]: tile i = 0..3 of unit u has
-//         rows g, g + 8 = elements 64 u + 8 g + 2 i, + 1, so word i of two keys, byte-permuted
-//       accumulators of unit u: heads 2c, 2c+1; 8 consecutive elements 64 u + 8 g ..
+//       scores^T = K Q^T     16 keys x 8 heads, K by ldmatrix
+//       P^T                  two 8 x 8 transposes in registers (movmatrix) make it the B of
+//       out^T += V^T P^T     16 elements x 8 heads a tile, V by ldmatrix.trans
 //
-//     What is left of HEAD_DIM after units of 64 (32) is read in units of 32, 16 and 8 by 8, 4 and
-//     2 bytes (8 and 4); the other half of a unit of 8 is zeros. A record of `partial`:
-//     out[GROUP_HEADS][HEAD_DIM] before division, then max[GROUP_HEADS] (in exponents of 2) and
-//     sum[GROUP_HEADS], padded to 4 floats.
+//     Shared memory: for each warp a ring of STAGES runs, each 16 keys, then 16 values, in rows of
+//     STRIDE bytes, which spreads them over the banks; then the states of the warps. What is behind
+//     HEAD_DIM up to a multiple of 16 is zeros.
 //
-// (4) Bytes: KV_HEADS * length * HEAD_DIM * 4 per row. 8 KV heads of 128, 1024 tokens: 4.2 MB, 1.0
-//     us at 4.1 TB/s on an H200, where latency decides: about 3 us and 1.5 for the merge. 8192
-//     tokens: 33.6 MB, 8.2 us. Times: docs/performance.md.
+//     A record: out[BLOCK_HEADS][HEAD_DIM] before division, max[BLOCK_HEADS] (in exponents of 2),
+//     sum[BLOCK_HEADS], how many parts it holds, padded to 4 floats.
 //
-// (5) the parameters of attention.cuh, and SPLITS, the parts at most in which a row's keys are cut,
-//     1 .. 64. Where the cuts are depends on the row's length only, never on the batch. With a
-//     window, the cuts are of what it leaves, from a multiple of 16 on.
+// (4) Bytes: KV_HEADS * length * HEAD_DIM * 4 per row; 8 KV heads of 128: 4.2 MB for 1024 tokens,
+//     33.6 for 8192. An H200 reads 4.2 to 4.6 TB/s; a run of 16 keys takes a multiprocessor 400
+//     cycles to read and a warp about 800 to use. Times: docs/performance.md.
 //
-// (6) attention_decode: grid {KV_HEADS * BLOCKS, tokens, SPLITS}, 128 threads: a block has one part
-//     of one row's keys, warp w every fourth run of 16; blocks behind the last part leave at once.
-//     attention_merge: grid {KV_HEADS, tokens, 1}, 128 threads.
+// (5) the parameters of attention.cuh; SPLITS 1 .. 64, the parts at most in which a row's keys are
+//     cut; WARPS 2 or 4; STAGES 2 ..; SHARED_BYTES, as the launch reserves them.
+//     Where the cuts are depends on the row's length only. The warps of a part are added up in their
+//     order, then the parts in theirs, in one accumulator: so a row's bits do not depend on which
+//     block had which part, nor on what else is in the batch. With a window, the cuts are of what it
+//     leaves, from a multiple of 16 on.
 //
-// (7) Read: Split, load_keys, load_values, scores, softmax, add_values; attend_warp is the loop;
-//     block_merge; then the entries.
+// (6) Grid {blocks, 1, 1}, 32 * WARPS threads. All parts of all rows and KV heads, one behind the
+//     other, are dealt out in equal runs, so a block may begin and end inside of a row. Parts from
+//     the first of a row on are added up in registers (KEEPS); others leave a record each. Whoever comes last
+//     to a row that several blocks share adds up its records.
+//
+// (7) Read from the bottom: attention_decode, attend, run_copy, run_use; part_end, segment_end.
 #include "ptx.cuh"
 #include "attention.cuh"
 
-constexpr int WARPS      = 4;
-constexpr int THREADS    = WARPS * WARP_LANES;
-constexpr int RUN        = 16;          // keys of a warp in one go
-constexpr int STEP       = WARPS * RUN; // keys of the block in one go
-constexpr int TILES_ALL  = (GROUP_HEADS + 7) / 8;
-constexpr int TILES      = TILES_ALL > 1 && HEAD_DIM <= 128 ? 2 : 1; // of 8 heads, in one block
-constexpr int BLOCKS     = (TILES_ALL + TILES - 1) / TILES;          // that share a KV head
-constexpr int BLOCK_ROWS = TILES * 8;
-constexpr int RECORD     = (GROUP_HEADS * HEAD_DIM + 2 * GROUP_HEADS + 3) / 4 * 4;
+constexpr int THREADS     = WARPS * WARP_LANES;
+constexpr int RUN         = 16;          // keys of a warp in one go
+constexpr int STEP        = WARPS * RUN; // keys of the block in one go
+constexpr int TILES_ALL   = (GROUP_HEADS + 7) / 8;
+constexpr int TILES       = TILES_ALL > 1 && HEAD_DIM <= 128 ? 2 : 1; // of 8 heads, in one block
+constexpr int BLOCKS      = (TILES_ALL + TILES - 1) / TILES;          // that share a KV head
+constexpr int BLOCK_HEADS = GROUP_HEADS < TILES * 8 ? GROUP_HEADS : TILES * 8;
+constexpr int ROW_UNITS   = KV_HEADS * BLOCKS;
+constexpr int STEPS       = (HEAD_DIM + 15) / 16; // of 16 elements
+constexpr bool PADDED     = HEAD_DIM % 16 != 0;   // the right half of the last step is zeros
+constexpr int CHUNKS      = HEAD_DIM / 8;         // of 16 bytes, in a row of the cache
+constexpr int STRIDE      = STEPS * 32 + 16;
+constexpr int STAGE_BYTES = 2 * RUN * STRIDE; // of a warp
+constexpr int RING_BYTES  = STAGES * STAGE_BYTES;
+constexpr int HEAD_STRIDE = HEAD_DIM + 4; // floats in shared memory: spreads the heads over the banks
+constexpr int STATE_BYTES = (BLOCK_HEADS * (HEAD_STRIDE + 2) * 4 + 15) / 16 * 16;
+constexpr int STATES_AT   = WARPS * RING_BYTES;
+constexpr int FLAG_AT     = STATES_AT + WARPS * STATE_BYTES;
+constexpr int OUTS        = BLOCK_HEADS * HEAD_DIM;
+constexpr int RECORD      = (OUTS + 2 * BLOCK_HEADS + 1 + 3) / 4 * 4;
+constexpr int FOLDS       = (OUTS + THREADS * 4 - 1) / (THREADS * 4); // groups of 4 outs of a thread
+constexpr bool KEEPS       = FOLDS <= 4; // adds up in registers; else parts always leave records
 static_assert(SPLITS >= 1 && SPLITS <= 64, "SPLITS");
+static_assert((WARPS == 2 || WARPS == 4) && STAGES >= 2, "WARPS, STAGES");
+static_assert(SHARED_BYTES == FLAG_AT + 16, "kernel_attention.c");
 
-constexpr int KEY_UNITS   = HEAD_DIM / 32;
-constexpr int VALUE_UNITS = HEAD_DIM / 64;
-constexpr bool REST_32    = HEAD_DIM % 64 >= 32; // of values
-constexpr bool REST_16    = HEAD_DIM % 32 >= 16;
-constexpr bool REST_8     = HEAD_DIM % 16 != 0;
-constexpr int STEPS_16    = HEAD_DIM / 16;        // that are whole
-constexpr int KEY_STEPS   = STEPS_16 + REST_8; // of k16
-constexpr int OUT_TILES   = STEPS_16 + REST_8; // of 16 elements
-constexpr bool AHEAD      = HEAD_DIM <= 192; // keys and values of a run fit the registers together
-constexpr int HEAD_STRIDE = HEAD_DIM + 4;  // in shared memory: spreads the heads over the banks
-
-// The keys [begin, end) of part `part`; those before `seen` do not count.
-struct Split {
-    int begin, end, parts, seen;
+struct Operands {
+    const act_t *q;
+    const u8 *kv;
+    const s32 *positions, *slots, *page_table;
+    float *records;
+    u32 *counts;
+    const s32 *places;
+    act_t *out;
+    int tokens;
 };
 
-__device__ __forceinline__ Split split_of(int length, int part) {
-    int seen = first_key(length - 1), start = seen / RUN * RUN;
-    int run = (length - start + SPLITS * STEP - 1) / (SPLITS * STEP) * STEP;
-    return {start + part * run, min(length, start + (part + 1) * run),
-            (length - start + run - 1) / run, seen};
+// ---- what is to be done -------------------------------------------------------------------------
+
+// The keys of a row: from `start` on in `parts` parts of `part_keys`; those before `seen` do not
+// count.
+struct Row {
+    int slot, length, start, seen, part_keys, parts;
+};
+
+__device__ __forceinline__ Row row_open(const Operands &o, int token) {
+    Row r;
+    int last    = (int)ld_global_u32(o.positions + token); // at the same time as the slot
+    r.slot      = (int)ld_global_u32(o.slots + token);
+    r.length    = r.slot < 0 ? 0 : last + 1;
+    r.seen      = first_key(r.length - 1);
+    r.start     = r.seen / RUN * RUN;
+    int keys    = r.length - r.start;
+    r.part_keys = (keys + SPLITS * STEP - 1) / (SPLITS * STEP) * STEP;
+    r.parts     = keys > 0 ? (keys + r.part_keys - 1) / r.part_keys : 0;
+    return r;
+}
+
+// Units are parts of rows and blocks of heads: all of row 0, those of its first heads first, ...
+struct Units {
+    int first, last; // of this block
+    int token, base; // the row that holds `first`, and the row's first unit
+};
+
+__device__ __forceinline__ int lane_units(const Operands &o, int token) {
+    return token < o.tokens ? row_open(o, token).parts * ROW_UNITS : 0;
+}
+
+// The sum over all rows, of which `mine` is what the first 32 of them have.
+__device__ __forceinline__ int units_total(const Operands &o, int mine) {
+    int total = (int)__reduce_add_sync(FULL_MASK, (u32)mine);
+    for (int token = WARP_LANES; token < o.tokens; token += WARP_LANES) {
+        mine = lane_units(o, token + (int)threadIdx.x % WARP_LANES);
+        total += (int)__reduce_add_sync(FULL_MASK, (u32)mine);
+    }
+    return total;
+}
+
+__device__ __forceinline__ Units units_open(const Operands &o) {
+    int lane = (int)threadIdx.x % WARP_LANES, mine = lane_units(o, lane);
+    int total = units_total(o, mine), block = (int)blockIdx.x;
+    int blocks = min((int)gridDim.x, total);
+    Units u = {0, 0, 0, 0};
+    if (block >= blocks) {
+        return u;
+    }
+    u.first = (int)((s64)total * block / blocks);
+    u.last  = (int)((s64)total * (block + 1) / blocks);
+    for (int token = 0;; token += WARP_LANES) {
+        int end = mine;
+#pragma unroll // a scan
+        for (int apart = 1; apart < WARP_LANES; apart *= 2) {
+            int before = __shfl_up_sync(FULL_MASK, end, apart);
+            end += lane >= apart ? before : 0;
+        }
+        u32 behind = __ballot_sync(FULL_MASK, u.base + end > u.first);
+        if (behind) {
+            int at  = __ffs((int)behind) - 1;
+            u.token = token + at;
+            u.base += __shfl_sync(FULL_MASK, end - mine, at);
+            return u;
+        }
+        u.base += __shfl_sync(FULL_MASK, end, WARP_LANES - 1);
+        mine = lane_units(o, token + WARP_LANES + lane);
+    }
+}
+
+// Parts [first_part, last_part) of one row and one block of heads.
+struct Segment {
+    KvHead head;
+    int token, unit;          // unit: of the row, less than ROW_UNITS
+    int first_head, heads;    // in the row of q
+    int first_part, last_part, parts;
+    int part_keys, begin, end, seen; // keys [begin, end)
+};
+
+__device__ __forceinline__ Segment segment_of(const Operands &o, const Row &row, int token,
+                                              int local, int count) {
+    Segment s;
+    s.token       = token;
+    s.unit        = local / row.parts;
+    s.first_part  = local % row.parts;
+    s.last_part   = min(s.first_part + count, row.parts);
+    s.parts       = row.parts;
+    s.part_keys   = row.part_keys;
+    s.begin       = row.start + s.first_part * row.part_keys;
+    s.end         = min(row.length, row.start + s.last_part * row.part_keys);
+    s.seen        = row.seen;
+    int kv_index  = s.unit / BLOCKS, of_group = s.unit % BLOCKS * (TILES * 8);
+    s.first_head  = kv_index * GROUP_HEADS + of_group;
+    s.heads       = min(GROUP_HEADS - of_group, TILES * 8);
+    s.head        = kv_head(o.kv, o.page_table, row.slot, kv_index);
+    return s;
 }
 
 // ---- loads --------------------------------------------------------------------------------------
 
-struct Keys {
-    u32 words[2][KEY_STEPS][2]; // [key g, g + 8][step][k 2c, 2c + 8]
+// The segments of this block that are left; false: none.
+__device__ __forceinline__ bool segment_next(const Operands &o, Units &u, Segment &s) {
+    while (u.first < u.last) {
+        Row row = row_open(o, u.token);
+        int all = row.parts * ROW_UNITS, local = u.first - u.base;
+        if (local < all) {
+            s = segment_of(o, row, u.token, local, u.last - u.first);
+            u.first += s.last_part - s.first_part;
+            return true;
+        }
+        u.base += all;
+        u.token++;
+    }
+    return false;
+}
+
+__device__ __forceinline__ int segment_runs(const Segment &s) {
+    return (s.end - s.begin + STEP - 1) / STEP;
+}
+
+// The warp's runs of all segments, in order, STAGES - 1 ahead of their use: so the next segment is on
+// its way while the last one ends. Pages are fetched for 32 runs at once.
+struct Feed {
+    Units left;
+    Segment s;
+    u32 ring;  // of this warp
+    s32 pages; // of run `next / 32 * 32 + lane`
+    int next, runs; // to be copied; of the segment
+    int stage;
 };
-struct Values {
-    u32 words[4][OUT_TILES]; // [key 2c, 2c+1, 2c+8, 2c+9][tile]
-};
 
-// A row in units of 32: 16 bytes a lane, then 8.
-__device__ __forceinline__ void load_row_32(u32 words[KEY_STEPS][2], const u8 *row, int c) {
-#pragma unroll // fragments stay in registers
-    for (int unit = 0; unit < KEY_UNITS; unit++) {
-        uint4 v = ld_global_v4(row + unit * 64 + c * 16);
-        words[2 * unit][0]     = v.x;
-        words[2 * unit][1]     = v.y;
-        words[2 * unit + 1][0] = v.z;
-        words[2 * unit + 1][1] = v.w;
+__device__ __forceinline__ int stage_next(int stage) {
+    return stage + 1 == STAGES ? 0 : stage + 1;
+}
+
+__device__ __forceinline__ int run_first(const Segment &s, int run) {
+    return s.begin + (run * WARPS + (int)threadIdx.x / WARP_LANES) * RUN;
+}
+
+// Copies the keys and values of the next run, if there is one; rows behind the end are zeros.
+__device__ __forceinline__ void run_copy(const Operands &o, Feed &feed) {
+    if (feed.next == feed.runs) {
+        feed.next = 0;
+        feed.runs = segment_next(o, feed.left, feed.s) ? segment_runs(feed.s) : 0;
     }
-    if (REST_16) {
-        uint2 v = ld_global_v2(row + KEY_UNITS * 64 + c * 8);
-        words[STEPS_16 - 1][0] = v.x;
-        words[STEPS_16 - 1][1] = v.y;
+    int lane = (int)threadIdx.x % WARP_LANES, first = run_first(feed.s, feed.next);
+    if (feed.runs > 0) {
+        if (first < feed.s.end) {
+            if (feed.next % WARP_LANES == 0) {
+                int of_lane = run_first(feed.s, feed.next + lane);
+                feed.pages  = kv_page(feed.s.head, min(of_lane, feed.s.end - 1));
+            }
+            s32 page       = __shfl_sync(FULL_MASK, feed.pages, feed.next % WARP_LANES);
+            const u8 *from = kv_row(feed.s.head, page, first);
+            u32 to         = feed.ring + (u32)(feed.stage * STAGE_BYTES);
+#pragma unroll // copies in flight
+            for (int at = 0; at < RUN * CHUNKS; at += WARP_LANES) {
+                int chunk = at + lane, row = chunk / CHUNKS, column = chunk % CHUNKS;
+                if (RUN * CHUNKS % WARP_LANES == 0 || row < RUN) {
+                    int bytes   = first + row < feed.s.end ? 16 : 0;
+                    const u8 *p = from + chunk * 16;
+                    u32 place   = to + (u32)(row * STRIDE + column * 16);
+                    cp_async_16_zfill(place, p, bytes);
+                    cp_async_16_zfill(place + RUN * STRIDE, p + KV_VALUES_AT, bytes);
+                }
+            }
+        }
+        feed.next++;
+        feed.stage = stage_next(feed.stage);
     }
-    if (REST_8) {
-        words[KEY_STEPS - 1][0] = ld_global_u32(row + STEPS_16 * 32 + c * 4);
-        words[KEY_STEPS - 1][1] = 0;
+    cp_async_commit();
+}
+
+// The zeros behind every row of the rings, which no copy touches.
+__device__ __forceinline__ void clear_padding(u32 shared) {
+    for (int row = (int)threadIdx.x; PADDED && row < STATES_AT / STRIDE; row += THREADS) {
+        st_shared_v4(shared + (u32)(row * STRIDE + ROW_BYTES), make_uint4(0, 0, 0, 0));
     }
 }
 
-// A row in units of 64, 32, 16 and 8.
-__device__ __forceinline__ void load_row_64(u32 words[OUT_TILES], const u8 *row, int g) {
-#pragma unroll // fragments stay in registers
-    for (int unit = 0; unit < VALUE_UNITS; unit++) {
-        uint4 v = ld_global_v4(row + unit * 128 + g * 16);
-        words[4 * unit]     = v.x;
-        words[4 * unit + 1] = v.y;
-        words[4 * unit + 2] = v.z;
-        words[4 * unit + 3] = v.w;
-    }
-    if (REST_32) {
-        uint2 v = ld_global_v2(row + VALUE_UNITS * 128 + g * 8);
-        words[4 * VALUE_UNITS]     = v.x;
-        words[4 * VALUE_UNITS + 1] = v.y;
-    }
-    if (REST_16) {
-        words[STEPS_16 - 1] = ld_global_u32(row + (STEPS_16 - 1) * 32 + g * 4);
-    }
-    if (REST_8) {
-        words[OUT_TILES - 1] = ld_global_u16(row + STEPS_16 * 32 + g * 2);
-    }
-}
-
-// Rows behind the end of the part are read at its last key: their weight will be 0.
-__device__ __forceinline__ void load_keys(Keys &keys, const KvHead &head, s32 page, int first,
-                                          int end) {
-    int g = (int)threadIdx.x % WARP_LANES / 4, c = (int)threadIdx.x % 4;
-#pragma unroll // fragments stay in registers
-    for (int half = 0; half < 2; half++) {
-        int key = min(first + g + 8 * half, end - 1);
-        load_row_32(keys.words[half], kv_row(head, page, key), c);
-    }
-}
-__device__ __forceinline__ void load_values(Values &values, const KvHead &head, s32 page, int first,
-                                            int end) {
-    int g = (int)threadIdx.x % WARP_LANES / 4, c = (int)threadIdx.x % 4;
-#pragma unroll // fragments stay in registers
-    for (int at = 0; at < 4; at++) {
-        int key = min(first + 2 * c + at % 2 + 8 * (at / 2), end - 1);
-        load_row_64(values.words[at], kv_row(head, page, key) + KV_VALUES_AT, g);
-    }
-}
-
-// Columns behind the last head of the block read that one again; nobody stores them.
-__device__ __forceinline__ void load_queries(u32 queries[TILES][KEY_STEPS][2], const act_t *q,
-                                             int heads) {
+// B fragments: k 16 step + 2c .. and + 8, head g. Columns behind the last head of the block read
+// that one again; nobody stores them. Plain loads: the kernel before may write q while this one runs.
+__device__ __forceinline__ void load_queries(u32 queries[TILES][STEPS][2], const Operands &o,
+                                             const Segment &s) {
     int g = (int)threadIdx.x % WARP_LANES / 4, c = (int)threadIdx.x % 4;
 #pragma unroll // fragments stay in registers
     for (int tile = 0; tile < TILES; tile++) {
-        int head = min(tile * 8 + g, heads - 1);
-        load_row_32(queries[tile], (const u8 *)(q + head * HEAD_DIM), c);
+        int head       = s.first_head + min(tile * 8 + g, s.heads - 1);
+        const act_t *q = o.q + ((s64)s.token * HEADS + head) * HEAD_DIM + 2 * c;
+#pragma unroll // fragments stay in registers
+        for (int step = 0; step < STEPS; step++) {
+            bool half              = PADDED && step == STEPS - 1;
+            queries[tile][step][0] = ld_global_u32(q + step * 16);
+            queries[tile][step][1] = half ? 0 : ld_global_u32(q + step * 16 + 8);
+        }
     }
 }
 
@@ -171,16 +287,16 @@ __device__ __forceinline__ void load_queries(u32 queries[TILES][KEY_STEPS][2], c
 
 // What a lane has for heads 2c and 2c + 1 of each tile.
 struct State {
-    float out[TILES][OUT_TILES][4]; // tile i: (element; 2c), (element; 2c+1), (element + 1; ...)
-    float max[TILES][2];            // of scores, in exponents of 2; lanes of equal c agree
-    float sum[TILES][2];            // over this lane's keys only
+    float out[TILES][STEPS][4]; // (element g; 2c), (g; 2c+1), (element g + 8; ...) of 16
+    float max[TILES][2];        // of scores, in exponents of 2; lanes of equal c agree
+    float sum[TILES][2];        // over this lane's keys only
 };
 
 __device__ __forceinline__ void state_clear(State &s) {
 #pragma unroll // the state stays in registers
     for (int tile = 0; tile < TILES; tile++) {
 #pragma unroll // the state stays in registers
-        for (int at = 0; at < OUT_TILES * 4; at++) {
+        for (int at = 0; at < STEPS * 4; at++) {
             s.out[tile][at / 4][at % 4] = 0.0f;
         }
         s.max[tile][0] = s.max[tile][1] = NO_SCORE;
@@ -188,30 +304,39 @@ __device__ __forceinline__ void state_clear(State &s) {
     }
 }
 
-__device__ __forceinline__ void scores(float score[4], const Keys &keys,
-                                       const u32 queries[KEY_STEPS][2]) {
-    score[0] = score[1] = score[2] = score[3] = 0.0f;
-#pragma unroll // fragments stay in registers
-    for (int step = 0; step < KEY_STEPS; step++) {
-        mma_m16n8k16_act(score, keys.words[0][step][0], keys.words[1][step][0],
-                         keys.words[0][step][1], keys.words[1][step][1], queries[step][0],
-                         queries[step][1]);
-    }
-    if (SOFTCAP_BITS) {
+__device__ __forceinline__ void scores(float score[TILES][4], u32 keys,
+                                       const u32 queries[TILES][STEPS][2]) {
+    int lane = (int)threadIdx.x % WARP_LANES;
+    // quarters of 16 x 16: (keys 0-7, left), (8-15, left), (0-7, right), (8-15, right)
+    u32 address = keys + (u32)(lane % 16 * STRIDE + lane / 16 * 16);
 #pragma unroll // scores stay in registers
-        for (int at = 0; at < 4; at++) {
-            score[at] = capped(score[at]);
+    for (int at = 0; at < TILES * 4; at++) {
+        score[at / 4][at % 4] = 0.0f;
+    }
+#pragma unroll // fragments stay in registers
+    for (int step = 0; step < STEPS; step++) {
+        u32 a[4];
+        ldmatrix_x4(a, address + step * 32);
+#pragma unroll // fragments stay in registers
+        for (int tile = 0; tile < TILES; tile++) {
+            mma_m16n8k16_act(score[tile], a[0], a[1], a[2], a[3], queries[tile][step][0],
+                             queries[tile][step][1]);
         }
+    }
+#pragma unroll // scores stay in registers
+    for (int at = 0; SOFTCAP_BITS && at < TILES * 4; at++) {
+        score[at / 4][at % 4] = capped(score[at / 4][at % 4]);
     }
 }
 
 // Scores become weights (2^(score - max)); out and sum are brought to the new maximum.
 __device__ __forceinline__ void softmax(State &s, int tile, float score[4], int first,
-                                        const Split &split) {
+                                        const Segment &segment) {
     int g = (int)threadIdx.x % WARP_LANES / 4;
     const float scale = score_scale();
-    bool low_counts = first + g < split.end && (!WINDOW || first + g >= split.seen);
-    bool high_counts = first + g + 8 < split.end && (!WINDOW || first + g + 8 >= split.seen);
+    int low_key = first + g, high_key = first + g + 8;
+    bool low_counts  = low_key < segment.end && (!WINDOW || low_key >= segment.seen);
+    bool high_counts = high_key < segment.end && (!WINDOW || high_key >= segment.seen);
 #pragma unroll // the state stays in registers
     for (int column = 0; column < 2; column++) {
         float low  = low_counts ? score[column] * scale : NO_SCORE;
@@ -227,96 +352,82 @@ __device__ __forceinline__ void softmax(State &s, int tile, float score[4], int 
         score[2 + column]   = ex2_approx(high - most);
         s.sum[tile][column] = s.sum[tile][column] * shrink + (score[column] + score[2 + column]);
 #pragma unroll // the state stays in registers
-        for (int at = 0; at < OUT_TILES; at++) {
+        for (int at = 0; at < STEPS; at++) {
             s.out[tile][at][column] *= shrink;
             s.out[tile][at][2 + column] *= shrink;
         }
     }
 }
 
-__device__ __forceinline__ void add_values(float out[OUT_TILES][4], const Values &values,
-                                           const float weight[4]) {
-    u32 low  = movmatrix_trans(act2_from_f32(weight[0], weight[1]));
-    u32 high = movmatrix_trans(act2_from_f32(weight[2], weight[3]));
+__device__ __forceinline__ void add_values(State &s, u32 values, const float weight[TILES][4]) {
+    int lane = (int)threadIdx.x % WARP_LANES;
+    u32 low[TILES], high[TILES];
 #pragma unroll // fragments stay in registers
-    for (int tile = 0; tile < OUT_TILES; tile++) {
-        u32 a = values.words[0][tile], b = values.words[1][tile];
-        u32 c = values.words[2][tile], d = values.words[3][tile];
-        mma_m16n8k16_act(out[tile], prmt(a, b, 0x5410), prmt(a, b, 0x7632), prmt(c, d, 0x5410),
-                         prmt(c, d, 0x7632), low, high);
+    for (int tile = 0; tile < TILES; tile++) {
+        low[tile]  = movmatrix_trans(act2_from_f32(weight[tile][0], weight[tile][1]));
+        high[tile] = movmatrix_trans(act2_from_f32(weight[tile][2], weight[tile][3]));
     }
-}
-
-// ---- a warp's part of a part --------------------------------------------------------------------
-
-// Keys of the next run are loaded while this run's values are used, and the other way round; wide
-// heads leave no registers for that.
-__device__ __forceinline__ void attend_warp(State &s, const KvHead &head, Split split,
-                                            const u32 queries[TILES][KEY_STEPS][2]) {
-    int first = split.begin + (int)threadIdx.x / WARP_LANES * RUN, last = split.end - 1;
-    if (first > last) {
-        return;
-    }
-    Keys keys;
-    Values values;
-    s32 page = kv_page(head, first), next_page = 0;
-    if (AHEAD) {
-        load_keys(keys, head, page, first, split.end);
-        load_values(values, head, page, first, split.end);
-        next_page = kv_page(head, min(first + STEP, last));
-    }
-    for (; first <= last; first += STEP) {
-        bool more = AHEAD && first + STEP <= last;
-        float score[TILES][4];
-        if (!AHEAD) {
-            page = kv_page(head, first);
-            load_keys(keys, head, page, first, split.end);
-        }
-#pragma unroll // the state stays in registers
+    // transposed quarters: (keys 0-7, left), (0-7, right), (8-15, left), (8-15, right)
+    u32 address = values + (u32)((lane % 8 + lane / 16 * 8) * STRIDE + lane / 8 % 2 * 16);
+#pragma unroll // fragments stay in registers
+    for (int step = 0; step < STEPS; step++) {
+        u32 a[4];
+        ldmatrix_x4_trans(a, address + step * 32);
+#pragma unroll // fragments stay in registers
         for (int tile = 0; tile < TILES; tile++) {
-            scores(score[tile], keys, queries[tile]);
-        }
-        if (!AHEAD) {
-            load_values(values, head, page, first, split.end);
-        }
-        if (more) {
-            page = next_page;
-            load_keys(keys, head, page, first + STEP, split.end);
-            next_page = kv_page(head, min(first + 2 * STEP, last));
-        }
-#pragma unroll // the state stays in registers
-        for (int tile = 0; tile < TILES; tile++) {
-            softmax(s, tile, score[tile], first, split);
-            add_values(s.out[tile], values, score[tile]);
-        }
-        if (more) {
-            load_values(values, head, page, first + STEP, split.end);
+            mma_m16n8k16_act(s.out[tile][step], a[0], a[1], a[2], a[3], low[tile], high[tile]);
         }
     }
 }
 
-// ---- the warps of a block together --------------------------------------------------------------
+__device__ __forceinline__ void run_use(State &s, const Segment &segment, int first, u32 stage,
+                                        const u32 queries[TILES][STEPS][2]) {
+    float score[TILES][4];
+    scores(score, stage, queries);
+#pragma unroll // the state stays in registers
+    for (int tile = 0; tile < TILES; tile++) {
+        softmax(s, tile, score[tile], first, segment);
+    }
+    add_values(s, stage + RUN * STRIDE, score);
+}
 
-struct Shared {
-    float out[WARPS][BLOCK_ROWS][HEAD_STRIDE];
-    float max[WARPS][BLOCK_ROWS], sum[WARPS][BLOCK_ROWS];
+// ---- parts --------------------------------------------------------------------------------------
+//
+// The same sums must give the same bits wherever they are made: products and additions are written
+// out, so that the compiler has no choice which of them to fuse.
+
+// Four neighbouring outs of a head.
+struct Fold {
+    float4 out;
+    float max, sum;
 };
-static_assert(sizeof(Shared) <= 48 * 1024, "static shared memory");
 
-// Elements e and e + 1 of tile `tile`, as drawn in (3).
-__device__ __forceinline__ int tile_element(int tile, int g) {
-    if (tile < VALUE_UNITS * 4) {
-        return tile / 4 * 64 + 8 * g + 2 * (tile % 4);
-    }
-    if (REST_32 && tile < VALUE_UNITS * 4 + 2) {
-        return VALUE_UNITS * 64 + 4 * g + 2 * (tile - VALUE_UNITS * 4);
-    }
-    return REST_8 && tile == STEPS_16 ? STEPS_16 * 16 + g : (STEPS_16 - 1) * 16 + 2 * g;
+__device__ __forceinline__ float4 scaled(float4 v, float factor) {
+    return make_float4(__fmul_rn(v.x, factor), __fmul_rn(v.y, factor), __fmul_rn(v.z, factor),
+                       __fmul_rn(v.w, factor));
+}
+__device__ __forceinline__ float4 added(float4 to, float4 v, float factor) {
+    return make_float4(__fmaf_rn(v.x, factor, to.x), __fmaf_rn(v.y, factor, to.y),
+                       __fmaf_rn(v.z, factor, to.z), __fmaf_rn(v.w, factor, to.w));
 }
 
-__device__ __forceinline__ void warp_store(Shared &shared, State &s) {
+// a becomes what a and the part behind it, b, are together.
+__device__ __forceinline__ void fold(Fold &a, const Fold &b) {
+    float most = fmaxf(a.max, b.max);
+    float of_a = ex2_approx(a.max - most), of_b = ex2_approx(b.max - most);
+    a.out = added(scaled(a.out, of_a), b.out, of_b);
+    a.sum = __fmaf_rn(b.sum, of_b, __fmul_rn(a.sum, of_a));
+    a.max = most;
+}
+
+__device__ __forceinline__ u32 state_at(u32 shared, int warp) {
+    return shared + (u32)(STATES_AT + warp * STATE_BYTES);
+}
+constexpr int MAX_AT = BLOCK_HEADS * HEAD_STRIDE * 4, SUM_AT = MAX_AT + BLOCK_HEADS * 4;
+
+__device__ __forceinline__ void warp_store(u32 shared, const State &s) {
     int g = (int)threadIdx.x % WARP_LANES / 4, c = (int)threadIdx.x % 4;
-    int warp = (int)threadIdx.x / WARP_LANES;
+    u32 state = state_at(shared, (int)threadIdx.x / WARP_LANES);
 #pragma unroll // the state stays in registers
     for (int at = 0; at < TILES * 2; at++) {
         int tile = at / 2, column = at % 2, row = tile * 8 + 2 * c + column;
@@ -324,126 +435,228 @@ __device__ __forceinline__ void warp_store(Shared &shared, State &s) {
         sum += shfl_xor_f32(sum, 4);
         sum += shfl_xor_f32(sum, 8);
         sum += shfl_xor_f32(sum, 16);
-        if (g == 0) {
-            shared.max[warp][row] = s.max[tile][column];
-            shared.sum[warp][row] = sum;
-        }
+        if (row < BLOCK_HEADS) {
+            if (g == 0) {
+                st_shared_f32(state + (u32)(MAX_AT + row * 4), s.max[tile][column]);
+                st_shared_f32(state + (u32)(SUM_AT + row * 4), sum);
+            }
 #pragma unroll // the state stays in registers
-        for (int out = 0; out < OUT_TILES; out++) {
-            float *to = &shared.out[warp][row][tile_element(out, g)];
-            if (REST_8 && out == STEPS_16) {
-                *to = s.out[tile][out][column];
-            } else {
-                *(float2 *)to = make_float2(s.out[tile][out][column], s.out[tile][out][2 + column]);
+            for (int step = 0; step < STEPS; step++) {
+                u32 to = state + (u32)((row * HEAD_STRIDE + step * 16 + g) * 4);
+                st_shared_f32(to, s.out[tile][step][column]);
+                if (!PADDED || step < STEPS - 1) {
+                    st_shared_f32(to + 32, s.out[tile][step][2 + column]);
+                }
             }
         }
     }
 }
 
-// Adds up the warps in their order and writes one record. `heads`: of this block.
-__device__ __forceinline__ void block_merge(Shared &shared, float *record, int first_head,
-                                            int heads) {
-    for (int at = (int)threadIdx.x * 4; at < heads * HEAD_DIM; at += THREADS * 4) {
-        int row = at / HEAD_DIM, element = at % HEAD_DIM;
-        float most = NO_SCORE, sum = 0.0f;
-        float4 out = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        for (int warp = 0; warp < WARPS; warp++) {
-            most = fmaxf(most, shared.max[warp][row]);
-        }
-        for (int warp = 0; warp < WARPS; warp++) {
-            float factor = ex2_approx(shared.max[warp][row] - most);
-            float4 v     = *(const float4 *)&shared.out[warp][row][element];
-            out.x += factor * v.x;
-            out.y += factor * v.y;
-            out.z += factor * v.z;
-            out.w += factor * v.w;
-            sum += factor * shared.sum[warp][row];
-        }
-        *(float4 *)(record + first_head * HEAD_DIM + at) = out;
-        if (element == 0) {
-            record[GROUP_HEADS * HEAD_DIM + first_head + row]               = most;
-            record[GROUP_HEADS * HEAD_DIM + GROUP_HEADS + first_head + row] = sum;
-        }
+// Outs at .. at + 3 of the part whose states the warps have stored.
+__device__ __forceinline__ Fold warps_fold(u32 shared, int at) {
+    int row = at / HEAD_DIM, element = at % HEAD_DIM;
+    Fold f[WARPS], all;
+    all.max = NO_SCORE;
+#pragma unroll // loads in flight
+    for (int warp = 0; warp < WARPS; warp++) {
+        u32 state   = state_at(shared, warp);
+        f[warp].out = ld_shared_v4_f32(state + (u32)((row * HEAD_STRIDE + element) * 4));
+        f[warp].max = ld_shared_f32(state + (u32)(MAX_AT + row * 4));
+        f[warp].sum = ld_shared_f32(state + (u32)(SUM_AT + row * 4));
+        all.max     = fmaxf(all.max, f[warp].max);
+    }
+    all.out = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    all.sum = 0.0f;
+#pragma unroll // f stays in registers
+    for (int warp = 0; warp < WARPS; warp++) {
+        float factor = ex2_approx(f[warp].max - all.max);
+        all.out      = added(all.out, f[warp].out, factor);
+        all.sum      = __fmaf_rn(f[warp].sum, factor, all.sum);
+    }
+    return all;
+}
+
+__device__ __forceinline__ float *record_of(const Operands &o, const Segment &s, int part) {
+    return o.records + (((s64)s.token * ROW_UNITS + s.unit) * SPLITS + part) * RECORD;
+}
+
+// `parts`: how many the record of part `part` holds; it is the first of them.
+__device__ __forceinline__ void record_store(const Operands &o, const Segment &s, int part,
+                                             int parts, int at, const Fold &f) {
+    float *record = record_of(o, s, part);
+    int row       = at / HEAD_DIM;
+    st_global_v4_f32(record + at, f.out);
+    if (at % HEAD_DIM == 0) {
+        st_global_f32(record + OUTS + row, f.max);
+        st_global_f32(record + OUTS + BLOCK_HEADS + row, f.sum);
+    }
+    if (at == 0) {
+        st_global_f32(record + OUTS + 2 * BLOCK_HEADS, (float)parts);
     }
 }
 
-__device__ __forceinline__ float *record_of(float *partial, s64 token, int kv, int part) {
-    return partial + ((token * KV_HEADS + kv) * SPLITS + part) * RECORD;
+__device__ __forceinline__ void out_store(const Operands &o, const Segment &s, int at,
+                                          const Fold &f) {
+    float4 v   = scaled(f.out, 1.0f / f.sum);
+    act_t *row = o.out + (s64)s.token * (HEADS * HEAD_DIM);
+    store_pair(row, o.places, s.first_head * HEAD_DIM + at, v.x, v.y);
+    store_pair(row, o.places, s.first_head * HEAD_DIM + at + 2, v.z, v.w);
 }
 
-// ---- entries ------------------------------------------------------------------------------------
-
-// One block at least: without that ptxas 13.0 spills wide heads in order to fit one more.
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    attention_decode(const act_t *q, const u8 *kv, const s32 *positions, const s32 *slots,
-                     const s32 *page_table, float *partial, s64 tokens) {
-    __shared__ __align__(16) Shared shared;
-    griddepcontrol_launch_dependents();
-    s64 token = blockIdx.y;
-    int kv_index = (int)blockIdx.x / BLOCKS, part = (int)blockIdx.z;
-    if (token >= tokens) {
-        return;
-    }
-    griddepcontrol_wait(); // q and the new keys are the work of the kernel before
-    int slot = slots[token], length = positions[token] + 1;
-    if (slot < 0 || length <= 0) {
-        return;
-    }
-    Split split = split_of(length, part);
-    if (split.begin >= split.end) {
-        return;
-    }
-    int first_head = (int)blockIdx.x % BLOCKS * BLOCK_ROWS;
-    int heads      = min(GROUP_HEADS - first_head, BLOCK_ROWS);
-    KvHead head    = kv_head(kv, page_table, slot, kv_index);
-    u32 queries[TILES][KEY_STEPS][2];
-    load_queries(queries, q + (token * HEADS + kv_index * GROUP_HEADS + first_head) * HEAD_DIM,
-                 heads);
-    State state;
-    state_clear(state);
-    attend_warp(state, head, split, queries);
+// The warps' states of part `part` become one. From a row's first part on they are added up.
+__device__ __forceinline__ void part_end(const Operands &o, const Segment &s, int part, u32 shared,
+                                         const State &state, Fold folds[FOLDS]) {
     warp_store(shared, state);
     __syncthreads();
-    block_merge(shared, record_of(partial, token, kv_index, part), first_head, heads);
+#pragma unroll // folds stay in registers
+    for (int i = 0; i < FOLDS; i++) {
+        int at = ((int)threadIdx.x + i * THREADS) * 4;
+        if (at < s.heads * HEAD_DIM) {
+            Fold f = warps_fold(shared, at);
+            if (!KEEPS || s.first_part > 0) {
+                record_store(o, s, part, 1, at, f);
+            } else if (part == 0) {
+                folds[i] = f;
+            } else {
+                fold(folds[i], f);
+            }
+        }
+    }
+    __syncthreads();
 }
 
-// Adds up the parts of a row in their order.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_merge(const float *partial, const s32 *positions, const s32 *slots,
-                    const s32 *places, act_t *out, s64 tokens) {
-    griddepcontrol_launch_dependents();
-    s64 token = blockIdx.y;
-    int kv_index = (int)blockIdx.x;
-    if (token >= tokens) {
+__device__ __forceinline__ Fold record_load(const Operands &o, const Segment &s, int part, int at) {
+    const float *record = record_of(o, s, part);
+    int row             = at / HEAD_DIM;
+    return {ld_global_v4_f32(record + at), ld_global_f32(record + OUTS + row),
+            ld_global_f32(record + OUTS + BLOCK_HEADS + row)};
+}
+
+// Outs at .. at + 3 of a row from its records, in the order of its parts. The first one says which
+// parts it holds; what would be their own records is read, but not used.
+__device__ __forceinline__ Fold records_fold(const Operands &o, const Segment &s, int at) {
+    constexpr int AT_ONCE = 8;
+    Fold all  = record_load(o, s, 0, at);
+    float has = ld_global_f32(record_of(o, s, 0) + OUTS + 2 * BLOCK_HEADS);
+    for (int part = 1; part < s.parts; part += AT_ONCE) {
+        Fold f[AT_ONCE];
+#pragma unroll // loads in flight
+        for (int i = 0; i < AT_ONCE; i++) {
+            f[i] = record_load(o, s, min(part + i, s.parts - 1), at);
+        }
+#pragma unroll // f stays in registers
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (part + i < s.parts && part + i >= (int)has) {
+                fold(all, f[i]);
+            }
+        }
+    }
+    return all;
+}
+
+// Is this block the last one that comes to the row? What others stored is visible then.
+__device__ __forceinline__ bool row_complete(const Operands &o, const Segment &s, u32 shared) {
+    __syncthreads(); // all of this block's records are written
+    if (threadIdx.x == 0) {
+        u32 *count = o.counts + (s64)s.token * ROW_UNITS + s.unit;
+        u32 mine   = (u32)(s.last_part - s.first_part);
+        bool last  = atom_acq_rel_gpu_add_u32(count, mine) + mine == (u32)s.parts;
+        if (last) {
+            st_global_u32(count, 0);
+        }
+        st_shared_u32(shared + FLAG_AT, last);
+    }
+    __syncthreads();
+    return ld_shared_u32(shared + FLAG_AT) != 0;
+}
+
+__device__ __forceinline__ void segment_end(const Operands &o, const Segment &s, u32 shared,
+                                            const Fold folds[FOLDS]) {
+    bool whole = KEEPS && s.last_part - s.first_part == s.parts;
+#pragma unroll // folds stay in registers
+    for (int i = 0; i < FOLDS; i++) {
+        int at = ((int)threadIdx.x + i * THREADS) * 4;
+        if (KEEPS && at < s.heads * HEAD_DIM && s.first_part == 0) {
+            if (whole) {
+                out_store(o, s, at, folds[i]);
+            } else {
+                record_store(o, s, 0, s.last_part, at, folds[i]);
+            }
+        }
+    }
+    if (whole || !row_complete(o, s, shared)) {
         return;
     }
-    griddepcontrol_wait();
-    int length = slots[token] < 0 ? 0 : positions[token] + 1;
-    int parts  = length > 0 ? split_of(length, 0).parts : 0;
-    act_t *row = out + token * (HEADS * HEAD_DIM);
-    const float *records = partial + (token * KV_HEADS + kv_index) * SPLITS * RECORD;
-    for (int at = (int)threadIdx.x * 4; at < GROUP_HEADS * HEAD_DIM; at += THREADS * 4) {
-        const float *most_of = records + GROUP_HEADS * HEAD_DIM + at / HEAD_DIM;
-        float most = NO_SCORE, sum = 0.0f;
-        float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 8 // loads in flight
-        for (int part = 0; part < parts; part++) {
-            most = fmaxf(most, most_of[part * RECORD]);
-        }
-#pragma unroll 8 // loads in flight
-        for (int part = 0; part < parts; part++) {
-            float factor = ex2_approx(most_of[part * RECORD] - most);
-            float4 v     = *(const float4 *)(records + part * RECORD + at);
-            total.x += factor * v.x;
-            total.y += factor * v.y;
-            total.z += factor * v.z;
-            total.w += factor * v.w;
-            sum += factor * most_of[part * RECORD + GROUP_HEADS];
-        }
-        float scale = parts > 0 ? 1.0f / sum : 0.0f;
-        store_pair(row, places, kv_index * GROUP_HEADS * HEAD_DIM + at, total.x * scale,
-                   total.y * scale);
-        store_pair(row, places, kv_index * GROUP_HEADS * HEAD_DIM + at + 2, total.z * scale,
-                   total.w * scale);
+    for (int at = (int)threadIdx.x * 4; at < s.heads * HEAD_DIM; at += THREADS * 4) {
+        out_store(o, s, at, records_fold(o, s, at));
     }
+}
+
+// ---- a block ------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void attend(const Operands &o, const Segment &s, u32 shared, Feed &feed,
+                                       int &stage) {
+    u32 queries[TILES][STEPS][2];
+    State state;
+    Fold folds[FOLDS];
+    load_queries(queries, o, s);
+    int runs = segment_runs(s), of_part = s.part_keys / STEP, run = 0;
+    for (int part = s.first_part; part < s.last_part; part++) {
+        state_clear(state);
+        int last = min(runs, run + of_part);
+        for (; run < last; run++) {
+            run_copy(o, feed);
+            int first = run_first(s, run);
+            cp_async_wait<STAGES - 1>();
+            __syncwarp(); // the copies of all lanes are there
+            if (first < s.end) {
+                run_use(state, s, first, feed.ring + (u32)(stage * STAGE_BYTES), queries);
+            }
+            stage = stage_next(stage);
+            __syncwarp(); // all lanes have read
+        }
+        part_end(o, s, part, shared, state, folds);
+    }
+    segment_end(o, s, shared, folds);
+}
+
+// Rows without a sequence.
+__device__ __forceinline__ void empty_rows_clear(const Operands &o) {
+    for (int token = (int)blockIdx.x; token < o.tokens; token += (int)gridDim.x) {
+        if (row_open(o, token).parts == 0) {
+            act_t *row = o.out + (s64)token * (HEADS * HEAD_DIM);
+            for (int at = (int)threadIdx.x * 8; at < HEADS * HEAD_DIM; at += THREADS * 8) {
+                st_global_v4(row + at, make_uint4(0, 0, 0, 0));
+            }
+        }
+    }
+}
+
+extern __shared__ __align__(128) u8 block_shared[];
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    attention_decode(const act_t *q, const u8 *kv, const s32 *positions, const s32 *slots,
+                     const s32 *page_table, float *records, u32 *counts, const s32 *places,
+                     act_t *out, s64 tokens) {
+    u32 shared = shared_address(block_shared);
+    griddepcontrol_launch_dependents();
+    clear_padding(shared);
+    griddepcontrol_wait(); // q and the new keys are the work of the kernel before
+    Operands o = {q, kv, positions, slots, page_table, records, counts, places, out, (int)tokens};
+    __syncthreads();
+    Units u = units_open(o);
+    Segment s;
+    int stage = 0;
+    Feed feed;
+    feed.left = u;
+    feed.ring = shared + (u32)((int)threadIdx.x / WARP_LANES * RING_BYTES);
+    feed.next = feed.runs = feed.stage = 0;
+#pragma unroll 1 // a ring
+    for (int ahead = 0; ahead < STAGES - 1; ahead++) {
+        run_copy(o, feed);
+    }
+    while (segment_next(o, u, s)) {
+        attend(o, s, shared, feed, stage);
+    }
+    empty_rows_clear(o);
 }

@@ -232,6 +232,20 @@ static inline void attention_release(AttentionRun *run, StepLab *lab) {
 
 // ---- checks -------------------------------------------------------------------------------------
 
+// What a kernel counts in memory must be zeros again.
+static inline void attention_counts_check(AttentionRun *run, StepLab *lab, const Buffer *buffer) {
+    if (!buffer->persistent)
+        return;
+    unsigned char *found = arena_alloc(&lab->arena, (size_t)buffer->bytes);
+    lab_download(lab, found, run->base[REGION_ARENA] + (uint64_t)buffer->offset,
+                 (size_t)buffer->bytes);
+    for (int64_t at = 0; at < buffer->bytes; at++)
+        if (found[at]) {
+            printf("%s: left counts that are not 0\n", run->c->name);
+            exit(1);
+        }
+}
+
 // Runs rows [first, first + count) as rows 0 .. and fetches their outputs with the guard behind.
 static inline uint16_t *attention_run(AttentionRun *run, StepLab *lab, int first, int count) {
     const AttentionCase *c = run->c;
@@ -242,6 +256,10 @@ static inline uint16_t *attention_run(AttentionRun *run, StepLab *lab, int first
     uint64_t q = arena + (uint64_t)phase->buffers[phase->value_buffer[run->q]].offset;
     const Buffer *out = &phase->buffers[phase->value_buffer[run->out]];
     lab_fill(lab, arena, 0xff, (size_t)run->arena_bytes);
+    for (int at = 0; at < phase->buffer_count; at++)
+        if (phase->buffers[at].persistent) // counts
+            lab_fill(lab, arena + (uint64_t)phase->buffers[at].offset, 0,
+                     (size_t)phase->buffers[at].bytes);
     lab_upload(lab, q, run->q_act + first * width, (size_t)(count * width * 2));
     for (int field = 0; field < 2; field++) {
         int64_t offset = field ? b->slots : b->positions;
@@ -249,6 +267,8 @@ static inline uint16_t *attention_run(AttentionRun *run, StepLab *lab, int first
                    attention_batch(run, offset) + first, (size_t)count * 4);
     }
     lab_phase_run(lab, phase, run->first_kernel, run->base, count);
+    for (int at = 0; at < phase->buffer_count; at++)
+        attention_counts_check(run, lab, &phase->buffers[at]);
     size_t bytes = (size_t)(out->bytes + LAB_GUARD_BYTES);
     uint16_t *result = arena_alloc(&lab->arena, bytes);
     lab_download(lab, result, arena + (uint64_t)out->offset, bytes);

@@ -244,6 +244,7 @@ static void time_attention(StepLab *lab, AttentionRun *run, const TimeCase *c) {
         attention_batch(run, batch->slots)[row] = attention_slot(run, row);
     }
     attention_pages(run);
+    const Buffer *q = &run->phase.buffers[run->phase.value_buffer[run->q]];
     Timing t = {.lab = lab,
                 .phase = &run->phase,
                 .first_kernel = run->first_kernel,
@@ -252,7 +253,8 @@ static void time_attention(StepLab *lab, AttentionRun *run, const TimeCase *c) {
                 .ops = c->tokens ? 4 : BENCH_OPS};
     t.base[REGION_ARENA] = lab_alloc(lab, (size_t)run->arena_bytes);
     t.base[REGION_BATCH] = lab_alloc(lab, (size_t)batch->bytes);
-    bench_fill(lab, t.base[REGION_ARENA], run->arena_bytes);
+    lab_fill(lab, t.base[REGION_ARENA], 0, (size_t)run->arena_bytes); // counts
+    bench_fill(lab, t.base[REGION_ARENA] + (uint64_t)q->offset, q->bytes);
     lab_upload(lab, t.base[REGION_BATCH], run->batch, (size_t)batch->bytes);
     int64_t pools = c->tokens ? 1 : POOL_BYTES / run->kv_bytes + 1;
     t.pool_count = pools < BENCH_POOLS_MAX ? (int)pools : BENCH_POOLS_MAX;

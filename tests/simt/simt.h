@@ -338,6 +338,11 @@ static inline void red_global_add_f32(void *p, float v) {
     memcpy(&old, p, sizeof old);
     simt_store(p, old + v);
 }
+static inline u32 atom_acq_rel_gpu_add_u32(u32 *p, u32 v) { // blocks run one after the other
+    u32 old = simt_load<u32>(p);
+    simt_store(p, old + v);
+    return old;
+}
 static inline void prefetch_l2(const void *) {}
 static inline void griddepcontrol_wait() {}
 static inline void griddepcontrol_launch_dependents() {}
