@@ -29,6 +29,8 @@ typedef struct CliOptions {
     const char *host, *api_key, *api_key_file, *served_name, *tool_parser; // serve
     int64_t port, max_queue, connections, client_seconds, drain_seconds;   // serve
     int64_t windows, threads, top_k, seed;
+    int64_t speculate; // tokens of a draft at most
+    int64_t kv_tokens; // room of the KV cache over all sequences; 0: as the command wants it
     double temperature, top_p, min_p, repetition_penalty;
     bool raw, ignore_eos, stats, json, all, help;
 } CliOptions;
@@ -38,9 +40,9 @@ typedef struct Cli {
     CliOptions options;
     Executable executable;
     Tokenizer *tokenizer;
-    Chat *chat; // NULL: the model has no template
+    Chat *chat;             // NULL: the model has no template
     struct cJSON *defaults; // SEGMENT_DEFAULTS; NULL: none
-    double start_s; // of the process
+    double start_s;         // of the process
 } Cli;
 
 // Defaults of sampling come from the model; `defaults` is SEGMENT_DEFAULTS, whose arguments stand

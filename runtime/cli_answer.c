@@ -1,8 +1,11 @@
 // Makes one answer. Tokens become text as they come: a terminal shows them at once.
 #include "cli_answer.h"
 
+#include "answer_text.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 static bool is_stop(const ModelInfo *m, int32_t id) {
     for (int at = 0; at < m->stop_count; at++)
@@ -24,7 +27,7 @@ SampleParams sample_params(const Cli *cli) {
 }
 
 // Takes one token; false in *more: the text is complete.
-static bool token_take(Cli *cli, Answer *a, TokenizerStream *decoder, int32_t token, bool *more,
+static bool token_take(Cli *cli, Answer *a, AnswerText *text, int32_t token, bool *more,
                        Error *err) {
     a->ids[a->count++] = token;
     bool interrupted = a->interrupted && *a->interrupted;
@@ -33,48 +36,68 @@ static bool token_take(Cli *cli, Answer *a, TokenizerStream *decoder, int32_t to
         *more = false;
         return true;
     }
-    Bytes text;
-    TRY(tokenizer_stream_add(decoder, token, &text, err));
-    TRY(text_add(&a->stream, text, err));
+    TRY(answer_text_add(text, token, true, err));
+    TRY(text_add(&a->stream, answer_text_take(text), err));
     *more =
         !a->stream.out || fflush(a->stream.out) == 0; // else the reader is gone, or the disk full
     return true;
 }
 
-static bool tokens_make(Cli *cli, Engine *engine, TokenizerStream *decoder, const int32_t *prompt,
-                        int64_t count, int64_t limit, Answer *a, Error *err) {
+// The tokens that follow: one, or more if a draft was good.
+static bool tokens_draw(Engine *engine, Answer *a, int64_t prompt_count, int64_t room,
+                        const SampleParams *params, int32_t tokens[SPECULATE_MAX + 1],
+                        int32_t *drawn, Error *err) {
     const int32_t slot = 0;
-    int32_t token;
+    int32_t drafts[SPECULATE_MAX], most = engine_draft_room(engine, params);
+    int32_t count = speculate_draft(&a->speculate, a->history, prompt_count + a->count,
+                                    room - 1 < most ? room - 1 : most, drafts);
+    *drawn = 1;
+    if (!count)
+        return engine_decode(engine, &slot, 1, tokens, err);
+    TRY(engine_speculate(engine, slot, drafts, count, tokens, drawn, err));
+    speculate_learn(&a->speculate, count, *drawn - 1);
+    return true;
+}
+
+static bool tokens_make(Cli *cli, Engine *engine, AnswerText *text, int64_t prompt_count,
+                        int64_t limit, Answer *a, Error *err) {
+    const int32_t slot = 0;
+    const SampleParams params = sample_params(cli);
+    int32_t tokens[SPECULATE_MAX + 1], drawn = 1;
     bool more;
-    TRY(engine_prefill(engine, slot, prompt, count, NULL, err));
-    TRY(engine_sample(engine, slot, &token, err));
+    TRY(engine_prefill(engine, slot, a->history, prompt_count, NULL, err));
+    TRY(engine_sample(engine, slot, tokens, err));
     a->first_s = cli_seconds();
-    TRY(token_take(cli, a, decoder, token, &more, err));
+    TRY(token_take(cli, a, text, tokens[0], &more, err));
     while (more && a->count < limit) {
-        TRY(engine_decode(engine, &slot, 1, &token, err));
-        TRY(token_take(cli, a, decoder, token, &more, err));
+        TRY(tokens_draw(engine, a, prompt_count, limit - a->count, &params, tokens, &drawn, err));
+        for (int32_t at = 0; at < drawn && more; at++)
+            TRY(token_take(cli, a, text, tokens[at], &more, err));
     }
     a->end_s = cli_seconds();
-    Bytes rest; // what the decoder kept back
-    TRY(tokenizer_stream_end(decoder, &rest, err));
-    return text_add(&a->stream, rest, err) && text_end(&a->stream, err);
+    TRY(answer_text_end(text, err)); // what was kept back
+    return text_add(&a->stream, answer_text_take(text), err) && text_end(&a->stream, err);
 }
 
 bool answer_make(Cli *cli, Engine *engine, const int32_t *prompt, int64_t count, int64_t limit,
                  Answer *a, Error *err) {
-    TokenizerStream *decoder;
-    a->ids = calloc((size_t)limit, sizeof *a->ids);
-    if (!a->ids)
-        return fail(err, ERR_RESOURCE, 1021, "no memory for %" PRId64 " tokens", limit);
-    TRY(tokenizer_stream_open(&decoder, cli->tokenizer, TOKENIZER_SKIP_SPECIAL, err));
+    AnswerText text;
+    int32_t most = (int32_t)cli->options.speculate;
+    a->history = calloc((size_t)(count + limit), sizeof *a->history);
+    if (!a->history)
+        return fail(err, ERR_RESOURCE, 1021, "no memory for %" PRId64 " tokens", count + limit);
+    memcpy(a->history, prompt, (size_t)count * sizeof *prompt);
+    a->ids = a->history + count;
+    a->speculate = (Speculate){.most = most, .length = most};
     a->start_s = cli_seconds();
-    bool done = tokens_make(cli, engine, decoder, prompt, count, limit, a, err);
-    tokenizer_stream_close(decoder);
+    bool done = answer_text_open(&text, cli->tokenizer, NULL, 0, false, err) &&
+                tokens_make(cli, engine, &text, count, limit, a, err);
+    answer_text_close(&text);
     return done;
 }
 
 void answer_free(Answer *a) {
-    free(a->ids);
+    free(a->history);
     free(a->stream.text);
     *a = (Answer){.ids = NULL};
 }
@@ -96,4 +119,7 @@ void answer_stats(const Cli *cli, Engine *engine, int64_t prompt_count, const An
     char line[512];
     answer_stats_print(line, sizeof line, cli, engine, prompt_count, a);
     fputs(line, stderr);
+    if (a->speculate.most)
+        fprintf(stderr, "speculation: %" PRId64 " of %" PRId64 " drafted tokens accepted\n",
+                a->speculate.accepted, a->speculate.drafted);
 }

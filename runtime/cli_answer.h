@@ -6,10 +6,13 @@
 
 #include "cli.h"
 #include "cli_text.h"
+#include "speculate.h"
 
 typedef struct Answer {
-    int32_t *ids; // [count], the stop token included; owner: answer_free
+    int32_t *history; // the prompt, then ids; owner: answer_free
+    int32_t *ids;     // [count], the stop token included
     int64_t count;
+    Speculate speculate;
     bool stopped;      // by a stop token or an interruption
     TextStream stream; // set `out` and `keep` before
     double start_s, first_s, end_s;

@@ -1,6 +1,7 @@
 // Options of the executable, with llama.cpp's spelling and the names of OpenAI and vLLM as
 // synonyms.
 #include "cli.h"
+#include "speculate.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -45,6 +46,8 @@ static const OptionSpec specs[] = {
      "run batch chat serve", "R", "1 = off"},
     {"-s --seed", OPTION_INT, AT(seed), -1, 9e18, "run chat", "N",
      "same seed, same text (-1: a new one each time)"},
+    {"--speculate", OPTION_INT, AT(speculate), 0, SPECULATE_MAX, "run chat", "N",
+     "try N tokens at once where the text repeats itself; the answer is the same"},
     {"--raw", OPTION_FLAG, AT(raw), 0, 0, "run", NULL,
      "the prompt as it is, without the model's chat template"},
     {"--system", OPTION_TEXT, AT(system), 0, 0, "run batch chat serve", "TEXT",
@@ -65,6 +68,8 @@ static const OptionSpec specs[] = {
      "where to run"},
     {"-t --threads", OPTION_INT, AT(threads), 1, 256, "run batch chat serve bench logits perplexity selftest", "N",
      "CPU threads (all cores)"},
+    {"--kv-tokens", OPTION_INT, AT(kv_tokens), 1, 1e12, "serve", "N",
+     "tokens that the KV cache holds for all sequences (a full batch, or what fits)"},
     {"--host", OPTION_TEXT, AT(host), 0, 0, "serve", "ADDRESS", "where to listen (127.0.0.1)"},
     {"--port", OPTION_INT, AT(port), 0, 65535, "serve", "N", "TCP port (8080; 0 = any free one)"},
     {"--api-key", OPTION_TEXT, AT(api_key), 0, 0, "serve", "KEY",

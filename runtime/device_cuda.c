@@ -407,6 +407,8 @@ static bool weights_load(CudaDevice *d, Error *err) {
 
 static void cuda_close(Device *device) {
     CudaDevice *d = cuda_of(device);
+    if (d->context)
+        d->cu.context_set(d->context); // another thread may have opened it
     for (int64_t rows = 0; d->graphs && rows <= d->e->info.max_batch_size; rows++)
         if (d->graphs[rows])
             d->cu.graph_exec_destroy(d->graphs[rows]);

@@ -3,6 +3,7 @@
 #include "engine.h"
 
 #include "sampler.h"
+#include "speculate.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ struct Engine {
     unsigned char *block; // the batch block
     Sequence *sequences;  // [max_batch_size]
     float *logits;        // [max_head_rows, vocab_size], for visits
+    uint32_t *seen;       // [seen_words]: of a slot, before drafts are checked
     int64_t context;
     int32_t last_row;   // row of the last prefill step whose token was the prompt's last
     int32_t row_count;  // rows that the device's block holds for decode; 0: none
@@ -101,8 +103,10 @@ static bool engine_allocate(Engine *en, Error *err) {
     en->sequences = calloc((size_t)m->max_batch_size, sizeof *en->sequences);
     en->row_slots = calloc((size_t)m->max_batch_size, sizeof *en->row_slots);
     en->logits = calloc((size_t)m->max_head_rows * (size_t)m->vocab_size, sizeof *en->logits);
+    en->seen = calloc((size_t)en->e->batch.seen_words, sizeof *en->seen);
     en->drawn_slots = calloc((size_t)m->max_batch_size, sizeof *en->drawn_slots);
-    if (!en->block || !en->sequences || !en->row_slots || !en->drawn_slots || !en->logits)
+    if (!en->block || !en->sequences || !en->row_slots || !en->drawn_slots || !en->logits ||
+        !en->seen)
         return fail(err, ERR_RESOURCE, 842, "no memory for the batch");
     return true;
 }
@@ -138,6 +142,7 @@ void engine_close(Engine *en) {
     free(en->sequences);
     free(en->row_slots);
     free(en->drawn_slots);
+    free(en->seen);
     free(en->logits);
     free(en);
 }
@@ -266,8 +271,9 @@ bool engine_reuse(Engine *en, int32_t slot, const int32_t *ids, int64_t count, E
     return reused == 0 || table_upload(en, slot, err);
 }
 
-void engine_know(Engine *en, int32_t slot, const int32_t *ids) {
-    kvcache_know(en->kv, slot, ids, en->sequences[slot].length);
+void engine_know(Engine *en, int32_t slot, const int32_t *ids, int64_t count) {
+    int64_t length = en->sequences[slot].length;
+    kvcache_know(en->kv, slot, ids, length < count ? length : count);
 }
 
 // ---- prefill ------------------------------------------------------------------------------------
@@ -300,10 +306,9 @@ static bool chunk_run(Engine *en, int32_t slot, const int32_t *ids, int32_t coun
         ints(en, b->token_ids)[row] = ids[row];
         ints(en, b->positions)[row] = (int32_t)s->length + row;
         ints(en, b->slots)[row] = slot;
-        seen_add(en, slot, ids[row]);
     }
     TRY(upload(en, b->token_ids, count * 4, err) && upload(en, b->positions, count * 4, err));
-    TRY(upload(en, b->slots, count * 4, err) && seen_upload(en, slot, err));
+    TRY(upload(en, b->slots, count * 4, err));
     TRY(en->device->type->run(en->device, PHASE_PREFILL, count, err));
     s->length += count;
     en->last_row = count - 1;
@@ -322,7 +327,9 @@ bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
     for (int64_t first = 0; first < count; first += most) {
         int32_t rows = (int32_t)(count - first < most ? count - first : most);
         int64_t position = en->sequences[slot].length;
-        TRY(chunk_run(en, slot, ids + first, rows, err));
+        for (int32_t row = 0; row < rows; row++)
+            seen_add(en, slot, ids[first + row]);
+        TRY(seen_upload(en, slot, err) && chunk_run(en, slot, ids + first, rows, err));
         int64_t skipped = visit && visit->first > position ? visit->first - position : 0;
         if (visit && skipped < rows)
             TRY(rows_visit(en, position, (int32_t)skipped, rows, visit, err));
@@ -424,4 +431,59 @@ bool engine_decode(Engine *en, const int32_t *slots, int32_t count, int32_t *tok
     for (int32_t row = 0; row < count; row++)
         tokens[row] = engine_token(en, slots[row]);
     return true;
+}
+
+// ---- speculation --------------------------------------------------------------------------------
+
+// Draws a token after each of the rows of the last step, one after the other, as decode would.
+// They are in token_ids then.
+static bool rows_draw(Engine *en, int32_t slot, int32_t rows, Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    const DeviceType *type = en->device->type;
+    for (int32_t row = 0; row < rows; row++) {
+        ints(en, b->head_rows)[row] = row;
+        ints(en, b->head_slots)[row] = -1;
+    }
+    TRY(upload(en, b->head_rows, rows * 4, err));
+    TRY(type->run(en->device, PHASE_HEAD, rows, err));
+    for (int32_t row = 0; row < rows; row++) {
+        ints(en, b->head_slots)[row] = slot;
+        TRY(upload(en, b->head_slots, rows * 4, err));
+        TRY(type->run(en->device, PHASE_SAMPLE, row + 1, err));
+        ints(en, b->head_slots)[row] = -1;
+    }
+    return type->download(en->device, b->token_ids, rows * 4, err);
+}
+
+int32_t engine_draft_room(const Engine *en, const SampleParams *p) {
+    const ModelInfo *m = &en->e->info;
+    int64_t rows = m->max_head_rows < m->max_num_tokens ? m->max_head_rows : m->max_num_tokens;
+    if (sample_counts(p) || p->logprobs > 0)
+        return 0;
+    return (int32_t)(rows - 1 < SPECULATE_MAX ? rows - 1 : SPECULATE_MAX);
+}
+
+// A draft's row saw the tokens before it only if they were drawn; what is behind the first that was
+// not is forgotten: length, seen tokens and the random numbers' step stand after the last good draw.
+bool engine_speculate(Engine *en, int32_t slot, const int32_t *drafts, int32_t count,
+                      int32_t *tokens, int32_t *drawn, Error *err) {
+    Sequence *s = &en->sequences[slot];
+    int64_t length = s->length;
+    size_t seen_bytes = (size_t)en->e->batch.seen_words * 4;
+    int32_t rows[SPECULATE_MAX + 1] = {s->last};
+    memcpy(rows + 1, drafts, (size_t)count * sizeof *drafts);
+    memcpy(en->seen, seen_bits(en, slot), seen_bytes);
+    TRY(engine_reserve(en, slot, length + count + 1, err));
+    TRY(chunk_run(en, slot, rows, count + 1, err) && rows_draw(en, slot, count + 1, err));
+    memcpy(tokens, ints(en, en->e->batch.token_ids), (size_t)(count + 1) * sizeof *tokens);
+    *drawn = 1;
+    while (*drawn <= count && tokens[*drawn - 1] == drafts[*drawn - 1])
+        ++*drawn;
+    memcpy(seen_bits(en, slot), en->seen, seen_bytes);
+    for (int32_t at = 0; at < *drawn; at++)
+        seen_add(en, slot, tokens[at]);
+    s->length = length + *drawn;
+    s->last = tokens[*drawn - 1];
+    s->step += *drawn;
+    return params_upload(en, slot, err) && seen_upload(en, slot, err);
 }

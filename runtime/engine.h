@@ -38,10 +38,10 @@ int64_t engine_length(const Engine *en, int32_t slot); // tokens in the cache
 bool engine_reserve(Engine *en, int32_t slot, int64_t tokens, Error *err);
 
 // Pages of equal beginnings. engine_reuse, after engine_start: what the cache still has of `ids`, all
-// but one at most, becomes the beginning of the sequence. engine_know: the slot's tokens so far, so
-// that others find them.
+// but one at most, becomes the beginning of the sequence. engine_know: the sequence begins with
+// ids[0, count), so that others find it.
 bool engine_reuse(Engine *en, int32_t slot, const int32_t *ids, int64_t count, Error *err);
-void engine_know(Engine *en, int32_t slot, const int32_t *ids);
+void engine_know(Engine *en, int32_t slot, const int32_t *ids, int64_t count);
 
 // Who wants to see logits while a prompt is prefilled.
 typedef struct LogitsVisit {
@@ -69,5 +69,13 @@ bool engine_decode_begin(Engine *en, const int32_t *slots, int32_t count, Error 
 bool engine_finish(Engine *en, Error *err);
 int32_t engine_token(const Engine *en, int32_t slot);
 const SampleResult *engine_result(const Engine *en, int32_t slot); // if params->logprobs
+
+// Speculation: one step feeds the slot's last drawn token and `count` (at most engine_draft_room)
+// drafts of what follows, and draws a token after each, as long as the drafts are what
+// was drawn. tokens: [count + 1], *drawn of them: what engine_decode would have drawn one by one.
+bool engine_speculate(Engine *en, int32_t slot, const int32_t *drafts, int32_t count,
+                      int32_t *tokens, int32_t *drawn, Error *err);
+// 0 with logprobs and with penalties that count tokens.
+int32_t engine_draft_room(const Engine *en, const SampleParams *params);
 
 #endif

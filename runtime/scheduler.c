@@ -76,8 +76,10 @@ static void step(Scheduler *s) {
     }
     for (int32_t at = 0; at < s->running_count;) {
         int32_t before = s->running_count;
-        if (s->running[at]->drew)
+        if (s->running[at]->drawn_count)
             answer_take(s, s->running[at]);
+        else
+            answer_know(s, s->running[at]);
         at += s->running_count == before; // an answer that ended has left the list
     }
 }

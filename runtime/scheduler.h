@@ -7,6 +7,7 @@
 
 #include "engine.h"
 #include "grammar.h"
+#include "speculate.h"
 #include "tokenizer.h"
 
 typedef struct Scheduler Scheduler;
@@ -37,7 +38,7 @@ typedef struct GenerateParams {
 enum {
     SCHEDULER_MAX_LOGPROBS = SAMPLE_MAX_TOP,
     SCHEDULER_MAX_BIAS = SAMPLE_MAX_BIAS,
-    SCHEDULER_MAX_DRAFT = 16,
+    SCHEDULER_MAX_DRAFT = SPECULATE_MAX,
 };
 
 typedef struct TokenLogprob {

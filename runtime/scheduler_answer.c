@@ -23,19 +23,37 @@ static bool is_stop(const Scheduler *s, const Request *r, int32_t id) {
     return false;
 }
 
+static bool mask_empty(const uint32_t *mask, int64_t words) {
+    uint32_t any = 0;
+    for (int64_t word = 0; word < words; word++)
+        any |= mask[word];
+    return any == 0;
+}
+
+// Without the tokens that end an answer, where others are left.
+static void stops_clear(const Scheduler *s, const Request *r, uint32_t *mask, int64_t words) {
+    int32_t stop;
+    for (int32_t at = 0; stop_id(s, r, at, &stop); at++)
+        mask[stop / 32] &= ~(1u << stop % 32);
+    if (r->grammar && mask_empty(mask, words))
+        grammar_mask(r->grammar, mask);
+}
+
 bool answer_mask(Scheduler *s, Request *r, Error *err) {
-    bool masked = r->count - r->prompt_count < r->params.min_tokens;
-    if (masked && !r->masked) {
-        int64_t words = ceil_div(engine_model(s->engine)->vocab_size, 32);
-        uint32_t *mask = engine_mask(s->engine, r->slot);
-        int32_t stop;
+    bool young = r->count - r->prompt_count < r->params.min_tokens, was = r->masked;
+    int64_t words = ceil_div(engine_model(s->engine)->vocab_size, 32);
+    uint32_t *mask = engine_mask(s->engine, r->slot);
+    r->masked = young || r->grammar;
+    if (was == r->masked && !r->grammar)
+        return true;
+    if (r->grammar)
+        grammar_mask(r->grammar, mask);
+    else
         memset(mask, 0xff, (size_t)words * sizeof *mask);
-        for (int32_t at = 0; stop_id(s, r, at, &stop); at++)
-            mask[stop / 32] &= ~(1u << stop % 32);
-    }
-    bool changed = masked != r->masked;
-    r->masked = masked;
-    return !changed || engine_mask_set(s->engine, r->slot, masked, err);
+    if (young)
+        stops_clear(s, r, mask, words);
+    r->ended = mask_empty(mask, words);
+    return r->ended || engine_mask_set(s->engine, r->slot, r->masked, err);
 }
 
 // Logprobs of the token that was drawn last, if they were asked for.
@@ -62,7 +80,9 @@ static void tell(const Scheduler *s, Request *r, FinishReason finish) {
                            .error = finish == FINISH_ERROR ? &r->error : NULL,
                            .prompt_tokens = r->prompt_count,
                            .cached_tokens = r->cached,
-                           .output_tokens = r->count - r->prompt_count};
+                           .output_tokens = r->count - r->prompt_count,
+                           .drafted = r->speculate.drafted,
+                           .accepted = r->speculate.accepted};
     r->told = r->count;
     r->callback(r->user, r->number, &event);
 }
@@ -75,6 +95,10 @@ static bool token_take(const Scheduler *s, Request *r, int32_t id, FinishReason 
         *finish = FINISH_STOP;
         return true;
     }
+    if (r->grammar && !grammar_advance(r->grammar, id)) {
+        *finish = FINISH_STOP;
+        return true;
+    }
     bool stops = r->count - r->prompt_count >= r->params.min_tokens;
     TRY(answer_text_add(&r->text, id, stops, &r->error));
     if (r->text.stop)
@@ -84,18 +108,32 @@ static bool token_take(const Scheduler *s, Request *r, int32_t id, FinishReason 
     return true;
 }
 
+void answer_know(Scheduler *s, Request *r) {
+    if (s->prefix_cache)
+        engine_know(s->engine, r->slot, r->ids, r->count);
+}
+
 void answer_take(Scheduler *s, Request *r) {
-    FinishReason finish;
+    FinishReason finish = FINISH_NONE;
     if (r->count == r->prompt_count) {
         s->now.prompt_tokens += r->prompt_count;
         s->now.cached_tokens += r->cached;
     }
-    s->now.output_tokens++;
-    if (!token_take(s, r, engine_token(s->engine, r->slot), &finish) ||
-        !answer_mask(s, r, &r->error))
-        finish = FINISH_ERROR;
+    if (r->drawn_count == 1)
+        r->drawn[0] = engine_token(s->engine, r->slot);
+    for (int32_t at = 0; at < r->drawn_count && finish == FINISH_NONE; at++) {
+        s->now.output_tokens++;
+        if (!token_take(s, r, r->drawn[at], &finish))
+            finish = FINISH_ERROR;
+    }
     if (r->params.logprobs >= 0)
         logprobs_take(s, r);
+    if (finish == FINISH_NONE && !answer_mask(s, r, &r->error))
+        finish = FINISH_ERROR;
+    if (finish == FINISH_NONE && r->ended)
+        finish = FINISH_STOP;
+    if (finish != FINISH_ERROR)
+        answer_know(s, r);
     if (finish != FINISH_NONE)
         answer_end(s, r, finish);
     else

@@ -111,6 +111,8 @@ static bool request_copy(Request *r, const Scheduler *s, const int32_t *ids,
     if (!r->params.stop_ids || !r->params.bias || !r->params.stops || !r->ids)
         return fail(err, ERR_RESOURCE, 1110, "no memory for a request");
     memcpy(r->ids, ids, (size_t)r->prompt_count * sizeof *ids);
+    if (p->grammar)
+        TRY(grammar_state_open(&r->grammar, p->grammar, err));
     return answer_text_open(&r->text, s->tokenizer, r->params.stops, r->params.stop_count,
                             r->params.include_stop, err);
 }
@@ -118,14 +120,13 @@ static bool request_copy(Request *r, const Scheduler *s, const int32_t *ids,
 bool request_make(Request **out, const Scheduler *s, const int32_t *ids, int64_t count,
                   const GenerateParams *p, Error *err) {
     TRY(ranges_check(p, err) && lists_check(p, engine_model(s->engine)->vocab_size, err));
-    if (p->grammar)
-        return fail(err, ERR_UNSUPPORTED, 1108, "grammars are not supported by this version");
     TRY(prompt_check(s, ids, count, err));
     Request *r = calloc(1, sizeof *r);
     if (!r)
         return fail(err, ERR_RESOURCE, 1110, "no memory for a request");
     int64_t room = engine_context(s->engine) - count;
     r->slot = -1;
+    r->speculate = (Speculate){.most = p->speculate, .length = p->speculate};
     r->prompt_count = r->count = r->told = count;
     r->limit = count + (p->max_tokens && p->max_tokens < room ? p->max_tokens : room);
     if (!request_copy(r, s, ids, p, err)) {
@@ -138,6 +139,8 @@ bool request_make(Request **out, const Scheduler *s, const int32_t *ids, int64_t
 
 void request_free(Request *r) {
     answer_text_close(&r->text);
+    if (r->grammar)
+        grammar_state_close(r->grammar);
     free((void *)(uintptr_t)r->params.stop_ids);
     free((void *)(uintptr_t)r->params.bias);
     free((void *)(uintptr_t)r->params.stops);

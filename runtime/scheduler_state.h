@@ -6,6 +6,7 @@
 
 #include "answer_text.h"
 #include "scheduler.h"
+#include "speculate.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -25,9 +26,13 @@ struct Request {
     int64_t cached; // tokens of the prompt that the prefix cache had, when it ran first
     int32_t slot;   // -1: waiting
     bool prefilled; // everything but the last id is in the KV cache
-    bool drew;      // in this step
-    bool masked;    // not all tokens may be drawn
-    Error error;    // FINISH_ERROR
+    int32_t drawn[SPECULATE_MAX + 1]; // in this step, [drawn_count]
+    int32_t drawn_count;
+    Speculate speculate;
+    bool masked;           // not all tokens may be drawn
+    bool ended;            // the grammar's text is whole: no token may be drawn
+    GrammarState *grammar; // NULL: any text
+    Error error;           // FINISH_ERROR
     AnswerText text;
     atomic_bool cancelled;
 };
@@ -73,7 +78,8 @@ void step_remove(Scheduler *s, Request *r); // frees its slot and pages; under t
 // scheduler_answer.c
 // Which tokens the next draw may give.
 bool answer_mask(Scheduler *s, Request *r, Error *err);
-void answer_take(Scheduler *s, Request *r); // the token that the step drew
+void answer_take(Scheduler *s, Request *r); // the tokens that the step drew
+void answer_know(Scheduler *s, Request *r); // its full pages may be shared
 // Its last event. Frees the request.
 void answer_end(Scheduler *s, Request *r, FinishReason finish);
 

@@ -11,8 +11,11 @@
 #include <assert.h>
 #include <string.h>
 
-// Tokens of prompts that a step takes at least, however many sequences decode.
-enum { LEAST_PREFILL = 64 };
+enum {
+    LEAST_PREFILL = 64, // tokens of prompts that a step takes, however many sequences decode
+    // With more of them decode reads the weights once for all, but drafts once for each.
+    SPECULATE_SEQUENCES = 4,
+};
 
 // ---- requests into slots ------------------------------------------------------------------------
 
@@ -57,8 +60,8 @@ static int32_t slot_free(const Scheduler *s) {
     return -1;
 }
 
-// Everything that is known must fit, but for pages that others hold, and a page more for each that runs, so that a request is not
-// taken away again at once.
+// Everything that is known must fit, but for pages that others hold, and a page more for each that
+// runs, so that a request is not taken away again at once.
 static bool request_fits(const Scheduler *s, const Request *r) {
     const KvCache *kv = engine_cache(s->engine);
     int64_t pages = ceil_div(r->count + 1, engine_model(s->engine)->page_tokens);
@@ -81,6 +84,8 @@ static void request_start(Scheduler *s, Request *r, int32_t slot) {
     r->prefilled = false;
     if (!slot_fill(s, r, &r->error))
         answer_end(s, r, FINISH_ERROR);
+    else if (r->ended)
+        answer_end(s, r, FINISH_STOP);
 }
 
 static Request *queue_head(Scheduler *s) {
@@ -122,16 +127,18 @@ static void preempt(Scheduler *s) {
 }
 
 // Pages for the rows of this step, for the oldest first.
-static void decode_reserve(Scheduler *s) {
+static bool decode_reserve(Scheduler *s, Error *err) {
     for (int32_t at = 0; at < s->running_count; at++) {
         Request *r = s->running[at];
-        Error full;
-        while (r->slot >= 0 && r->prefilled &&
-               !engine_reserve(s->engine, r->slot, r->count, &full)) {
+        while (r->slot >= 0 && r->prefilled && !engine_reserve(s->engine, r->slot, r->count, err)) {
+            if (err->code != ERR_RESOURCE)
+                return false;
             assert(s->running_count > 1); // one sequence always has room for its context
             preempt(s);
         }
     }
+    *err = (Error){0};
+    return true;
 }
 
 // ---- prompts ------------------------------------------------------------------------------------
@@ -148,28 +155,57 @@ static bool prefill(Scheduler *s, Request *r, int64_t *budget, Error *err) {
     *budget -= chunk;
     if (done + chunk < r->count)
         return true;
-    r->prefilled = r->drew = true;
+    r->prefilled = true;
+    r->drawn_count = 1;
     return engine_sample_begin(s->engine, r->slot, err);
 }
 
-bool step_run(Scheduler *s, Error *err) {
-    decode_reserve(s);
+// ---- decode -------------------------------------------------------------------------------------
+
+// Checks a draft of what follows, if there is one; else nothing is drawn.
+static bool speculate(Scheduler *s, Request *r, Error *err) {
+    SampleParams params = sample_params_of(s, r);
+    int32_t drafts[SPECULATE_MAX];
+    Error full;
+    int64_t room = least(engine_draft_room(s->engine, &params), r->limit - r->count - 1);
+    int32_t count = r->masked ? 0 : speculate_draft(&r->speculate, r->ids, r->count, room, drafts);
+    if (!count || !engine_reserve(s->engine, r->slot, r->count + count, &full))
+        return true;
+    TRY(engine_speculate(s->engine, r->slot, drafts, count, r->drawn, &r->drawn_count, err));
+    speculate_learn(&r->speculate, count, r->drawn_count - 1);
+    s->now.drafted += count;
+    s->now.accepted += r->drawn_count - 1;
+    return true;
+}
+
+static bool decode(Scheduler *s, int32_t sequences, Error *err) {
     int32_t rows = 0;
     for (int32_t at = 0; at < s->running_count; at++) {
         Request *r = s->running[at];
-        r->drew = r->prefilled;
-        if (r->prefilled)
-            s->slots[rows++] = r->slot;
+        if (!r->prefilled || r->drawn_count)
+            continue;
+        if (sequences <= SPECULATE_SEQUENCES)
+            TRY(speculate(s, r, err));
+        if (r->drawn_count)
+            continue;
+        r->drawn_count = 1;
+        s->slots[rows++] = r->slot;
     }
-    int64_t budget = s->token_budget - rows;
+    return rows == 0 || engine_decode_begin(s->engine, s->slots, rows, err);
+}
+
+bool step_run(Scheduler *s, Error *err) {
+    TRY(decode_reserve(s, err));
+    int32_t sequences = 0;
+    for (int32_t at = 0; at < s->running_count; at++) {
+        s->running[at]->drawn_count = 0;
+        sequences += s->running[at]->prefilled;
+    }
+    int64_t budget = s->token_budget - sequences;
     budget = budget > LEAST_PREFILL ? budget : least(LEAST_PREFILL, s->token_budget);
+    TRY(decode(s, sequences, err));
     for (int32_t at = 0; at < s->running_count && budget > 0; at++)
         if (!s->running[at]->prefilled)
             TRY(prefill(s, s->running[at], &budget, err));
-    if (rows)
-        TRY(engine_decode_begin(s->engine, s->slots, rows, err));
-    TRY(engine_finish(s->engine, err));
-    for (int32_t at = 0; at < s->running_count && s->prefix_cache; at++)
-        engine_know(s->engine, s->running[at]->slot, s->running[at]->ids);
-    return true;
+    return engine_finish(s->engine, err);
 }

@@ -253,7 +253,8 @@ bool serve(Cli *cli, ServeOpen *open, Error *err) {
 bool engine_for_batch(Cli *cli, Engine **out, Error *err) {
     const ModelInfo *m = &cli->executable.info;
     int64_t context = cli->options.context ? cli->options.context : m->max_seq_len;
-    return cli_engine(cli, out, m->max_batch_size * context, err);
+    int64_t room = cli->options.kv_tokens;
+    return cli_engine(cli, out, room ? room : m->max_batch_size * context, err);
 }
 
 bool command_serve(Cli *cli, Error *err) {

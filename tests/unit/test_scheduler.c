@@ -6,6 +6,69 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
+// ---- allocations are counted --------------------------------------------------------------------
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(__clang__)
+#define COUNTS_ALLOCATIONS 0 // the sanitizers bring their own
+#else
+#define COUNTS_ALLOCATIONS 1
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *block, size_t size);
+
+static atomic_long allocations;
+
+void *malloc(size_t size) {
+    atomic_fetch_add(&allocations, 1);
+    return __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size) {
+    atomic_fetch_add(&allocations, 1);
+    return __libc_calloc(count, size);
+}
+
+void *realloc(void *block, size_t size) {
+    atomic_fetch_add(&allocations, 1);
+    return __libc_realloc(block, size);
+}
+#endif
+
+// In the place of grammar.c: the text is `length` tokens that are multiples of `factor`; then stop
+// tokens may follow, if there are any.
+struct Grammar {
+    int32_t factor, length, stop; // stop < 0: none
+};
+struct GrammarState {
+    const Grammar *g;
+    int32_t count;
+};
+
+bool grammar_state_open(GrammarState **out, const Grammar *g, Error *err) {
+    (void)err;
+    *out = malloc(sizeof **out);
+    **out = (GrammarState){.g = g};
+    return true;
+}
+
+void grammar_state_close(GrammarState *s) {
+    free(s);
+}
+
+void grammar_mask(const GrammarState *s, uint32_t *mask) {
+    memset(mask, 0, (FAKE_VOCAB + 31) / 32 * sizeof *mask);
+    for (int32_t id = 0; id < FAKE_VOCAB && s->count < s->g->length; id += s->g->factor)
+        mask[id / 32] |= 1u << id % 32;
+    if (s->count == s->g->length && s->g->stop >= 0)
+        mask[s->g->stop / 32] |= 1u << s->g->stop % 32;
+}
+
+bool grammar_advance(GrammarState *s, int32_t token) {
+    bool allowed = s->count < s->g->length && token % s->g->factor == 0;
+    s->count += allowed;
+    return allowed;
+}
+
 static void expected_ids(const int32_t *prompt, int64_t count, const GenerateParams *p,
                          int32_t *out) {
     const SampleParams sample = {.temperature = p->temperature,
@@ -39,6 +102,8 @@ typedef struct Case {
     LabAnswer answer;
 } Case;
 
+// Few tokens, so that n-grams come again.
+static const LogitBias repeating[] = {{3, 7}, {17, 6}, {40, 7}};
 static const LogitBias biases[] = {{3, 2.5f}, {17, -100}, {40, 1}};
 
 static Case case_of(uint32_t seed) {
@@ -226,6 +291,36 @@ static void test_prefix_cache(void **state) {
     lab_close(&lab);
 }
 
+// Texts that repeat themselves, with drafts and without: the same ids, in fewer steps.
+static void test_speculation(void **state) {
+    (void)state;
+    int64_t accepted = 0, rejected = 0;
+    Lab lab;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 2}, &(SchedulerOptions){0});
+    for (uint32_t seed = 0; seed < 60; seed++) {
+        static Case c[3];
+        for (uint32_t at = 0; at < 3; at++) {
+            c[at] = case_of(3 * seed + at);
+            c[at].params.bias = repeating;
+            c[at].params.bias_count = 3;
+            c[at].params.speculate = (int32_t)(seed % 4 == 3 ? SPECULATE_MAX : 1 + seed % 3);
+            expected_ids(c[at].prompt, c[at].count, &c[at].params, c[at].expected);
+            lab_submit(&lab, &c[at].answer, c[at].prompt, c[at].count, &c[at].params);
+        }
+        for (uint32_t at = 0; at < 3; at++) {
+            check_case(&lab, &c[at]);
+            accepted += c[at].answer.last.accepted;
+            rejected += c[at].answer.last.drafted - c[at].answer.last.accepted;
+        }
+    }
+    assert_true(scheduler_drain(lab.scheduler, 10));
+    SchedulerStats stats = stats_of(&lab);
+    assert_true(accepted > 150 && rejected > 150);
+    assert_int_equal(stats.accepted, accepted);
+    assert_int_equal(stats.drafted, accepted + rejected);
+    lab_close(&lab);
+}
+
 // ---- parameters of sampling ---------------------------------------------------------------------
 
 static void test_logprobs(void **state) {
@@ -302,6 +397,100 @@ static void test_min_tokens(void **state) {
     assert_int_equal(a.size, 8);
     lab_close(&lab);
 }
+
+static void test_grammar(void **state) {
+    static LabAnswer answers[ANSWERS_MAX];
+    const Grammar grammars[] = {{7, 9, 3}, {5, 1, 3}, {4, 20, -1}, {2, 0, -1}};
+    Lab lab;
+    int32_t prompt[20];
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1, .kv_tokens = 128},
+                       &(SchedulerOptions){0});
+    lab.file.e.info.stop_count = 1;
+    lab.file.e.info.stop_ids[0] = 3;
+    fake_prompt(prompt, 20, 5);
+    for (int at = 0; at < ANSWERS_MAX; at++) {
+        GenerateParams p = lab_params(30);
+        p.temperature = at % 3 ? 1 : 0;
+        p.seed = (uint64_t)at;
+        p.speculate = 4;
+        p.min_tokens = at % 2 ? 30 : 0; // where only a stop token is left it may be drawn
+        p.grammar = &grammars[at % 4];
+        lab_submit(&lab, &answers[at], prompt, 1 + at % 20, &p);
+    }
+    for (int at = 0; at < ANSWERS_MAX; at++) {
+        const Grammar *g = &grammars[at % 4];
+        const LabAnswer *a = &answers[at];
+        lab_wait(&lab, &answers[at]);
+        assert_int_equal(a->finish, FINISH_STOP);
+        assert_int_equal(a->count, g->length + (g->stop >= 0));
+        for (int32_t token = 0; token < g->length; token++)
+            assert_int_equal(a->ids[token] % g->factor, 0);
+        check_text(&lab, a, g->length);
+    }
+    lab_close(&lab);
+}
+
+#if COUNTS_ALLOCATIONS
+enum { WARM = 12 }; // tokens after which buffers have their size
+
+typedef struct Counted {
+    long before, after; // allocations when the answer had WARM tokens, and all but one
+    atomic_bool ended;
+} Counted;
+
+static void count_event(void *user, uint64_t request, const GenerateEvent *e) {
+    Counted *c = user;
+    (void)request;
+    if (e->output_tokens == WARM)
+        c->before = atomic_load(&allocations);
+    if (e->finish == FINISH_NONE)
+        c->after = atomic_load(&allocations);
+    else
+        atomic_store(&c->ended, true);
+}
+
+// Neither a token nor a page nor a chunk of a prompt allocates.
+static void test_no_allocation(void **state) {
+    Counted counted[FAKE_BATCH] = {{0}};
+    const Grammar grammar = {2, 50, -1};
+    const char *stops[] = {"never", "!!!!!!"};
+    Lab lab;
+    DeviceType type;
+    int32_t prompt[16];
+    uint64_t number;
+    Error err = {0};
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    fake_prompt(prompt, 16, 3);
+    gate_hold(&lab, &type);
+    for (int at = 0; at < FAKE_BATCH; at++) {
+        GenerateParams p = lab_params(45);
+        p.temperature = (float)(at % 2);
+        p.frequency_penalty = (float)(at % 3);
+        p.logprobs = at % 4 ? -1 : 3;
+        p.grammar = at % 5 ? NULL : &grammar;
+        p.stops = stops;
+        p.stop_count = 2;
+        p.speculate = 4;
+        assert_true(scheduler_submit(lab.scheduler, prompt, 2 + 2 * at, &p, count_event,
+                                     &counted[at], &number, &err));
+    }
+    pthread_mutex_unlock(&gate);
+    assert_true(scheduler_drain(lab.scheduler, 10));
+    for (int at = 0; at < FAKE_BATCH; at++) {
+        assert_true(counted[at].ended && counted[at].before > 0);
+        assert_int_equal(counted[at].after - counted[at].before, 0);
+    }
+    lab_close(&lab);
+}
+#else
+static void test_no_allocation(void **state) {
+    (void)state;
+    puts("skipped: the sanitizers count allocations themselves");
+    skip();
+}
+#endif
 
 // ---- ends before the end ------------------------------------------------------------------------
 
@@ -503,6 +692,9 @@ int main(void) {
         cmocka_unit_test(test_together_as_alone),
         cmocka_unit_test(test_chunks_beside_decode),
         cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_grammar),
+        cmocka_unit_test(test_speculation),
         cmocka_unit_test(test_prefix_cache),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_min_tokens),
