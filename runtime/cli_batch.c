@@ -178,6 +178,7 @@ static bool batch_open(Batch *b, Error *err) {
     TRY(inbox_open(&b->api.inbox, err));
     TRY(engine_for_batch(cli, &b->engine, err));
     api_set(&b->api, cli);
+    TRY(grammar_cache_open(&b->api.model.grammars, cli->tokenizer, err));
     b->api.name = b->api.model.names;
     b->api.model.context = engine_context(b->engine);
     TRY(scheduler_open(&b->api.scheduler, b->engine, cli->tokenizer, &options, err));
@@ -220,6 +221,7 @@ bool command_batch(Cli *cli, Error *err) {
         scheduler_close(b.api.scheduler);
     if (b.api.inbox) {
         inbox_take(b.api.inbox, job_event, &b.api); // last events free what was in work
+        grammar_cache_close(b.api.model.grammars);
         inbox_close(b.api.inbox);
     }
     engine_close(b.engine);

@@ -254,6 +254,7 @@ static bool format_set(ApiRequest *r, const char *name, FormatKind format, const
                            "'%s' and another field both say what the answer must be", name);
     r->format = format;
     r->format_spec = spec;
+    r->format_name = name;
     return true;
 }
 
@@ -473,7 +474,7 @@ static void defaults_set(ApiRequest *r, const ApiModel *m) {
 }
 
 bool api_request_read(ApiRequest *r, ApiKind kind, const ApiModel *m, Bytes body, Refusal *why) {
-    *r = (ApiRequest){.kind = kind};
+    *r = (ApiRequest){.kind = kind, .grammars = m->grammars};
     defaults_set(r, m);
     TRY(api_body(&r->json, body, why));
     TRY(api_model_check(r->json, m, why));
@@ -488,6 +489,8 @@ void api_request_free(ApiRequest *r) {
         free(r->prompts[at].text);
     }
     free(r->prompts);
+    if (r->grammar)
+        grammar_cache_release(r->grammars, r->grammar);
     cJSON_Delete(r->json);
     *r = (ApiRequest){.json = NULL};
 }

@@ -3,6 +3,7 @@
 #define OPENAI_REQUEST_H
 
 #include "chat.h"
+#include "grammar_cache.h"
 #include "http.h"
 #include "scheduler.h"
 
@@ -20,6 +21,7 @@ typedef struct ApiModel {
     const int32_t *stop_ids; // [stop_count] of the model
     int32_t stop_count;
     GenerateParams defaults;
+    GrammarCache *grammars;
 } ApiModel;
 
 typedef struct ApiPrompt {
@@ -64,6 +66,9 @@ typedef struct ApiRequest {
     const char *tool_name;
     FormatKind format;
     const struct cJSON *format_spec; // a schema, an expression, choices
+    const char *format_name;         // the field that said so
+    Grammar *grammar;                // a user of it: this; NULL: any text
+    GrammarCache *grammars;          // whose it is
     const char *stops[API_MAX_STOPS];
     int32_t stop_ids[API_MAX_STOP_IDS];
     LogitBias bias[SCHEDULER_MAX_BIAS];

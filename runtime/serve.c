@@ -191,6 +191,7 @@ static bool server_open(Server *s, Error *err) {
         return fail(err, ERR_RESOURCE, 1167, "no event loop: %s", strerror(errno));
     TRY(inbox_open(&s->api.inbox, err));
     api_set(&s->api, s->cli);
+    TRY(grammar_cache_open(&s->api.model.grammars, s->cli->tokenizer, err));
     TRY(name_set(s, err) && parser_set(s, err) && key_read(s, err) && events_add(s, err));
     HttpOptions http = {.host = o->host ? o->host : "127.0.0.1",
                         .port = (int)o->port,
@@ -231,6 +232,7 @@ static void server_close(Server *s) {
         event_base_free(s->api.base);
     free(s->key);
     free((void *)(uintptr_t)s->api.name);
+    grammar_cache_close(s->api.model.grammars);
 }
 
 bool serve(Cli *cli, ServeOpen *open, Error *err) {

@@ -21,7 +21,7 @@ weather = {
         "description": "The weather of a city.",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer"}},
+            "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
             "required": ["city", "days"],
             "additionalProperties": False,
         },
@@ -348,7 +348,8 @@ def post(path, body):
 
 model_tests = [test_models, test_chat, test_chat_stream, test_stream_usage, test_content_parts, test_completions,
                test_prompt_lists, test_echo, test_n_and_seed, test_stop, test_tokenize, test_errors, test_ignored,
-               test_at_once, test_ping, test_metrics]
+               test_at_once, test_ping, test_logprobs, test_logit_bias, test_json_object, test_json_schema,
+               test_guided, test_tool_choice, test_metrics]
 parrot_tests = [test_repeats, test_tool_calls, test_tool_results]
 failed = 0
 for test in model_tests if kind == "model" else parrot_tests:
@@ -357,6 +358,9 @@ for test in model_tests if kind == "model" else parrot_tests:
         test()
         print("ok", name, flush=True)
     except Exception as e:
+        if "grammars are not supported by this version" in str(e):
+            print(f"skipped {name}: the scheduler takes no grammars", flush=True)
+            continue
         failed = 1
         print(f"not ok {name}: {type(e).__name__} {str(e)[:300]}".replace("\n", " "), flush=True)
 sys.exit(failed)
