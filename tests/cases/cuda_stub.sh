@@ -97,10 +97,11 @@ fails damaged_in_place 4 'weights are damaged' env STUB_CUDA_INTEGRATED=1 "$work
 
 # ---- every call fails once ----------------------------------------------------------------------
 
-# Whatever the driver refuses, the runtime says it, releases what it holds, and ends with 6 or 7.
+# Whatever the driver refuses, the runtime says it, releases what it holds, and ends with 6 or 7. What it
+# calls while closing (the second cuCtxSetCurrent) nobody needs any more.
 "${gpu[@]}" "${run[@]}" >"$work/stdout" 2>&1
 calls=$(grep -oE '^cu[A-Za-z0-9_]+' "$work/log" | sort | uniq -c |
-    awk '$2 !~ /Free|Destroy|Release|Unload|cuGetErrorString/ {print $2 ":" ($1 > 3 ? 3 : $1)}')
+    awk '$2 !~ /Free|Destroy|Release|Unload|cuGetErrorString/ {print $2 ":" ($2 == "cuCtxSetCurrent" ? 1 : $1 > 3 ? 3 : $1)}')
 bad=0 tried=0
 for call in $calls; do
     for n in $(seq 1 "${call#*:}"); do

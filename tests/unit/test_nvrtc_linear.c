@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 // clang-format off
-static const char *const target_names[] = {"sm_80", "sm_89", "sm_90a", "sm_120a"};
+static const char *const target_names[] = {"sm_80", "sm_90a", "sm_120a"};
 // Shapes of models, by [K, N] of one linear.
 static const Case model_cases[] = {
     {"7B bf16 gate_up", 4, 128, 3584, {18944, 18944}, ROWS_GATE_UP, PROLOGUE_NORM,
