@@ -5,8 +5,8 @@
 #   tests/run.sh NAME...         only unit tests and cases with one of these words in their name
 #   tests/run.sh --built [...]   without set-up and build
 #
-# A unit test is a cmocka program, tests/unit/test_NAME.c; each runs twice, side by side, as built by
-# gcc and as built by clang with sanitizers. A case is a script, tests/cases/NAME.sh, that prints one line a
+# A unit test is a cmocka program, tests/unit/test_NAME.c; each runs twice, as built by
+# gcc and as built by clang with sanitizers, two programs at once. A case is a script, tests/cases/NAME.sh, that prints one line a
 # test: "ok NAME", "not ok NAME: REASON" or "skipped NAME: REASON". Logs are in build/tests/log.
 set -eu
 cd "$(dirname "$0")/.."
@@ -88,22 +88,30 @@ report_unit() {
     fi
 }
 
+# pooled COMMAND...: in the background, two at once.
+pooled() {
+    while [ "$(jobs -rp | wc -l)" -ge 2 ]; do
+        wait -n || true
+    done
+    "$@" &
+}
+
 run_units() {
-    local file name
+    local file name labels=()
     for file in tests/unit/test_*.c; do
         [ -f "$file" ] || continue
         name=$(basename "$file" .c)
         selected "$name" || continue
-        start_unit "$name" "build/tests/$name" &
-        if [[ " $generated_code " == *" $name "* ]]; then
-            wait
-            report_unit "$name"
-            continue
+        pooled start_unit "$name" "build/tests/$name"
+        labels+=("$name")
+        if [[ " $generated_code " != *" $name "* ]]; then
+            pooled start_unit "$name.asan" "build/asan/tests/$name"
+            labels+=("$name.asan")
         fi
-        start_unit "$name.asan" "build/asan/tests/$name" &
-        wait
+    done
+    wait
+    for name in "${labels[@]}"; do
         report_unit "$name"
-        report_unit "$name.asan"
     done
 }
 
