@@ -305,9 +305,9 @@ __device__ __forceinline__ void values_start(float *out, const u32 weights[KEYS 
     wgmma_fence();
 #pragma unroll // weights stay in registers
     for (int step = 0; step < KEYS / 16; step++) {
-        wgmma_rows_step<HEAD_DIM>(out, weights[step],
-                                  wgmma_rows(values + step * (16 * COLUMN_BYTES),
-                                             KEYS * COLUMN_BYTES));
+        wgmma_step<HEAD_DIM, 1>(out, weights[step],
+                                wgmma_rows(values + step * (16 * COLUMN_BYTES),
+                                           KEYS * COLUMN_BYTES));
     }
     wgmma_commit();
 }
