@@ -35,6 +35,8 @@ static void kernel_store(KernelTables *t, const Step *step, const Cubin *cubin) 
                       .block = step->block,
                       .is_ptx = cubin->is_ptx,
                       .argument_count = step->operand_count,
+                      .map_columns = step->map_columns,
+                      .map_rows = step->map_rows,
                       .image_size = cubin->image.size};
     snprintf(k->name, sizeof k->name, "%s", strrchr(step->source, '/') + 1);
     snprintf(k->entry, sizeof k->entry, "%s", step->entry);

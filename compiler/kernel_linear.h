@@ -52,6 +52,8 @@ typedef struct WgmmaVariant {
     int row_groups;   // warpgroups of 64 rows: 1 .. 4
     int k_groups;     // warpgroups that take turns along K: 1 .. 4
     int cluster;      // blocks that share K: 1, 2, 4
+    int spread;       // blocks that share x: 1, 2, 4
+    int even;         // 1: what does not fill the last turn is split evenly along K
     int stages;       // 0: as many as fit, up to 16
 } WgmmaVariant;
 

@@ -4,6 +4,10 @@
 
 #include "../runtime/step.h"
 
+#include <math.h>
+
+#define COPY_BYTES_PER_US 55e3 // of one multiprocessor, from the second-level cache
+
 enum {
     STEP_K = 64,
     X_ROW_BYTES = 2 * STEP_K,
@@ -12,10 +16,12 @@ enum {
     STAGE_ALIGN = 1024,
     STAGES_LIMIT = 16,
     STAGES_LEAST = 3,
-    LONG_STEP = 128,    // tokens * warpgroups of rows
     BARRIER_BYTES = 16, // of a stage
     RASTER_ROWS = 16,
+    BOX_ROWS = 8, // a swizzle repeats after as many
+    STAGED_TOKENS = 32, // at least, for results through a stage
     PLACE_BYTES = 16, // of a token, for EPILOGUE_ROPE_KV
+    THREAD_CHUNKS = 8, // of tiles, at most
     CHUNK_BYTES = 16, // of scales and zero points that a thread copies per step
 };
 
@@ -32,31 +38,35 @@ static int64_t stage_bytes(const PackedTensor *t, WgmmaVariant v) {
     return (int64_t)round_up((uint64_t)(v.block_tokens * X_ROW_BYTES + weights), STAGE_ALIGN);
 }
 
-// Places of tokens and partial sums, behind the ring.
+// Behind the ring: places of tokens where no stage has them, partial sums.
 static int64_t rest_bytes(const Problem *p, WgmmaVariant v) {
     int parts = (v.k_groups > v.cluster ? v.k_groups : v.cluster) - 1;
     int64_t part = (int64_t)v.row_groups * GROUP_THREADS * (v.block_tokens / 2) * 4;
-    bool rope = p->op->linear.epilogue == EPILOGUE_ROPE_KV;
-    return parts * part + (rope ? v.block_tokens * PLACE_BYTES : 0);
+    bool places = p->op->linear.epilogue == EPILOGUE_ROPE_KV && v.block_tokens < STAGED_TOKENS;
+    return parts * part + (places ? v.block_tokens * PLACE_BYTES : 0);
 }
 
 // A thread holds BLOCK_TOKENS / 2 sums and the fragments of two steps. 256 tokens leave too little
 // for long dequantizations; with more consumers there is less for each.
 static bool registers_fit(const Problem *p, WgmmaVariant v) {
+    const PackedTensor *t = linear_weight(p);
     int consumers = v.row_groups * v.k_groups;
-    int most = consumers == 3 || v.k_groups == 1 ? 64 : 32; // with more than two consumers
-    if (consumers > 4 || (consumers > 2 && v.block_tokens > most))
+    int most = consumers == 3 ? 64 : 32; // with more than two consumers
+    if (consumers > 4 || (consumers > 2 && v.block_tokens > most) ||
+        v.block_tokens / v.spread % BOX_ROWS != 0)
+        return false;
+    if (consumers == 4 && v.block_tokens == 32 && (t->bits == 8 || (t->group && t->group < STEP_K)))
         return false;
     return v.block_tokens <= 128 || linear_is_lean(p);
 }
 
-// Warps that copy a step: all four where a step is long, else as few as have a chunk of scales for
-// each thread, and whole tiles, so that steps are on their way side by side.
+// Warps that copy the weights of a step: as few as have a chunk of scales for each thread, and whole
+// tiles, so that steps are on their way side by side; a thread keeps where its chunks are.
 static int copy_warps(const PackedTensor *t, WgmmaVariant v) {
     int64_t head, tile = tile_bytes(t, &head) - head, warps = tile / TILE_BYTES;
-    if (v.block_tokens * v.row_groups >= LONG_STEP)
-        return 4;
-    while (v.row_groups * GROUP_TILES * head > warps * 32 * CHUNK_BYTES)
+    int64_t row_tiles = v.row_groups * GROUP_TILES;
+    while (row_tiles * head > warps * 32 * CHUNK_BYTES ||
+           row_tiles * tile > warps * 32 * CHUNK_BYTES * THREAD_CHUNKS)
         warps *= 2;
     return (int)warps;
 }
@@ -70,7 +80,7 @@ bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out) {
         return false;
     int least = v.stages ? v.stages : STAGES_LEAST;
     for (v.stages = v.stages ? v.stages : STAGES_LIMIT; v.stages >= least; v.stages--)
-        if (v.stages * (stage_bytes(t, v) + BARRIER_BYTES) <= limit)
+        if (v.stages % v.k_groups == 0 && v.stages * (stage_bytes(t, v) + BARRIER_BYTES) <= limit)
             break;
     if (v.stages < least)
         return false;
@@ -80,9 +90,11 @@ bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out) {
     params_set(out, "ROW_GROUPS", v.row_groups);
     params_set(out, "K_GROUPS", v.k_groups);
     params_set(out, "CLUSTER", v.cluster);
+    params_set(out, "SPREAD", v.spread);
+    params_set(out, "EVEN", v.even);
     params_set(out, "COPY_WARPS", copy_warps(t, v));
     params_set(out, "STAGES", v.stages);
-    params_set(out, "RASTER_ROWS", RASTER_ROWS);
+    params_set(out, "RASTER_ROWS", RASTER_ROWS / v.spread);
     params_set(out, "SHARED_BYTES",
                STAGE_ALIGN + v.stages * (stage_bytes(t, v) + BARRIER_BYTES) + rest_bytes(p, v));
     return true;
@@ -98,20 +110,32 @@ static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
 
 static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     static const WgmmaVariant variants[] = {
-        {256, 2, 1, 1, 0}, {128, 2, 1, 1, 0}, {64, 2, 1, 1, 0}, {64, 1, 3, 1, 0},
-        {64, 1, 3, 2, 0},  {32, 2, 2, 1, 0},  {32, 1, 4, 1, 0}, {32, 1, 4, 2, 0},
-        {128, 1, 2, 1, 0}, {128, 1, 2, 2, 0}, {16, 1, 4, 1, 0}, {16, 1, 4, 2, 0},
-        {64, 4, 1, 1, 0},  {32, 4, 1, 1, 0},  {16, 4, 1, 1, 0},
+        {256, 2, 1, 1, 1, 0, 0}, {256, 2, 1, 1, 1, 1, 0}, {256, 2, 1, 1, 2, 0, 0},
+        {256, 2, 1, 1, 2, 1, 0}, {256, 1, 1, 1, 2, 0, 0}, {128, 2, 1, 1, 1, 0, 0},
+        {128, 2, 1, 1, 1, 1, 0}, {128, 2, 1, 2, 1, 0, 0}, {128, 1, 2, 1, 1, 0, 0},
+        {128, 1, 2, 2, 1, 0, 0}, {64, 2, 1, 1, 1, 0, 0},  {64, 1, 3, 1, 1, 0, 0},
+        {64, 1, 3, 2, 1, 0, 0},  {32, 4, 1, 1, 1, 1, 0},  {32, 2, 2, 1, 1, 0, 0},
+        {32, 2, 2, 1, 1, 1, 0},  {32, 1, 3, 1, 1, 0, 0},  {32, 1, 4, 1, 1, 0, 0},
+        {32, 1, 4, 2, 1, 0, 0},  {16, 4, 1, 1, 1, 0, 0},  {16, 1, 4, 1, 1, 0, 0},
+        {16, 1, 4, 2, 1, 0, 0},
     };
     int count = 0;
+    // An even split depends on the number of tokens.
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-        count += wgmma_params(p, variants[i], &out[count]);
+        if (!variants[i].even || !p->plan->batch_invariant)
+            count += wgmma_params(p, variants[i], &out[count]);
     return count;
 }
 
-static int row_blocks(const Problem *p, const Params *params) {
+// Groups of blocks that share x.
+static int spread_blocks(const Problem *p, const Params *params) {
     return (int)ceil_div(linear_weight(p)->rows / TILE_ROWS,
-                         GROUP_TILES * params_get(params, "ROW_GROUPS"));
+                         GROUP_TILES * params_get(params, "ROW_GROUPS") *
+                             params_get(params, "SPREAD"));
+}
+
+static int64_t consumer_rows(const Params *params) {
+    return GROUP_TILES * TILE_ROWS * params_get(params, "ROW_GROUPS");
 }
 
 // Microseconds of one step of 64 k in a block: what the tensor cores need, or the latency of a step
@@ -124,8 +148,8 @@ static double step_us(const Problem *p, const Params *params) {
     double flops = 2 * rows * tokens * k;
     double products = flops / (p->plan->target->tensor_tflops / p->plan->target->sms * 0.92 * 1e6);
     double latency = (0.19 + 0.0006 * tokens) / (double)params_get(params, "K_GROUPS");
-    double bytes = rows * k * t->bits / 8 + tokens * row_bytes;
-    double copies = bytes / 55e3; // 55 GB/s of one multiprocessor
+    double bytes = rows * k * t->bits / 8 + tokens * row_bytes / (double)params_get(params, "SPREAD");
+    double copies = bytes / COPY_BYTES_PER_US;
     double longest = products > latency ? products : latency;
     return longest > copies ? longest : copies;
 }
@@ -134,38 +158,51 @@ static Cost cost(const Problem *p, const Params *params) {
     const Target *t = p->plan->target;
     const PackedTensor *w = linear_weight(p);
     double cluster = (double)params_get(params, "CLUSTER");
+    double blocks = cluster * (double)params_get(params, "SPREAD"); // of a cluster
     int64_t work =
-        row_blocks(p, params) * ceil_div(p->max_tokens, params_get(params, "BLOCK_TOKENS"));
-    double turns = (double)ceil_div(work, t->sms / (int)cluster);
+        spread_blocks(p, params) * ceil_div(p->max_tokens, params_get(params, "BLOCK_TOKENS"));
+    double turns = (double)ceil_div(work, t->sms / (int)blocks), split_us = 0;
     double steps = (double)ceil_div(w->k_padded, STEP_K) / cluster;
     double parts = (double)params_get(params, "K_GROUPS") > 1 || cluster > 1 ? 1.0 : 0.0;
     double store_us = 0.5 + 0.008 * (double)params_get(params, "BLOCK_TOKENS");
-    double compute_us = turns * (steps * step_us(p, params) + store_us + parts);
-    return linear_many_cost(p, compute_us, (double)work * cluster);
+    if (params_get(params, "EVEN")) { // parts of tiles to memory and back
+        double bytes = (double)(consumer_rows(params) * params_get(params, "BLOCK_TOKENS")) * 4;
+        turns = (double)work / (double)(t->sms / (int)blocks);
+        split_us = 1.0 + (1 + ceil(1 / turns)) * bytes / COPY_BYTES_PER_US;
+    }
+    double compute_us = turns * (steps * step_us(p, params) + store_us + parts) + split_us;
+    return linear_many_cost(p, compute_us, (double)work * blocks);
 }
 
 static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
                   PhasePlan *phase) {
     Step *s = linear_many_step(p, params, predicted, plan, phase, "kernels/linear_wgmma.cu",
                                "linear_wgmma");
-    int64_t cluster = params_get(params, "CLUSTER");
-    int64_t work =
-        row_blocks(p, params) * ceil_div(p->max_tokens, params_get(params, "BLOCK_TOKENS"));
+    int64_t cluster = params_get(params, "CLUSTER") * params_get(params, "SPREAD");
+    int64_t block_tokens = params_get(params, "BLOCK_TOKENS");
+    int64_t work = spread_blocks(p, params) * ceil_div(p->max_tokens, block_tokens);
     int64_t clusters = plan->target->sms / cluster; // they take work in turn
     int64_t consumers = params_get(params, "ROW_GROUPS") * params_get(params, "K_GROUPS");
-    s->grid[0] = (int)(cluster * (work < clusters ? work : clusters));
-    if (consumers == params_get(params, "ROW_GROUPS") && cluster == 1) { // a block for each work
-        s->grid[0] = row_blocks(p, params);
-        s->tokens_per_block = (int)params_get(params, "BLOCK_TOKENS");
+    bool even = params_get(params, "EVEN");
+    s->grid[0] = (int)(cluster * (work < clusters && !even ? work : clusters));
+    if (even) {
+        int64_t sums = consumer_rows(params) * block_tokens; // of a block
+        step_buffer(phase, s, plan_buffer(plan, phase, "parts", s->grid[0] * sums * 4), 0);
+        step_buffer(phase, s, plan_counts(plan, phase, s->grid[0] * 4), 0);
+    } else {
+        step_int(s, 0);
+        step_int(s, 0);
     }
     s->block = GROUP_THREADS * (1 + (int)consumers);
     s->shared_bytes = (int)params_get(params, "SHARED_BYTES");
+    s->map_columns = (int)params_get(params, "IN_FEATURES");
+    s->map_rows = (int)(block_tokens / params_get(params, "SPREAD"));
 }
 
 const Kernel kernel_linear_wgmma = {.name = "linear_wgmma",
                                     .device = DEVICE_CUDA,
                                     .op = OP_LINEAR,
-                                    .sums = "K_GROUPS CLUSTER",
+                                    .sums = "K_GROUPS CLUSTER EVEN",
                                     .accepts = accepts,
                                     .candidates = candidates,
                                     .cost = cost,

@@ -265,6 +265,14 @@ bool meter_step(Meter *m, const MeterKernel *kernel, const Step *step, const Pha
         values[at] = operand_value(&step->operands[at], phase, base, tokens);
         slots[at] = &values[at];
     }
+    TensorMap map;
+    if (step->map_columns > 0) {
+        TRY(check(m,
+                  tensor_map(m->cu.tensor_map, &map, values[0], tokens, step->map_columns,
+                             step->map_rows),
+                  "tensor_map", err));
+        slots[0] = &map;
+    }
     int grid[3] = {step->grid[0], step->grid[1], step->grid[2]};
     if (step->tokens_per_block > 0)
         grid[1] = (int)ceil_div(tokens, step->tokens_per_block);

@@ -181,14 +181,15 @@ void step_int(Step *s, int64_t value) {
 
 // ---- phases -------------------------------------------------------------------------------------
 
-// A count for every row and query head.
+// A count for every row and query head, or for every multiprocessor.
 static int64_t counts_bytes(const Plan *p) {
     const ModelInfo *info = &p->info;
     int64_t heads = 1, rows = info->max_batch_size;
     for (int at = 0; at < p->graph->op_count; at++)
         if (p->graph->ops[at].kind == OP_ATTENTION && p->graph->ops[at].attention.heads > heads)
             heads = p->graph->ops[at].attention.heads;
-    return heads * (rows > info->max_num_tokens ? rows : info->max_num_tokens) * 4;
+    int64_t counts = heads * (rows > info->max_num_tokens ? rows : info->max_num_tokens);
+    return (counts > p->target->sms ? counts : p->target->sms) * 4;
 }
 
 static PhasePlan *phase_new(Plan *p, int kind, int64_t max_tokens) {

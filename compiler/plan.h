@@ -51,7 +51,7 @@ typedef struct Param {
     int64_t value;
 } Param;
 
-enum { PARAMS_MAX = 40, STEP_MAX_OPERANDS = 16, KERNEL_MAX_CANDIDATES = 16 };
+enum { PARAMS_MAX = 40, STEP_MAX_OPERANDS = 16, KERNEL_MAX_CANDIDATES = 32 };
 
 typedef struct Params {
     Param items[PARAMS_MAX];
@@ -96,6 +96,8 @@ typedef struct Step {
     int tokens_per_block; // > 0: grid[1] = ceil(tokens / tokens_per_block)
     int block;            // threads
     int shared_bytes;     // dynamic
+    int map_columns, map_rows; // > 0: operand 0 goes as a tensor map, boxes of map_rows
+                               // (runtime/tensor_map.h)
     Cost cost;            // at the phase's max_tokens
     int kernel_index;     // among the distinct kernels of the plan, set by plan_make
 } Step;
@@ -184,7 +186,7 @@ const char *candidate_text(char *out, size_t size, const Params *all, int count,
 
 // ---- select.c: which kernel runs an op ----------------------------------------------------------
 
-enum { CHOICES_MAX = 64, REFUSED_MAX = 8 };
+enum { CHOICES_MAX = 96, REFUSED_MAX = 8 };
 
 typedef struct KernelChoice {
     const Kernel *kernel;

@@ -217,6 +217,16 @@ static bool vectors_clear(Tuner *t, const Subject *s, Error *err) {
     return true;
 }
 
+// What a kernel counts is zeros before it.
+static bool counts_clear(Tuner *t, const PhasePlan *phase, Error *err) {
+    for (int at = 0; at < phase->buffer_count; at++) {
+        const Buffer *b = &phase->buffers[at];
+        if (b->persistent)
+            TRY(meter_fill(t->meter, t->base[REGION_ARENA] + (uint64_t)b->offset, 0, b->bytes, err));
+    }
+    return true;
+}
+
 static bool memory_make(Tuner *t, const Subject *s, Error *err) {
     const Plan *p = t->plan;
     const unsigned char *block = halves_make(t->arena);
@@ -294,6 +304,7 @@ static bool trial_time(Tuner *t, Trial *trial, const Subject *s, Error *err) {
     t->tokens = s->problem.max_tokens;
     t->launches = t->copies > wanted ? t->copies : wanted;
     trial->us = HUGE_VAL;
+    TRY(counts_clear(t, &trial->phase, err));
     TRY(trial_check(t, trial, s, &written, err));
     if (!written)
         return true;

@@ -4,7 +4,8 @@
 //     points and tiles (docs/kernels.md), whatever kernel multiplies them.
 // Parameters: those of dequant.cuh and epilogue.cuh; IN_FEATURES, ROWS, EXPERTS, EXPERT_BYTES,
 //     X_SHARE, RASTER_ROWS; and before this is included BLOCK_TILES, row tiles of a block,
-//     BLOCK_TOKENS, and COPY_THREADS, the threads that copy, numbered 0 ..
+//     BLOCK_TOKENS, COPY_THREADS, the threads that copy, numbered 0 .., and SPREAD, blocks that have
+//     the same tokens and share x.
 #ifndef GEMM_CUH
 #define GEMM_CUH
 
@@ -29,7 +30,8 @@ constexpr int GROUPS_ALONG_K = RECORDS * RECORD_GROUPS;
 constexpr int STEPS = (RECORDS * RECORD_K + STEP_K - 1) / STEP_K;
 constexpr s64 ROW_TILE_BYTES = (s64)RECORDS * RECORD_BYTES;
 constexpr int ROW_TILES = ROWS / TILE_ROWS;
-constexpr int ROW_BLOCKS = (ROW_TILES + BLOCK_TILES - 1) / BLOCK_TILES;
+constexpr int SPREAD_TILES = SPREAD * BLOCK_TILES;
+constexpr int ROW_BLOCKS = (ROW_TILES + SPREAD_TILES - 1) / SPREAD_TILES; // or groups of SPREAD
 
 constexpr int X_ROW_BYTES = STEP_K * 2;
 constexpr int PLACE_BYTES = 16; // EPILOGUE_ROPE_KV: the places of the tokens, in shared memory
@@ -74,14 +76,14 @@ __device__ __forceinline__ int x_row_of(const Operands &o, int token) {
 #endif
 }
 
-// Block `id` of row blocks x token_blocks. Row blocks go in bands of RASTER_ROWS that walk over the
+// Block `id` of row blocks x token_blocks (the first of its group). Row blocks go in bands of RASTER_ROWS that walk over the
 // tokens together, so that a band's weights and the tokens near it stay in the second-level cache.
 __device__ __forceinline__ WorkBlock work_block(int id, int token_blocks) {
     int band  = id / (RASTER_ROWS * token_blocks);
     int first = band * RASTER_ROWS;
     int rows  = ROW_BLOCKS - first < RASTER_ROWS ? ROW_BLOCKS - first : RASTER_ROWS;
     int rest  = id - first * token_blocks;
-    WorkBlock b = {(first + rest % rows) * BLOCK_TILES, rest / rows * BLOCK_TOKENS};
+    WorkBlock b = {(first + rest % rows) * SPREAD_TILES, rest / rows * BLOCK_TOKENS};
     return b;
 }
 
@@ -178,9 +180,9 @@ __device__ __forceinline__ void weights_copy(const Operands &o, const WeightFeed
 
 #if EPILOGUE == EPILOGUE_ROPE_KV
 // Who calls it synchronizes the threads behind it.
-__device__ __forceinline__ void places_store(const Operands &o, WorkBlock b, u32 shared, int thread,
-                                             int threads) {
-    for (int i = thread; i < BLOCK_TOKENS; i += threads) {
+__device__ __forceinline__ void places_store(const Operands &o, WorkBlock b, int count, u32 shared,
+                                             int thread, int threads) {
+    for (int i = thread; i < count; i += threads) {
         if (b.token + i < o.tokens) {
             TokenPlace place = token_place(o.epilogue, b.token + i);
             u64 page = (u64)place.page;

@@ -51,6 +51,7 @@ static_assert(STAGES >= 2, "STAGES");
 constexpr int ROW_WARPS = 4, TOKEN_WARPS = 2;
 constexpr int THREADS = ROW_WARPS * TOKEN_WARPS * WARP_LANES;
 constexpr int COPY_THREADS = THREADS;
+constexpr int SPREAD = 1;
 constexpr int BLOCK_TILES = ROW_WARPS * WARP_TILES;
 constexpr int WARP_TOKENS = BLOCK_TOKENS / TOKEN_WARPS;
 constexpr int TOKEN_TILES = WARP_TOKENS / 8; // mma n8 tiles of a warp
@@ -196,7 +197,7 @@ __device__ __forceinline__ void linear_gemm_body(const Operands &o, WorkBlock b,
     }
 #if EPILOGUE == EPILOGUE_ROPE_KV
     __syncthreads(); // the ring has been read
-    places_store(o, b, shared, threadIdx.x, THREADS);
+    places_store(o, b, BLOCK_TOKENS, shared, threadIdx.x, THREADS);
     __syncthreads();
 #endif
     sums_store<WARP_TILES, TOKEN_TILES>(o, b, shared, sums,

@@ -1,11 +1,14 @@
 // (1) out = epilogue(x W^T + bias) for many tokens on Hopper, by wgmma.
 //
-// (2) Operands, in this order; each is an 8-byte slot, unused ones are 0:
-//     x        act [tokens, K]
+// (2) Operands, in this order; each but the first is an 8-byte slot, unused ones are 0:
+//     x        tensor map of act [tokens, K]: boxes of BLOCK_TOKENS / SPREAD tokens and 64 k in the
+//              128-byte swizzle (runtime/tensor_map.h)
 //     weights  layout tile16 [ROWS / 16, k_padded], aligned to 16 bytes
 //     bias     fp32 [ROWS], packed row order
 //     out, kv, inv_freq, positions, slots, page_table   epilogue.cuh
 //     tokens   1 ..
+//     parts    EVEN: fp32, for each block BLOCK_SUMS sums of a part of a tile
+//     counts   EVEN: u32 for each block, zeros before and behind the kernel
 //
 // (3) Layout tile16 and the fragment words are drawn in docs/kernels.md. A stage in
 //     shared memory, of STAGES, aligned to 1024:
@@ -13,30 +16,40 @@
 //     x        [BLOCK_TOKENS][64]          act, in the 128-byte swizzle of wgmma.cuh
 //     weights  [BLOCK_TILES][STEP_BYTES]   gemm.cuh
 //
-// (4) 2 * tokens * N * K flops. Every block reads all of x, from the second-level cache, which gives
-//     6.5 TB/s on an H200: with 64 tokens and 64 rows that is four times what the weights are, so
-//     blocks of many rows are fast where there are enough rows for all multiprocessors. A step of 64 k keeps the tensor cores busy for 2 * BLOCK_TOKENS
-//     cycles of each warpgroup; its dequantization, 13 (4 bits) instructions per 8 weights, runs
-//     meanwhile. With few tokens the latency of a step decides, and steps are made side by side.
+// (4) 2 * tokens * N * K flops. Every block reads x once for its rows, from the second-level cache,
+//     which gives 6.5 TB/s on an H200: 128 rows and 256 tokens would take more than that. So SPREAD
+//     blocks of a cluster, which have the same tokens, read a part of x each and send it to all. A
+//     step of 64 k keeps the tensor cores busy for 2 * BLOCK_TOKENS cycles of each warpgroup; its
+//     dequantization, 13 (4 bits) instructions per 8 weights, runs meanwhile. With few tokens the
+//     latency of a step decides, and steps are made side by side.
 //
 // (5) Parameters: those of gemm.cuh; BLOCK_TOKENS 16, 32, 64, 128 or 256; ROW_GROUPS 1 to 4
 //     warpgroups of 64 rows; K_GROUPS 1 to 4 warpgroups that take turns at the steps of the same
-//     rows; CLUSTER 1, 2 or 4 blocks that each have a part of K; COPY_WARPS 1, 2 or 4; STAGES 2..; SHARED_BYTES, as the
-//     launch reserves them.
-//     The sum of an output depends on K, BITS, GROUP, K_GROUPS and CLUSTER only.
+//     rows; CLUSTER 1, 2 or 4 blocks that each have a part of K; SPREAD 1, 2 or 4; EVEN 0 or 1, not
+//     with CLUSTER; COPY_WARPS 1, 2 or 4; STAGES 2..; SHARED_BYTES, as the launch reserves them. A
+//     cluster has CLUSTER * SPREAD blocks: block SPREAD * i + j has part i of K and row block j of
+//     the group.
+//     The sum of an output depends on K, BITS, GROUP, K_GROUPS and CLUSTER only; with EVEN on the
+//     number of row blocks, of token blocks and of blocks, too.
 //
-// (6) Grid {blocks, any, 1}: blocks (clusters) take work in turn, 64 * ROW_GROUPS rows x BLOCK_TOKENS:
+// (6) Grid {blocks, any, 1}, of which as many as the machine holds at once: clusters take work in
+//     turn, SPREAD row blocks of 64 * ROW_GROUPS rows x BLOCK_TOKENS. With EVEN what does not fill the
+//     last turn is split evenly along K (stream-K, arXiv:2301.03598): each has a range of steps, one
+//     tile behind the other. Who has the first steps of a tile adds up what the others have left in
+//     memory; they begin with that, and it ends with this, so that it seldom waits. A block waits for
+//     later blocks only, so that fewer than all at once do no harm.
 //
 //     warpgroup 0      copies: a ring of STAGES, barriers "full" and "empty"; COPY_WARPS of its warps
-//                      make a step. It runs ahead into the next work while the results of this
-//                      one are stored
+//                      copy the weights of a step, one thread asks for its tokens. It runs ahead
+//                      into the next work while the results of this one are stored
 //     warpgroup 1 ..   words of a tile -> fragments -> wgmma
 //
 //     A consumer turns the next step's words into fragments while the products of this one run; a
-//     stage is empty when the products of the step behind it have been issued and its own are done.
+//     stage is empty when the products of the step behind it have been issued and its own are done,
+//     in all blocks that get the same tokens. Results pass through a stage on their way out.
 //     Partial sums meet in shared memory, in a fixed order: those of K_GROUPS, then of the cluster.
 //
-// (7) Read from the bottom: linear_wgmma, consume, produce.
+// (7) Read from the bottom: linear_wgmma, segment_sums, produce.
 #include "ptx.cuh"
 
 constexpr int GROUP_THREADS = 4 * WARP_LANES;
@@ -48,43 +61,51 @@ constexpr int COPY_THREADS = COPY_WARPS * WARP_LANES;
 constexpr int COPIERS      = 4 / COPY_WARPS;
 
 #include "gemm.cuh"
-#include "staged.cuh"
 #include "wgmma.cuh"
 
 static_assert(ROW_GROUPS >= 1 && K_GROUPS >= 1 && CONSUMERS <= 4, "ROW_GROUPS, K_GROUPS");
 static_assert(CLUSTER == 1 || CLUSTER == 2 || CLUSTER == 4, "CLUSTER");
-static_assert(STAGES >= 2, "STAGES");
+static_assert((SPREAD == 1 || SPREAD == 2 || SPREAD == 4) && CLUSTER * SPREAD <= 8, "SPREAD");
+static_assert(!EVEN || CLUSTER == 1, "EVEN");
+static_assert(BLOCK_TOKENS / SPREAD % 8 == 0, "a box has whole groups of 8 rows");
+static_assert(STAGES >= 2 && STAGES % K_GROUPS == 0, "STAGES");
 
 constexpr int SUMS        = BLOCK_TOKENS / 2;           // of a thread
 constexpr int WEIGHTS_AT  = BLOCK_TOKENS * X_ROW_BYTES; // in a stage
 constexpr int STAGE_ALIGN = 1024;
 constexpr int STAGE_BYTES =
     (WEIGHTS_AT + BLOCK_TILES * STEP_BYTES + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
-// Behind the ring: barriers, places of tokens, partial sums of a consumer or of a block.
+
+constexpr int STAGED_ROOM = STAGE_BYTES;
+#include "staged.cuh"
+
+// Results go through a stage of the ring: behind the last step of a segment the producer leaves one
+// out, a step without data, and runs on.
+constexpr bool STAGED = CAN_BE_STAGED && BLOCK_TOKENS >= 32;
+constexpr int HOLE    = STAGED ? 1 : 0;
+// Behind the ring: barriers; places of tokens if they are not in that stage; partial sums of a consumer
+// or of a block.
 constexpr int PARTS       = (K_GROUPS > CLUSTER ? K_GROUPS : CLUSTER) - 1;
 constexpr int PART_BYTES  = ROW_GROUPS * GROUP_THREADS * SUMS * 4;
 constexpr int BARRIERS_AT = STAGES * STAGE_BYTES; // full, then empty
 constexpr int PLACES_AT   = BARRIERS_AT + STAGES * 16;
 constexpr int PARTS_AT =
-    PLACES_AT + (EPILOGUE == EPILOGUE_ROPE_KV ? BLOCK_TOKENS * PLACE_BYTES : 0);
+    PLACES_AT + (EPILOGUE == EPILOGUE_ROPE_KV && !STAGED ? BLOCK_TOKENS * PLACE_BYTES : 0);
 static_assert(SHARED_BYTES == STAGE_ALIGN + PARTS_AT + PARTS * PART_BYTES,
               "compiler/kernel_linear_wgmma.c");
-
-// A block that has one work only has its ring to itself when the products are done.
-constexpr bool STAGED = CAN_BE_STAGED && K_GROUPS == 1 && CLUSTER == 1 && BLOCK_TOKENS >= 32 &&
-                        STAGED_BYTES <= BARRIERS_AT;
 
 // Registers of a thread of the producer and of a consumer. A block has what a launch gives it, 64 K
 // by the number of threads, rounded down to a multiple of 8: the consumers may get no more than the
 // producer leaves, else they wait for ever.
 constexpr int LAUNCH_REGISTERS   = 65536 / THREADS / 8 * 8;
-constexpr int PRODUCER_REGISTERS = CONSUMERS == 4 ? 40 : 56;
+constexpr int PRODUCER_REGISTERS = CONSUMERS == 4 ? 64 : 56;
 constexpr int CONSUMER_REGISTERS =
     CONSUMERS == 1 ? LAUNCH_REGISTERS
                    : (LAUNCH_REGISTERS + (LAUNCH_REGISTERS - PRODUCER_REGISTERS) / CONSUMERS) / 8 * 8;
 
 struct Ring {
-    u32 shared; // aligned to 1024
+    u32 shared;       // aligned to 1024
+    int part, member; // of K, of the blocks that share x
     __device__ __forceinline__ u32 stage(int at) const {
         return shared + at * STAGE_BYTES;
     }
@@ -96,7 +117,9 @@ struct Ring {
     }
 };
 
-// Steps are counted through all work of a block.
+// Steps are counted through all work of a block. A stage is always consumed by the same k group, which
+// is why the groups change parts from segment to segment: one that asked for the next round of a stage
+// that another has yet to get would find the barrier open, for it knows even from odd rounds only.
 __device__ __forceinline__ int stage_of(u32 step) {
     return (int)(step % STAGES);
 }
@@ -104,12 +127,57 @@ __device__ __forceinline__ u32 parity_of(u32 step) {
     return step / STAGES & 1;
 }
 
-// What a block has of K: steps [first, last).
-struct Share {
-    int first, last;
+// Work of a cluster: steps [first, last) of tile `id`.
+struct Segment {
+    int id, first, last;
 };
-__device__ __forceinline__ Share share_of(int rank) {
-    return {STEPS * rank / CLUSTER, STEPS * (rank + 1) / CLUSTER};
+
+// All work of a cluster, number `at` of `clusters`.
+struct Turns {
+    int clusters, tiles;
+    int whole;     // tiles that one cluster makes alone
+    int next;      // of those
+    int unit, end; // EVEN: steps of the tiles behind them, one tile behind the other
+    int part;      // of K, without EVEN
+};
+
+// The first unit of cluster `at`. Ends are GRAIN steps apart.
+__device__ __forceinline__ int unit_first(const Turns &t, int at) {
+    constexpr int GRAIN = 4;
+    int units = (t.tiles - t.whole) * STEPS;
+    return at < t.clusters ? (int)((s64)units * at / t.clusters) / GRAIN * GRAIN : units;
+}
+
+__device__ __forceinline__ Turns turns_open(int at, int clusters, int tiles, int part) {
+    Turns t = {clusters, tiles, tiles, at, 0, 0, part};
+    if constexpr (EVEN) {
+        // the last turn and the one before, which leaves no cluster without a good part
+        int rest = tiles < clusters ? tiles : tiles % clusters ? tiles % clusters + clusters : 0;
+        t.whole  = tiles - rest;
+        t.unit   = unit_first(t, at);
+        t.end    = unit_first(t, at + 1);
+    }
+    return t;
+}
+
+__device__ __forceinline__ bool turns_more(const Turns &t) {
+    return t.next < t.whole || (EVEN && t.unit < t.end);
+}
+
+// False: there is none.
+__device__ __forceinline__ bool turns_next(Turns &t, Segment &s) {
+    if (t.next < t.whole) {
+        s = {t.next, STEPS * t.part / CLUSTER, STEPS * (t.part + 1) / CLUSTER};
+        t.next += t.clusters;
+        return true;
+    }
+    if (!EVEN || t.unit >= t.end) {
+        return false;
+    }
+    int first = t.unit % STEPS, last = first + t.end - t.unit;
+    s = {t.whole + t.unit / STEPS, first, last < STEPS ? last : STEPS};
+    t.unit += s.last - s.first;
+    return true;
 }
 
 __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
@@ -119,47 +187,26 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
 
 // ---- the producer -------------------------------------------------------------------------------
 
-constexpr int X_ROW_CHUNKS   = X_ROW_BYTES / 16;
-constexpr int X_TOKENS_APART = COPY_THREADS / X_ROW_CHUNKS; // from one chunk of a thread to its next
-constexpr int X_CHUNKS       = BLOCK_TOKENS / X_TOKENS_APART;
-
-// A thread's chunks of x: every X_TOKENS_APART-th token, `count` of which exist.
-struct XFeed {
-    const act_t *from; // at step 0
-    u32 to;            // in a stage
-    int count;
-};
-
-__device__ __forceinline__ XFeed x_open(const Operands &o, WorkBlock b, u32 thread) {
-    u32 row = thread / X_ROW_CHUNKS, chunk = thread % X_ROW_CHUNKS;
-    int token = b.token + (int)row;
-    XFeed f   = {o.x + (s64)token * IN_FEATURES + chunk * 8,
-                 row * X_ROW_BYTES + (chunk ^ row % 8) * 16,
-                 (o.tokens - token + X_TOKENS_APART - 1) / X_TOKENS_APART};
-    return f;
-}
-
-// X_TOKENS_APART is 4 with one warp: the swizzle of every second chunk is another one.
-__device__ __forceinline__ void x_copy(const XFeed &f, u32 stage, int step, u32 thread) {
-    constexpr bool WHOLE = IN_FEATURES % STEP_K == 0;
-    int k     = step * STEP_K;
-    int count = WHOLE || k + (int)(thread % X_ROW_CHUNKS) * 8 < IN_FEATURES ? f.count : 0;
-    const act_t *from = f.from + k;
-    u32 to = stage + f.to;
-#pragma unroll // copies in flight
-    for (int i = 0; i < X_CHUNKS; i++) {
-        u32 place = to + i * X_TOKENS_APART * X_ROW_BYTES;
-        cp_async_16_zfill(X_TOKENS_APART % 8 && i % 2 ? place ^ 4 * 16 : place,
-                          from + (s64)i * X_TOKENS_APART * IN_FEATURES, i < count ? 16 : 0);
+// x of a step: this block's part of it, to all blocks that share it.
+__device__ __forceinline__ void x_copy(const TensorMap *x, WorkBlock b, Ring ring, u32 stage,
+                                       int step, u32 full) {
+    constexpr int PART_TOKENS = BLOCK_TOKENS / SPREAD;
+    mbarrier_arrive_expect_tx(full, BLOCK_TOKENS * X_ROW_BYTES);
+    if constexpr (SPREAD == 1) {
+        cp_async_bulk_tensor(stage, x, step * STEP_K, b.token, full);
+    } else {
+        constexpr u32 ALL = (1u << SPREAD) - 1;
+        cp_async_bulk_tensor_spread(stage + ring.member * PART_TOKENS * X_ROW_BYTES, x,
+                                    step * STEP_K, b.token + ring.member * PART_TOKENS, full,
+                                    (u16)(ALL << ring.part * SPREAD));
     }
 }
 
 // Copies the weights of the steps of one work that are this copier's turn, and x. The first STAGES
 // weights of a kernel are under way before it waits for x.
-__device__ __forceinline__ void produce(const Operands &o, WorkBlock b, Ring ring, Share share,
-                                        u32 &done, u32 copier, u32 thread) {
+__device__ __forceinline__ void produce(const Operands &o, const TensorMap *x, WorkBlock b, Ring ring,
+                                        Segment share, u32 &done, u32 copier, u32 thread) {
     WeightFeed feed = weights_open(b, thread);
-    XFeed x         = x_open(o, b, thread);
     u32 steps = share.last - share.first, ahead = 0;
     if (done == 0) {
         ahead = steps < STAGES ? steps : STAGES;
@@ -171,16 +218,24 @@ __device__ __forceinline__ void produce(const Operands &o, WorkBlock b, Ring rin
     // the first step behind `done` whose number is this copier's
     u32 number = done + (copier + COPIERS - done % COPIERS) % COPIERS;
 #pragma unroll 1 // a step is long enough
-    for (; number < done + steps; number += COPIERS) {
+    for (; number < done + steps + HOLE; number += COPIERS) {
         u32 step = number - done, stage = ring.stage(stage_of(number));
+        u32 full = ring.full(stage_of(number));
         if (step >= ahead) {
             barrier_wait(ring.empty(stage_of(number)), parity_of(number) ^ 1);
+        }
+        if (step >= ahead && step < steps) {
             weights_copy(o, feed, stage + WEIGHTS_AT, share.first + step, thread);
         }
-        x_copy(x, stage, share.first + step, thread);
-        cp_async_arrive(ring.full(stage_of(number)));
+        if (thread == 0 && step < steps) {
+            x_copy(x, b, ring, stage, share.first + step, full);
+        } else if (thread == 0) {
+            mbarrier_arrive(full); // in its place
+        }
+        __syncwarp(); // the next barrier of the cluster is one of whole warps
+        cp_async_arrive(full);
     }
-    done += steps;
+    done += steps + HOLE;
 }
 
 // ---- a consumer ---------------------------------------------------------------------------------
@@ -215,19 +270,24 @@ __device__ __forceinline__ void step_products(float *sums, u32 a[STEP_K / 16][4]
     barrier_wait(ring.full(stage_of(step_number)), parity_of(step_number));
     u32 stage = ring.stage(stage_of(step_number));
     fragments_make(a, stage + WEIGHTS_AT + warp * STEP_BYTES, lane);
-    fence_proxy_async(); // the copies of x, for wgmma
+    u64 x = wgmma_tokens(stage);
     wgmma_hold<SUMS>(sums);
     wgmma_fence();
 #pragma unroll // a stays in registers
     for (int step = 0; step < STEP_K / 16; step++) {
-        wgmma_step<BLOCK_TOKENS>(sums, a[step], wgmma_tokens(stage + step * 32));
+        wgmma_step<BLOCK_TOKENS>(sums, a[step], wgmma_columns(x, step * 32));
     }
     wgmma_commit();
 }
 
 __device__ __forceinline__ void stage_release(Ring ring, u32 step, int lane) {
-    if (lane == 0) {
-        mbarrier_arrive(ring.empty(stage_of(step)));
+    u32 empty = ring.empty(stage_of(step));
+    if constexpr (SPREAD == 1) {
+        if (lane == 0) {
+            mbarrier_arrive(empty);
+        }
+    } else if (lane < SPREAD) {
+        mbarrier_arrive_cluster(cluster_address(empty, ring.part * SPREAD + lane));
     }
 }
 
@@ -300,56 +360,159 @@ __device__ __forceinline__ void groups_add(float *sums, Ring ring, int row_group
     }
 }
 
-// The sums of all blocks of the cluster, in those of its first one.
-__device__ __forceinline__ void cluster_add(float *sums, Ring ring, int row_group, int k_group,
-                                            int rank) {
+// The sums of all blocks that have a part of K, in those of the first.
+__device__ __forceinline__ void cluster_add(float *sums, Ring ring, int row_group, int k_group) {
     if constexpr (CLUSTER > 1) {
         cluster_sync(); // nobody reads the sums before
-        if (rank > 0 && k_group == 0) {
-            u32 part = cluster_address(part_at(ring, rank - 1, row_group), 0);
+        if (ring.part > 0 && k_group == 0) {
+            u32 part = cluster_address(part_at(ring, ring.part - 1, row_group), ring.member);
 #pragma unroll // sums stay in registers
             for (int i = 0; i < SUMS; i++) {
                 st_cluster_f32(part + i * GROUP_THREADS * 4, sums[i]);
             }
         }
         cluster_sync();
-        for (int other = 1; other < CLUSTER && rank == 0 && k_group == 0; other++) {
+        for (int other = 1; other < CLUSTER && ring.part == 0 && k_group == 0; other++) {
             part_add(sums, part_at(ring, other - 1, row_group));
         }
     }
 }
 
-__device__ __forceinline__ void consume(const Operands &o, WorkBlock b, Ring ring, Share share,
-                                        u32 &done, int rank) {
-    int consumer = threadIdx.x / GROUP_THREADS - 1, lane = threadIdx.x % WARP_LANES;
-    int row_group = consumer % ROW_GROUPS, k_group = consumer / ROW_GROUPS;
-    int warp = row_group * 4 + threadIdx.x / WARP_LANES % 4;
-    float sums[1][BLOCK_TOKENS / 8][4];
-    float *flat = &sums[0][0][0];
-    u32 steps   = share.last - share.first;
-    products(flat, ring, done + k_group, done + steps, warp, lane);
-    done += steps;
-    groups_add(flat, ring, row_group, k_group);
-    cluster_add(flat, ring, row_group, k_group, rank);
-    int thread = (int)threadIdx.x - GROUP_THREADS;
+// ---- EVEN: tiles of several blocks --------------------------------------------------------------
+
+#if EVEN
+constexpr int BLOCK_SUMS = ROW_GROUPS * GROUP_THREADS * SUMS;
+
+struct Parts {
+    float *sums; // [blocks][BLOCK_SUMS]
+    u32 *counts; // [blocks]
+};
+
+// A thread's sums of block `block`, fours of them as [four][thread].
+__device__ __forceinline__ float *part_sums(Parts p, int block, int row_group) {
+    int thread = row_group * GROUP_THREADS + threadIdx.x % GROUP_THREADS;
+    return p.sums + (s64)block * BLOCK_SUMS + thread * 4;
+}
+
+__device__ __forceinline__ void part_leave(const float *sums, Parts p, int block, int row_group,
+                                           int k_group) {
+    float *to = part_sums(p, block, row_group);
+#pragma unroll // sums stay in registers
+    for (int i = 0; i < SUMS && k_group == 0; i += 4) {
+        st_global_v4_f32(to + i * ROW_GROUPS * GROUP_THREADS,
+                         make_float4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]));
+    }
+    consumers_sync();
+    if (threadIdx.x == GROUP_THREADS) {
+        fence_acq_rel_gpu();
+        st_release_gpu_u32(p.counts + block, 1);
+    }
+}
+
+__device__ __forceinline__ void part_fetch(float *sums, Parts p, int block, int row_group,
+                                           int k_group) {
+    if (threadIdx.x == GROUP_THREADS) {
+        while (ld_acquire_gpu_u32(p.counts + block) == 0) {
+        }
+        st_global_u32(p.counts + block, 0); // for the next kernel
+    }
+    consumers_sync();
+    const float *from = part_sums(p, block, row_group);
+#pragma unroll // sums stay in registers
+    for (int i = 0; i < SUMS && k_group == 0; i += 4) {
+        float4 v = ld_global_v4_f32(from + i * ROW_GROUPS * GROUP_THREADS);
+        sums[i] += v.x;
+        sums[i + 1] += v.y;
+        sums[i + 2] += v.z;
+        sums[i + 3] += v.w;
+    }
+}
+
+// Are all sums of the tile here now? Others' are added in the order of their steps.
+__device__ __forceinline__ bool parts_add(float *sums, Parts p, const Turns &t, Segment s, int at,
+                                          int member, int row_group, int k_group) {
+    if (s.first > 0) {
+        part_leave(sums, p, at * SPREAD + member, row_group, k_group);
+        return false;
+    }
+    int end = (s.id - t.whole + 1) * STEPS;
+    for (int other = at + 1; s.last < STEPS && unit_first(t, other) < end; other++) {
+        if (unit_first(t, other) < unit_first(t, other + 1)) {
+            part_fetch(sums, p, other * SPREAD + member, row_group, k_group);
+        }
+    }
+    return true;
+}
+#endif
+
+// ---- results ------------------------------------------------------------------------------------
+
+// The stage without data behind the last step, here until it is released.
+__device__ __forceinline__ u32 hole_take(Ring ring, u32 number) {
+    barrier_wait(ring.full(stage_of(number)), parity_of(number));
+    return ring.stage(stage_of(number));
+}
+
+// Nobody reads it any more.
+__device__ __forceinline__ void hole_release(Ring ring, u32 number, int k_group) {
+    consumers_sync();
+    if (k_group == 0) {
+        stage_release(ring, number, threadIdx.x % WARP_LANES);
+    }
+}
+
+// STAGED_TOKENS at a time.
+__device__ __forceinline__ void results_stage(const Operands &o, WorkBlock b, Ring ring,
+                                              const float sums[BLOCK_TOKENS / 8][4], u32 number,
+                                              int k_group, int warp) {
+    constexpr int THREADS_THERE = CONSUMERS * GROUP_THREADS;
+    int thread  = (int)threadIdx.x - GROUP_THREADS;
+    u32 results = hole_take(ring, number), places = results + STAGED_BYTES;
+#pragma unroll // sums stay in registers
+    for (int first = 0; first < BLOCK_TOKENS; first += STAGED_TOKENS) {
+        if (first > 0) {
+            consumers_sync(); // the results before are read
+        }
+#if EPILOGUE == EPILOGUE_ROPE_KV
+        places_store(o, b, STAGED_TOKENS, places, thread, THREADS_THERE);
+        consumers_sync();
+#endif
+        if (k_group == 0) {
+            staged_write(o, b, results, places, sums + first / 8, b.row_tile + warp, warp);
+            if (first + STAGED_TOKENS == BLOCK_TOKENS) {
+                fence_proxy_async(); // the next copies into the stage are those of another proxy
+            }
+        }
+        consumers_sync();
+        staged_store(o, b, results, places, thread, THREADS_THERE);
+        b.token += STAGED_TOKENS;
+    }
+}
+
+// From the fragments.
+__device__ __forceinline__ void results_store(const Operands &o, WorkBlock b, Ring ring,
+                                              const float sums[1][BLOCK_TOKENS / 8][4], int k_group,
+                                              int warp) {
     u32 places = ring.shared + PLACES_AT;
 #if EPILOGUE == EPILOGUE_ROPE_KV
-    if (!STAGED) {
-        consumers_sync(); // nobody reads the places of the work before
-    }
-    places_store(o, b, places, thread, CONSUMERS * GROUP_THREADS);
+    consumers_sync(); // nobody reads those of the work before
+    places_store(o, b, BLOCK_TOKENS, places, (int)threadIdx.x - GROUP_THREADS,
+                 CONSUMERS * GROUP_THREADS);
     consumers_sync();
 #endif
-    if constexpr (STAGED) {
-        if (EPILOGUE != EPILOGUE_ROPE_KV) {
-            consumers_sync(); // nobody's products read the ring any more
-        }
-        staged_write(o, b, ring.shared, places, sums[0], b.row_tile + warp, warp);
-        consumers_sync();
-        staged_store(o, b, ring.shared, places, thread, CONSUMERS * GROUP_THREADS);
-    } else if (k_group == 0 && rank == 0) {
+    if (k_group == 0) {
         sums_store<1, BLOCK_TOKENS / 8>(o, b, places, sums, b.row_tile + warp, 0);
     }
+}
+
+// The sums of a segment, complete only in k group 0 of part 0.
+__device__ __forceinline__ void segment_sums(float *sums, Ring ring, Segment share, u32 &done,
+                                             int row_group, int k_group, int warp) {
+    u32 steps = share.last - share.first;
+    products(sums, ring, done + k_group, done + steps, warp, threadIdx.x % WARP_LANES);
+    done += steps + HOLE;
+    groups_add(sums, ring, row_group, k_group);
+    cluster_add(sums, ring, row_group, k_group);
 }
 
 // ---- the kernel ---------------------------------------------------------------------------------
@@ -360,46 +523,65 @@ __device__ __forceinline__ int block_number() {
 
 extern __shared__ __align__(128) u8 block_shared[];
 
+constexpr int CLUSTER_BLOCKS = CLUSTER * SPREAD;
+
 __device__ __forceinline__ Ring ring_open() {
-    Ring ring = {(shared_address(block_shared) + STAGE_ALIGN - 1) & ~(u32)(STAGE_ALIGN - 1)};
+    int rank  = (int)blockIdx.x % CLUSTER_BLOCKS;
+    Ring ring = {(shared_address(block_shared) + STAGE_ALIGN - 1) & ~(u32)(STAGE_ALIGN - 1),
+                 rank / SPREAD, rank % SPREAD};
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; stage++) {
-            mbarrier_init(ring.full(stage), COPY_THREADS);
-            mbarrier_init(ring.empty(stage), ROW_GROUPS * 4);
+            mbarrier_init(ring.full(stage), COPY_THREADS + 1); // who asks for x arrives for it too
+            mbarrier_init(ring.empty(stage), SPREAD * ROW_GROUPS * 4);
         }
         fence_mbarrier_init();
     }
-    __syncthreads();
+    if constexpr (SPREAD > 1) {
+        cluster_sync(); // others use these barriers
+    } else {
+        __syncthreads();
+    }
     return ring;
 }
 
-#if CLUSTER > 1
-#define CLUSTER_BOUNDS __cluster_dims__(CLUSTER, 1, 1)
+__device__ __forceinline__ WorkBlock member_block(int id, int token_blocks, Ring ring) {
+    WorkBlock b = work_block(id, token_blocks);
+    b.row_tile += ring.member * BLOCK_TILES;
+    return b;
+}
+
+#if CLUSTER * SPREAD > 1
+#define CLUSTER_BOUNDS __cluster_dims__(CLUSTER * SPREAD, 1, 1)
 #else
 #define CLUSTER_BOUNDS
 #endif
 
 extern "C" __global__ void CLUSTER_BOUNDS __launch_bounds__(THREADS, 1)
-    linear_wgmma(const void *x, const void *weights, const void *bias, void *out, void *kv,
-                 const void *inv_freq, const void *positions, const void *slots,
-                 const void *page_table, long long tokens) {
+    linear_wgmma(const __grid_constant__ TensorMap x, const void *weights, const void *bias,
+                 void *out, void *kv, const void *inv_freq, const void *positions,
+                 const void *slots, const void *page_table, long long tokens, void *parts,
+                 void *counts) {
     griddepcontrol_launch_dependents();
-    Operands o = operands_of(x, weights, bias, out, kv, inv_freq, positions, slots, page_table,
-                             tokens);
+    Operands o = operands_of(nullptr, weights, bias, out, kv, inv_freq, positions, slots,
+                             page_table, tokens);
     Ring ring        = ring_open();
     int token_blocks = ((int)tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
-    int rank = (int)blockIdx.x % CLUSTER, turn = (int)(gridDim.x * gridDim.y) / CLUSTER;
-    Share share = share_of(rank);
-    int works   = ROW_BLOCKS * token_blocks, first = block_number() / CLUSTER;
-    u32 done    = 0; // steps
+    int clusters     = (int)(gridDim.x * gridDim.y) / CLUSTER_BLOCKS;
+    int number       = block_number() / CLUSTER_BLOCKS;
+    Turns turns      = turns_open(number, clusters, ROW_BLOCKS * token_blocks, ring.part);
+    Segment share;
+    u32 done = 0; // steps
     // Each role has a loop of its own: behind a common one nobody could tell how many registers a
     // thread has.
     if (threadIdx.x < GROUP_THREADS) {
         if constexpr (CONSUMERS > 1) {
             registers_less<PRODUCER_REGISTERS>();
         }
-        for (int id = first; id < works; id += turn) {
-            produce(o, work_block(id, token_blocks), ring, share, done,
+        if (threadIdx.x == 0) {
+            prefetch_tensor_map(&x);
+        }
+        while (turns_next(turns, share)) {
+            produce(o, &x, member_block(share.id, token_blocks, ring), ring, share, done,
                     threadIdx.x / COPY_THREADS, threadIdx.x % COPY_THREADS);
             if (CLUSTER > 1) { // cluster_add
                 cluster_sync();
@@ -412,8 +594,35 @@ extern "C" __global__ void CLUSTER_BOUNDS __launch_bounds__(THREADS, 1)
             registers_more<CONSUMER_REGISTERS>();
         }
         griddepcontrol_wait(); // the epilogue reads and writes what the kernel before may use
-        for (int id = first; id < works; id += turn) {
-            consume(o, work_block(id, token_blocks), ring, share, done, rank);
+        int consumer = threadIdx.x / GROUP_THREADS - 1;
+#pragma unroll 1 // fewer registers
+        while (turns_next(turns, share)) {
+            int row_group = consumer % ROW_GROUPS, group = consumer / ROW_GROUPS;
+            int warp    = row_group * 4 + threadIdx.x / WARP_LANES % 4;
+            int k_group = (group + K_GROUPS - (int)(done % K_GROUPS)) % K_GROUPS;
+            float sums[1][BLOCK_TOKENS / 8][4];
+            segment_sums(&sums[0][0][0], ring, share, done, row_group, k_group, warp);
+            bool complete = ring.part == 0;
+#if EVEN
+            complete = parts_add(&sums[0][0][0], {(float *)parts, (u32 *)counts}, turns, share,
+                                 number, ring.member, row_group, k_group);
+#endif
+            WorkBlock b = member_block(share.id, token_blocks, ring);
+            if constexpr (STAGED) {
+                if (complete) {
+                    results_stage(o, b, ring, sums[0], done - HOLE, k_group, warp);
+                } else {
+                    hole_take(ring, done - HOLE);
+                }
+                if (turns_more(turns)) {
+                    hole_release(ring, done - HOLE, k_group);
+                }
+            } else if (complete) {
+                results_store(o, b, ring, sums, k_group, warp);
+            }
         }
+    }
+    if constexpr (SPREAD > 1) {
+        cluster_sync(); // others may still arrive at this block's barriers
     }
 }

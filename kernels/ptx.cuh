@@ -427,6 +427,32 @@ __device__ __forceinline__ void cp_async_bulk(u32 shared, const void *global, u3
                  "l"(global), "r"(bytes), "r"(barrier)
                  : "memory");
 }
+
+// A matrix in memory as the driver describes it (runtime/tensor_map.h), a parameter of the kernel.
+struct alignas(64) TensorMap {
+    u64 opaque[16];
+};
+__device__ __forceinline__ void prefetch_tensor_map(const TensorMap *map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+// A box of the map from (column, row) on, rows one behind the other in the map's swizzle; what lies
+// outside of the matrix is 0. Completes on the barrier.
+__device__ __forceinline__ void cp_async_bulk_tensor(u32 shared, const TensorMap *map, s32 column,
+                                                     s32 row, u32 barrier) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3}], [%4];" ::"r"(shared),
+                 "l"(map), "r"(column), "r"(row), "r"(barrier)
+                 : "memory");
+}
+// The same to the same place of every block of the cluster in `blocks`, each on its own barrier.
+__device__ __forceinline__ void cp_async_bulk_tensor_spread(u32 shared, const TensorMap *map,
+                                                            s32 column, s32 row, u32 barrier,
+                                                            u16 blocks) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared),
+                 "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
+                 : "memory");
+}
 #endif
 
 // ---- clusters, sm_90 ----------------------------------------------------------------------------
@@ -434,6 +460,7 @@ __device__ __forceinline__ void cp_async_bulk(u32 shared, const void *global, u3
 #if PTX_ARCH >= 900
 // All threads of all blocks; what they wrote before is visible behind it.
 __device__ __forceinline__ void cluster_sync() {
+    __syncwarp(); // .aligned: a warp arrives as a whole
     asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
 }
@@ -442,6 +469,11 @@ __device__ __forceinline__ u32 cluster_address(u32 shared, int rank) {
     u32 there;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared), "r"(rank));
     return there;
+}
+// barrier: a cluster_address. What this thread read before is read when the barrier completes.
+__device__ __forceinline__ void mbarrier_arrive_cluster(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier)
+                 : "memory");
 }
 __device__ __forceinline__ void st_cluster_f32(u32 p, float x) {
     asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(p), "f"(x) : "memory");

@@ -4,16 +4,23 @@
 // Idea: stmatrix turns a fragment's rows (outputs) and columns (tokens) around: a token's results of
 //     eight rows become one chunk of 16 bytes.
 //
-//         staged  [BLOCK_TOKENS][STAGED_STRIDE]   act; of a token the chunks of all row tiles
+//         staged  [STAGED_TOKENS][STAGED_STRIDE]   act; of a token the chunks of all row tiles
 //
-// Source: PTX ISA, stmatrix. Parameters: those of gemm.cuh, behind which it is included.
+// Source: PTX ISA, stmatrix. Parameters: those of gemm.cuh, behind which it is included; STAGED_ROOM,
+//     bytes that there are for as many tokens at a time.
 #ifndef STAGED_CUH
 #define STAGED_CUH
 
 constexpr int TILE_PARTS    = EPILOGUE == EPILOGUE_ACT_MUL ? 1 : 2; // chunks of a row tile
 constexpr int STAGED_CHUNKS = BLOCK_TILES * TILE_PARTS;             // of a token
 constexpr int STAGED_STRIDE = STAGED_CHUNKS * 16 + 16; // 8 tokens' chunks are in different banks
-constexpr int STAGED_BYTES  = BLOCK_TOKENS * STAGED_STRIDE;
+constexpr int STAGED_PLACE  = EPILOGUE == EPILOGUE_ROPE_KV ? PLACE_BYTES : 0; // of a token, too
+constexpr int staged_tokens(int tokens) {
+    return tokens * (STAGED_STRIDE + STAGED_PLACE) <= STAGED_ROOM ? tokens
+                                                                  : staged_tokens(tokens / 2);
+}
+constexpr int STAGED_TOKENS = staged_tokens(BLOCK_TOKENS);
+constexpr int STAGED_BYTES  = STAGED_TOKENS * STAGED_STRIDE;
 // Results of another type, or whose chunks are cut by the end of the rows, are not staged.
 constexpr bool CAN_BE_STAGED =
     EPILOGUE == EPILOGUE_ROPE_KV || (EPILOGUE == EPILOGUE_STORE && !OUT_F32 && OUT_FEATURES % 8 == 0) ||
@@ -39,17 +46,17 @@ __device__ __forceinline__ void staged_pair(u32 *low, u32 *high, const Operands 
     *high = act2_from_f32(highs[0], highs[1]);
 }
 
-// The sums of one row tile, number `tile` of all and `block_tile` of the block, to `staged`.
+// The sums of one row tile, number `tile` of all and `block_tile` of the block, to `staged`: those of
+// the tokens from b.token on.
 __device__ __forceinline__ void staged_write(const Operands &o, WorkBlock b, u32 staged, u32 places,
-                                             const float sums[BLOCK_TOKENS / 8][4], int tile,
-                                             int block_tile) {
+                                             const float (*sums)[4], int tile, int block_tile) {
     constexpr int TOGETHER = 4 / TILE_PARTS; // n8 tiles of tokens in one store
     int lane = threadIdx.x % WARP_LANES, matrix = lane / 8;
     PairBias bias = pair_bias(o.epilogue, tile < ROW_TILES ? tile : 0, lane / 4);
     int row = matrix / TILE_PARTS * 8 + lane % 8;
     u32 to = staged + row * STAGED_STRIDE + (block_tile * TILE_PARTS + matrix % TILE_PARTS) * 16;
 #pragma unroll // sums stay in registers
-    for (int first = 0; first < BLOCK_TOKENS / 8; first += TOGETHER) {
+    for (int first = 0; first < STAGED_TOKENS / 8; first += TOGETHER) {
         u32 results[4], unused;
 #pragma unroll // results stay in registers
         for (int i = 0; i < TOGETHER; i++) {
@@ -65,7 +72,7 @@ __device__ __forceinline__ void staged_write(const Operands &o, WorkBlock b, u32
 __device__ __forceinline__ void staged_store(const Operands &o, WorkBlock b, u32 staged, u32 places,
                                              int thread, int threads) {
 #pragma unroll 4 // loads under way
-    for (int i = thread; i < BLOCK_TOKENS * STAGED_CHUNKS; i += threads) {
+    for (int i = thread; i < STAGED_TOKENS * STAGED_CHUNKS; i += threads) {
         int row = i / STAGED_CHUNKS, chunk = i % STAGED_CHUNKS, token = b.token + row;
         int tile = b.row_tile + chunk / TILE_PARTS;
         if (token < o.tokens && tile < ROW_TILES) {

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tensor_map.h"
+
 typedef int32_t CUresult;
 typedef int32_t CUdevice;
 typedef uint64_t CUdeviceptr;
@@ -97,6 +99,10 @@ typedef struct CUlaunchConfig {
        void **extra))                                                                              \
     X(launch_config, "cuLaunchKernelEx",                                                           \
       (const CUlaunchConfig *config, CUfunction function, void **params, void **extra))            \
+    X(tensor_map, "cuTensorMapEncodeTiled",                                                        \
+      (TensorMap * map, int type, uint32_t rank, void *address, const uint64_t *sizes,             \
+       const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides,              \
+       int interleave, int swizzle, int promotion, int fill))                                      \
     X(capture_begin, "cuStreamBeginCapture_v2", (CUstream stream, int mode))                       \
     X(capture_end, "cuStreamEndCapture", (CUstream stream, CUgraph * graph))                       \
     X(graph_instantiate, "cuGraphInstantiateWithFlags",                                            \

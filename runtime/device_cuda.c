@@ -227,10 +227,18 @@ int32_t cuda_launch(const StepRun *run, const LaunchSpec *spec, const uint64_t *
     const KernelInfo *k = &d->e->kernels[d->device.target->first_kernel + spec->kernel];
     uint64_t slots[MAX_ARGUMENTS];
     void *params[MAX_ARGUMENTS];
+    TensorMap map;
     assert(spec->argument_count <= MAX_ARGUMENTS && spec->argument_count == k->argument_count);
     for (int32_t at = 0; at < spec->argument_count; at++) {
         slots[at] = arguments[at];
         params[at] = &slots[at];
+    }
+    if (k->map_columns > 0) {
+        CUresult error = tensor_map(d->cu.tensor_map, &map, arguments[0], run->tokens,
+                                    k->map_columns, k->map_rows);
+        if (error != CUDA_SUCCESS)
+            return error;
+        params[0] = &map;
     }
     unsigned grid_y = (unsigned)spec->grid[1];
     if (spec->tokens_per_block > 0)

@@ -14,7 +14,7 @@
 #include "base.h"
 
 enum {
-    PAYLOAD_VERSION       = 2,
+    PAYLOAD_VERSION       = 3,
     PAYLOAD_WEIGHTS_ALIGN = 2 << 20,
     PAYLOAD_SEGMENT_ALIGN = 64,
     PAYLOAD_PAGE_BYTES    = 1 << 20, // unit of the XXH3-64 checks
@@ -143,6 +143,8 @@ typedef struct KernelInfo {
     int32_t block;        // threads
     int32_t is_ptx;       // 1: image is PTX text
     int32_t argument_count; // all arguments are 8-byte slots (pointers or int64_t)
+    int32_t map_columns;    // > 0: but the first, a tensor map of as many columns (tensor_map.h)
+    int32_t map_rows;       // of its boxes
 } KernelInfo;
 
 // ---- the batch block ----------------------------------------------------------------------------

@@ -221,6 +221,11 @@ static inline bool candidate_prepare(const Run *run, const Inputs *in, Meter *m,
     const Graph *g = &lab->graph;
     int64_t kv_bytes = LAB_PAGES * lab->plan.info.kv_page_bytes;
     TRY(meter_fill(m, base[REGION_ARENA], 0xff, run->arena_bytes, err));
+    for (int at = 0; at < run->phase.buffer_count; at++) {
+        const Buffer *b = &run->phase.buffers[at];
+        if (b->persistent) // counts
+            TRY(meter_fill(m, base[REGION_ARENA] + (uint64_t)b->offset, 0, b->bytes, err));
+    }
     if (kv_bytes)
         TRY(meter_fill(m, base[REGION_KV], 0xff, kv_bytes, err));
     TRY(inputs_fill(in, m, value_address(run, lab->x, base), tokens * g->values[lab->x].width,

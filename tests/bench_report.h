@@ -13,7 +13,7 @@
 // ---- options ------------------------------------------------------------------------------------
 
 typedef struct Wanted {
-    const char *set, *layer, *kernel, *json;
+    const char *set, *layer, *kernel, *variant, *json;
     bool counts[BENCH_COUNTS];
     bool all, chosen, check, print, compile, own_dense;
     uint64_t seed;
@@ -45,12 +45,13 @@ static inline bool wanted_parse(Wanted *w, int argc, char **argv) {
         const char *name, **text;
         bool *flag;
     } options[] = {{"--set", &w->set, NULL},         {"--layer", &w->layer, NULL},
-                   {"--kernel", &w->kernel, NULL},   {"--json", &w->json, NULL},
+                   {"--kernel", &w->kernel, NULL},   {"--variant", &w->variant, NULL},
+                   {"--json", &w->json, NULL},
                    {"--all", NULL, &w->all},         {"--print", NULL, &w->print},
                    {"--chosen", NULL, &w->chosen},   {"--check", NULL, &w->check},
                    {"--compile", NULL, &w->compile}, {"--own-dense", NULL, &w->own_dense}};
     *w = (Wanted){
-        .set = "peers,formats,fused", .layer = "", .kernel = "", .seed = (uint64_t)time(NULL)};
+        .set = "peers,formats,fused", .layer = "", .kernel = "", .variant = "", .seed = (uint64_t)time(NULL)};
     memset(w->counts, true, sizeof w->counts);
     for (int at = 1; at < argc; at++) {
         bool known = false;

@@ -18,7 +18,7 @@ POINTS = [1, 8, 16, 32, 64, 256, 1024, 4096]
 CUTS = {  # the parameters that say how a kernel cuts its work; the most important first
     "linear_decode": ["TILES", "X_PHASES", "PROLOGUE", "HAS_ORDER"],
     "linear_gemm": ["BLOCK_TOKENS", "WARP_TILES"],
-    "linear_wgmma": ["BLOCK_TOKENS", "ROW_GROUPS", "K_GROUPS", "CLUSTER"],
+    "linear_wgmma": ["BLOCK_TOKENS", "ROW_GROUPS", "K_GROUPS", "CLUSTER", "SPREAD", "EVEN"],
 }
 FORMAT = {"BITS": 4, "GROUP": 128, "ZEROS": 0, "SCALE_F32": 0, "ACT_BF16": 0}  # what is fitted to
 

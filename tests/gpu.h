@@ -3,6 +3,8 @@
 #ifndef GPU_H
 #define GPU_H
 
+#include "runtime/tensor_map.h"
+
 #include <dlfcn.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -48,6 +50,9 @@ typedef struct GpuLaunch { // CUlaunchConfig
        void *, void **, void **))                                                                  \
     X(launch_config, "cuLaunchKernelEx",                                                           \
       (const GpuLaunch *, GpuFunction *, void **, void **))                                        \
+    X(tensor_map, "cuTensorMapEncodeTiled",                                                        \
+      (TensorMap *, int, uint32_t, void *, const uint64_t *, const uint64_t *, const uint32_t *,   \
+       const uint32_t *, int, int, int, int))                                                      \
     X(stream_create, "cuStreamCreate", (void **, unsigned))                                        \
     X(capture_begin, "cuStreamBeginCapture_v2", (void *, int))                                     \
     X(capture_end, "cuStreamEndCapture", (void *, void **))                                        \

@@ -7,6 +7,7 @@
 //     --layer WORD    only layers whose name contains it
 //     --tokens LIST   only these numbers of tokens: 1,4,8,...,4096
 //     --kernel WORD   only kernel families whose name contains it
+//     --variant TEXT  only candidates whose parameters contain it
 //     --own-dense     dense products by our own kernels, even if there is cuBLAS
 //     --all           all candidates; else those predicted within three times of the best
 //     --chosen        only the candidate that the compiler takes
@@ -318,11 +319,12 @@ static bool dense_us(Bench *b, const LayerLab *l, const Candidate *ours, Cell *c
 static bool cell_run(Bench *b, LayerLab *l, int layer, int count, double read_us, Error *err) {
     const PackedTensor *w = &l->lab.graph.packed[l->lab.op->linear.weight];
     unsigned char *first = arena_alloc(&l->arena, SAMPLE_TOKENS_MAX * (size_t)w->rows * 4);
+    const Wanted *wanted = b->report.wanted;
     const Candidate *dense = NULL;
     Cell cell = {.layer = layer, .count = count, .read_us = read_us, .weight = w};
     for (int at = 0; at < b->candidate_count; at++) {
         Candidate *c = &b->candidates[at];
-        if (c->layer != layer || c->count != count)
+        if (c->layer != layer || c->count != count || !strstr(c->variant, wanted->variant))
             continue;
         if (c->dense) {
             dense = c;
@@ -330,7 +332,7 @@ static bool cell_run(Bench *b, LayerLab *l, int layer, int count, double read_us
         }
         Verdict v;
         TRY(candidate_check(b, l, c, &v, err));
-        if (v.where[0] || b->report.wanted->check)
+        if (v.where[0] || wanted->check)
             continue;
         memcpy(first, b->rows, SAMPLE_TOKENS_MAX * (size_t)w->rows * 4);
         TRY(candidate_time(b, l, c, cell.best ? cell.best->us : HUGE_VAL, err));

@@ -108,10 +108,16 @@ enum { GEMM_VARIANTS = sizeof gemm_variants / sizeof *gemm_variants };
 
 static void runs_add_wgmma(Bench *b, Lab *lab, int64_t max_tokens) {
     static const WgmmaVariant variants[] = {
-        {256, 2, 1, 1, 0}, {128, 2, 1, 1, 0}, {64, 2, 1, 1, 0}, {64, 2, 2, 1, 0}, {64, 1, 2, 1, 0},
-        {64, 1, 3, 1, 0},  {64, 1, 2, 2, 0},  {64, 1, 3, 2, 0}, {32, 1, 4, 1, 0}, {32, 1, 4, 2, 0},
-        {32, 1, 4, 4, 0},  {32, 2, 2, 1, 0},  {128, 1, 2, 1, 0}, {128, 1, 2, 2, 0}, {16, 1, 4, 1, 0},
-        {16, 1, 4, 2, 0},  {64, 4, 1, 1, 0},  {32, 4, 1, 1, 0},  {16, 4, 1, 1, 0},
+        {256, 2, 1, 1, 1, 0, 0}, {256, 2, 1, 1, 2, 0, 0}, {256, 1, 1, 2, 2, 0, 0},
+        {256, 2, 1, 1, 1, 1, 0}, {128, 2, 1, 1, 1, 0, 0}, {128, 2, 1, 1, 2, 1, 0},
+        {128, 2, 1, 2, 2, 0, 0}, {128, 1, 2, 1, 1, 1, 0}, {128, 1, 2, 2, 1, 0, 0},
+        {128, 1, 2, 1, 4, 0, 0}, {128, 1, 2, 2, 2, 0, 0}, {64, 2, 1, 1, 1, 0, 0},
+        {64, 2, 2, 1, 1, 0, 0},  {64, 1, 2, 1, 1, 0, 0},  {64, 1, 3, 1, 1, 1, 0},
+        {64, 1, 2, 2, 1, 0, 0},  {64, 1, 3, 2, 2, 0, 0},  {64, 4, 1, 1, 2, 0, 0},
+        {64, 4, 1, 1, 1, 1, 0},  {32, 1, 4, 1, 1, 0, 0},  {32, 1, 4, 2, 1, 0, 0},
+        {32, 1, 4, 4, 1, 0, 0},  {32, 1, 4, 1, 1, 1, 0},  {32, 2, 2, 1, 2, 0, 0},
+        {16, 1, 4, 1, 1, 0, 0},  {16, 1, 4, 2, 1, 0, 0},  {16, 1, 4, 1, 2, 0, 0},
+        {32, 4, 1, 1, 1, 0, 0},  {32, 4, 1, 1, 1, 1, 0},  {16, 4, 1, 1, 1, 0, 0},
     };
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         assert(b->run_count < RUNS_MAX);
@@ -234,6 +240,13 @@ static void step_launch(Bench *b, const Run *run, int step, const Regions *regio
         values[i] = (address ? regions->base[o->region] : 0) + (uint64_t)offset;
         slots[i] = &values[i];
     }
+    TensorMap map;
+    if (s->map_columns) {
+        gpu_expect(tensor_map(b->gpu.tensor_map, &map, values[0], tokens, s->map_columns,
+                              s->map_rows),
+                   "tensor_map", __FILE__, __LINE__);
+        slots[0] = &map;
+    }
     unsigned y = s->tokens_per_block ? (unsigned)ceil_div(tokens, s->tokens_per_block)
                                      : (unsigned)s->grid[1];
     const unsigned grid[3] = {(unsigned)s->grid[0], y, 1};
@@ -254,6 +267,10 @@ static void run_upload(Bench *b, const Run *run, const Data *d, const Regions *r
     GpuAddress x = regions->base[REGION_ARENA] +
                    (uint64_t)phase->buffers[phase->value_buffer[lab->x]].offset;
     GPU_DO(g, fill(regions->base[REGION_ARENA], 0xff, (size_t)run->arena_bytes));
+    for (int at = 0; at < phase->buffer_count; at++)
+        if (phase->buffers[at].persistent) // counts
+            GPU_DO(g, fill(regions->base[REGION_ARENA] + (uint64_t)phase->buffers[at].offset, 0,
+                           (size_t)phase->buffers[at].bytes));
     GPU_DO(g, fill(regions->base[REGION_KV], 0xff,
            (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes + 256)));
     if (lab->norm)

@@ -463,6 +463,23 @@ static void geometry_check(const Object *function, const unsigned grid[3], const
                   shared_bytes, shared_static(k), allowed);
 }
 
+// A map is the matrix's address here, which arguments_take then finds in the argument.
+DRIVER(cuTensorMapEncodeTiled,
+       (TensorMap * map, int type, uint32_t rank, void *address, const uint64_t *sizes,
+        const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides,
+        int interleave, int swizzle, int promotion, int fill)) {
+    ENTER("cuTensorMapEncodeTiled", true);
+    if (stub.major < 9 || type != 1 || rank != 2 || (uintptr_t)address % 16 || sizes[0] < 1 ||
+        sizes[1] < 1 || strides[0] % 16 || strides[0] < 2 * sizes[0] || box[0] * 2 > 128 ||
+        box[1] < 1 || box[1] > 256 || element_strides[0] != 1 || element_strides[1] != 1 ||
+        interleave != 0 || swizzle != 3 || promotion < 0 || promotion > 3 || fill != 0)
+        violation("cuTensorMapEncodeTiled: [%llu, %llu] at %p in boxes of %u x %u",
+                  (unsigned long long)sizes[1], (unsigned long long)sizes[0], address, box[1],
+                  box[0]);
+    *map = (TensorMap){.opaque = {(uintptr_t)address}};
+    return CUDA_SUCCESS;
+}
+
 static void arguments_take(Op *op, void **params) {
     const CubinKernel *k = &op->object->kernel;
     if (k->params && !params)

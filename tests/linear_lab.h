@@ -281,8 +281,9 @@ static inline bool run_wgmma(Run *run, Lab *lab, int64_t max_tokens, WgmmaVarian
     Params params;
     if (!kernel_linear_wgmma.accepts(&problem, reason) || !wgmma_params(&problem, v, &params))
         return false;
-    snprintf(run->text, sizeof run->text, "wgmma %d x %d k %d cluster %d stages %lld",
-             v.row_groups * 64, v.block_tokens, v.k_groups, v.cluster,
+    snprintf(run->text, sizeof run->text, "wgmma %d x %d k %d cluster %d x %d%s stages %lld",
+             v.row_groups * 64, v.block_tokens, v.k_groups, v.cluster, v.spread,
+             v.even ? " even" : "",
              (long long)params_get(&params, "STAGES"));
     run_lower(run, &problem, &params, a);
     return true;

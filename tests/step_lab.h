@@ -265,6 +265,13 @@ static inline void lab_step(StepLab *lab, const PhasePlan *phase, int kernel, co
         values[at] = (address ? base[o->region] : 0) + (uint64_t)offset;
         slots[at] = &values[at];
     }
+    TensorMap map;
+    if (lab->gpu && s->map_columns) {
+        gpu_expect(tensor_map(lab->gpu->tensor_map, &map, values[0], tokens, s->map_columns,
+                              s->map_rows),
+                   "tensor_map", __FILE__, __LINE__);
+        slots[0] = &map;
+    }
     int grid[3] = {s->grid[0], s->grid[1], s->grid[2]};
     if (s->tokens_per_block)
         grid[1] = (int)ceil_div(tokens, s->tokens_per_block);

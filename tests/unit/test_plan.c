@@ -106,7 +106,7 @@ static void test_kernels_once(void **state) {
 
 // The order of sums of an op, by the parameters that its family names.
 static void assert_same_order(const Step *a, const Step *b) {
-    static const char *const names[] = {"WARPS", "K_GROUPS", "CLUSTER"};
+    static const char *const names[] = {"WARPS", "K_GROUPS", "CLUSTER", "EVEN"};
     assert_string_equal(a->entry, b->entry);
     for (size_t at = 0; at < sizeof names / sizeof *names; at++)
         for (int i = 0; i < a->params.count; i++)
