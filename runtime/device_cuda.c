@@ -7,6 +7,7 @@
 // Non-goal: several GPUs.
 #include "cuda_driver.h"
 #include "device.h"
+#include "read_kernel.h"
 #include "target_pick.h"
 #include "threads.h"
 
@@ -562,41 +563,8 @@ static bool cuda_download(Device *device, int64_t offset, int64_t size, Error *e
 
 // ---- the limit: a kernel that only reads --------------------------------------------------------
 
-// Not among the payload's kernels, since only `bench` needs it; the driver translates it then.
-// All threads side by side read 16 bytes each, four times per round while there is enough left. The
-// store never happens, but the translator cannot know.
-static const char read_ptx[] = {
-    ".version 7.0\n.target sm_80\n.address_size 64\n"
-    ".visible .entry stream_read(.param .u64 from, .param .u64 words, .param .u64 out)\n{\n"
-    ".reg .pred %end, %never; .reg .b32 %a<16>, %sum, %r<4>;\n"
-    ".reg .b64 %at, %last, %words, %step, %step4, %stride, %p, %q;\n"
-    "ld.param.u64 %p, [from]; cvta.to.global.u64 %p, %p; ld.param.u64 %words, [words];\n"
-    "mov.u32 %r0, %ctaid.x; mov.u32 %r1, %ntid.x; mov.u32 %r2, %tid.x; mov.u32 %r3, %nctaid.x;\n"
-    "mad.lo.u32 %r2, %r0, %r1, %r2; cvt.u64.u32 %at, %r2; mul.wide.u32 %step, %r3, %r1;\n"
-    "shl.b64 %stride, %step, 4; shl.b64 %step4, %step, 2;\n"
-    "add.u64 %last, %at, %step4; sub.u64 %last, %last, %step; mov.u32 %sum, 0;\n"
-    "WIDE: setp.ge.u64 %end, %last, %words; @%end bra LOOP;\n"
-    "shl.b64 %q, %at, 4; add.u64 %q, %q, %p;\n"
-    "ld.global.nc.v4.u32 {%a0, %a1, %a2, %a3}, [%q]; add.u64 %q, %q, %stride;\n"
-    "ld.global.nc.v4.u32 {%a4, %a5, %a6, %a7}, [%q]; add.u64 %q, %q, %stride;\n"
-    "ld.global.nc.v4.u32 {%a8, %a9, %a10, %a11}, [%q]; add.u64 %q, %q, %stride;\n"
-    "ld.global.nc.v4.u32 {%a12, %a13, %a14, %a15}, [%q];\n"
-    "xor.b32 %a0, %a0, %a1; xor.b32 %a2, %a2, %a3; xor.b32 %a4, %a4, %a5;\n"
-    "xor.b32 %a6, %a6, %a7; xor.b32 %a8, %a8, %a9; xor.b32 %a10, %a10, %a11;\n"
-    "xor.b32 %a12, %a12, %a13; xor.b32 %a14, %a14, %a15; xor.b32 %a0, %a0, %a2;\n"
-    "xor.b32 %a4, %a4, %a6; xor.b32 %a8, %a8, %a10; xor.b32 %a12, %a12, %a14;\n"
-    "xor.b32 %a0, %a0, %a4; xor.b32 %a8, %a8, %a12; xor.b32 %a0, %a0, %a8;\n"
-    "xor.b32 %sum, %sum, %a0;\n"
-    "add.u64 %at, %at, %step4; add.u64 %last, %last, %step4; bra WIDE;\n"
-    "LOOP: setp.ge.u64 %end, %at, %words; @%end bra DONE;\n"
-    "shl.b64 %q, %at, 4; add.u64 %q, %q, %p;\n"
-    "ld.global.nc.v4.u32 {%a0, %a1, %a2, %a3}, [%q];\n"
-    "xor.b32 %a0, %a0, %a1; xor.b32 %a2, %a2, %a3; xor.b32 %a0, %a0, %a2;\n"
-    "xor.b32 %sum, %sum, %a0; add.u64 %at, %at, %step; bra LOOP;\n"
-    "DONE: setp.ne.u32 %never, %sum, 0x9e3779b9; @%never ret;\n"
-    "ld.param.u64 %q, [out]; cvta.to.global.u64 %q, %q; st.global.u32 [%q], %sum; ret;\n}\n"};
-
-enum { READ_BLOCK = 512, READ_BLOCKS_PER_SM = 4, READ_REPEATS = 8, READ_ATTEMPTS = 5 };
+// Not among the payload's kernels, since only `bench` needs it.
+enum { READ_REPEATS = 8, READ_ATTEMPTS = 5 };
 
 typedef struct ReadTimer {
     CudaDevice *d;
@@ -614,7 +582,7 @@ static CUresult read_once(ReadTimer *t) {
         return d->cu.copy_on_device(t->to, from, (size_t)t->bytes / 2, d->stream);
     uint64_t words = (uint64_t)t->bytes / 16;
     void *params[] = {&from, &words, &t->to};
-    return d->cu.launch(t->kernel, t->blocks, 1, 1, READ_BLOCK, 1, 1, 0, d->stream, params, NULL);
+    return d->cu.launch(t->kernel, t->blocks, 1, 1, READ_THREADS, 1, 1, 0, d->stream, params, NULL);
 }
 
 static bool read_time(ReadTimer *t, double *seconds, Error *err) {
@@ -639,9 +607,9 @@ static bool read_prepare(ReadTimer *t, CUmodule *module, Error *err) {
     int sms = 0;
     CHECK(d, device_attribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, d->gpu),
           "cuDeviceGetAttribute");
-    t->blocks = (unsigned)(sms * READ_BLOCKS_PER_SM);
-    if (d->cu.module_load(module, read_ptx) == CUDA_SUCCESS)
-        CHECK(d, module_function(&t->kernel, *module, "stream_read"), "cuModuleGetFunction");
+    t->blocks = (unsigned)(sms * READ_BLOCKS);
+    if (d->cu.module_load(module, read_kernel) == CUDA_SUCCESS)
+        CHECK(d, module_function(&t->kernel, *module, "read"), "cuModuleGetFunction");
     else
         *module = NULL;
     CHECK(d, memory_alloc(&t->to, (size_t)t->bytes / 2), "cuMemAlloc");

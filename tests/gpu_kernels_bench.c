@@ -22,6 +22,7 @@
 // cache. "read" is a plain read of the same bytes in the same way, "dense" the product with fp16
 // weights by cuBLAS, or by our own kernel where there is no cuBLAS. A candidate that is half as slow
 // again as the best before it in a short run is not timed further.
+#include "runtime/read_kernel.h"
 #include "tests/bench_dense.h"
 #include "tests/bench_lab.h"
 #include "tests/bench_report.h"
@@ -409,7 +410,7 @@ static bool bench_run(Bench *b, const Wanted *w, Error *err) {
     Random r = {.state = w->seed};
     TRY(inputs_make(&b->inputs, b->meter, w->seed, &b->arena, err));
     TRY(memory_make(b, err));
-    TRY(meter_load(b->meter, &b->read, read_ptx, "read", 0, err));
+    TRY(meter_load(b->meter, &b->read, read_kernel, "read", 0, err));
     for (int layer = 0; layer < BENCH_LAYERS; layer++)
         if (b->chosen[layer])
             TRY(layer_run(b, w, layer, &r, err));
