@@ -1,17 +1,8 @@
-// The GPU kernels of linears: checked against sums in doubles at ragged shapes, then timed.
+// The GPU kernels of linears, checked against sums in doubles at ragged shapes. gpu_kernels_bench
+// times them.
 //
-//   gpu_linear compile [TARGET ...]   compiles every variant (those that are only timed for
-//   sm_90a),
-//                                     needs no GPU; a spill is an error
-//   gpu_linear check                  worst element of every variant against its bound
-//   gpu_linear time [WORD]            layers of real models in CUDA graphs over rotating weights;
-//                                     WORD: only layers whose name contains it
-//   gpu_linear                        check, then time
-//
-// Times are medians of 7 replays of a graph, divided by its launches, so they hold the gap between
-// kernels. More than 256 MB of weights rotate, so nothing stays in the second-level cache. "read"
-// is a plain read of the same bytes in the same way.
-#include "runtime/read_kernel.h"
+//   gpu_linear compile [TARGET ...]   compiles every variant, needs no GPU; a spill is an error
+//   gpu_linear [check]                worst element of every variant against its bound
 #include "tests/gpu.h"
 #include "tests/linear_check.h"
 #include "tests/linear_formats.h"
@@ -50,36 +41,18 @@ static const Case check_cases[] = {
     {"gate16", 16, 0, 328, {60, 60}, ROWS_GATE_UP, PROLOGUE_NORM, EPILOGUE_ACT_MUL,
      .act = ACT_SILU},
 };
-
-#define PLAIN(label, k, n) {label, 4, 128, k, {n}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE}
-static const Case time_cases[] = {
-    PLAIN("8B qkv", 4096, 6144), PLAIN("8B o", 4096, 4096), PLAIN("8B gate_up", 4096, 28672),
-    PLAIN("8B down", 14336, 4096), PLAIN("70B gate_up", 8192, 57344),
-    PLAIN("70B down", 28672, 8192),
-    PLAIN("1B gate_up", 2048, 16384), PLAIN("1B down", 8192, 2048),
-    PLAIN("Q7B gate_up", 3584, 37888),
-    {"8B qkv fused", 4, 128, 4096, {4096, 1024, 1024}, ROWS_ROPE, PROLOGUE_NORM, EPILOGUE_ROPE_KV,
-     .heads = 32, .kv_heads = 8, .head_dim = 128},
-    {"8B o fused", 4, 128, 4096, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
-    {"8B gate_up fused", 4, 128, 4096, {14336, 14336}, ROWS_GATE_UP, PROLOGUE_NORM,
-     .epilogue = EPILOGUE_ACT_MUL},
-    {"8B down fused", 4, 128, 14336, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_ADD},
-    {"8B gate_up g32", 4, 32, 4096, {28672}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE},
-    {"8B gate_up 8 bits", 8, 128, 4096, {28672}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE},
-    {"8B head", 16, 0, 4096, {128256}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
-    {"1B head", 16, 0, 2048, {128256}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE, .f32 = true},
-};
 // clang-format on
-enum { SHAPE_CASES = sizeof check_cases / sizeof *check_cases,
-       CHECK_CASES = SHAPE_CASES + FORMAT_COUNT, // shapes, then formats
-       TIME_CASES = sizeof time_cases / sizeof *time_cases };
+enum {
+    SHAPE_CASES = sizeof check_cases / sizeof *check_cases,
+    CHECK_CASES = SHAPE_CASES + FORMAT_COUNT, // shapes, then formats
+};
 
 typedef struct Bench {
     Arena arena;
     Gpu gpu;
     const Target *target;
     Formats formats;
-    Lab labs[CHECK_CASES + TIME_CASES];
+    Lab labs[CHECK_CASES];
     Run *runs; // [RUNS_MAX]
     int run_count;
     Plan kernels; // all distinct kernels
@@ -102,8 +75,8 @@ static void runs_add_gemm(Bench *b, Lab *lab, int64_t max_tokens, GemmVariant v)
 }
 
 static const GemmVariant gemm_variants[] = {
-    {128, 2, 0, 1}, {128, 4, 0, 1}, {128, 2, 0, 2}, {64, 1, 0, 2}, {64, 2, 0, 2}, {32, 2, 0, 2},
-    {32, 1, 0, 2},  {256, 2, 0, 1},
+    {128, 2, 0, 1}, {128, 4, 0, 1}, {128, 2, 0, 2}, {64, 1, 0, 2},
+    {64, 2, 0, 2},  {32, 2, 0, 2},  {32, 1, 0, 2},  {256, 2, 0, 1},
 };
 enum { GEMM_VARIANTS = sizeof gemm_variants / sizeof *gemm_variants };
 
@@ -140,38 +113,6 @@ static void runs_check(Bench *b, Lab *lab) {
     for (int i = 0; i < GEMM_VARIANTS; i++)
         runs_add_gemm(b, lab, 256, gemm_variants[i]);
     runs_add_wgmma(b, lab, 256);
-}
-
-static void runs_time(Bench *b, Lab *lab) {
-    static const int64_t buckets[] = {1, 4, 8, 16, 32};
-    Problem problem = {.plan = &lab->plan, .op = lab->op, .max_tokens = 8};
-    for (size_t i = 0; i < sizeof buckets / sizeof *buckets; i++) {
-        DecodeVariant base = decode_variant(&problem), v = base;
-        runs_add_decode(b, lab, buckets[i], v);
-        v.tiles = 2;
-        runs_add_decode(b, lab, buckets[i], v);
-        v = base;
-        v.bulk = true;
-        runs_add_decode(b, lab, buckets[i], v);
-        v.tiles = 2;
-        runs_add_decode(b, lab, buckets[i], v);
-        v = base;
-        v.stages = 6;
-        runs_add_decode(b, lab, buckets[i], v);
-        v.bulk = true;
-        runs_add_decode(b, lab, buckets[i], v);
-        if (base.warps % 2 == 0 && buckets[i] == 8) {
-            v = base;
-            v.warps /= 2;
-            v.ctas_per_sm *= 2;
-            runs_add_decode(b, lab, buckets[i], v);
-            v.bulk = true;
-            runs_add_decode(b, lab, buckets[i], v);
-        }
-    }
-    for (int i = 0; i < GEMM_VARIANTS; i++)
-        runs_add_gemm(b, lab, LAB_TOKENS, gemm_variants[i]);
-    runs_add_wgmma(b, lab, LAB_TOKENS);
 }
 
 // ---- kernels ------------------------------------------------------------------------------------
@@ -265,23 +206,23 @@ static void run_upload(Bench *b, const Run *run, const Data *d, const Regions *r
     int64_t k = lab->graph.values[lab->x].width;
     int64_t n = lab->graph.packed[lab->op->linear.weight].out_features;
     const PhasePlan *phase = &run->phase;
-    GpuAddress x = regions->base[REGION_ARENA] +
-                   (uint64_t)phase->buffers[phase->value_buffer[lab->x]].offset;
+    GpuAddress x =
+        regions->base[REGION_ARENA] + (uint64_t)phase->buffers[phase->value_buffer[lab->x]].offset;
     GPU_DO(g, fill(regions->base[REGION_ARENA], 0xff, (size_t)run->arena_bytes));
     for (int at = 0; at < phase->buffer_count; at++)
         if (phase->buffers[at].persistent) // counts
             GPU_DO(g, fill(regions->base[REGION_ARENA] + (uint64_t)phase->buffers[at].offset, 0,
                            (size_t)phase->buffers[at].bytes));
     GPU_DO(g, fill(regions->base[REGION_KV], 0xff,
-           (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes + 256)));
+                   (size_t)(LAB_PAGES * lab->plan.info.kv_page_bytes + 256)));
     if (lab->norm)
         GPU_DO(g, upload(x, d->x, (size_t)(tokens * k * 4)));
     else
         GPU_DO(g, upload(x, d->x_half, (size_t)(tokens * k * 2)));
     if (lab->residual >= 0)
         GPU_DO(g, upload(regions->base[REGION_ARENA] +
-                   (uint64_t)phase->buffers[phase->value_buffer[lab->residual]].offset,
-               d->residual, (size_t)(tokens * n * 4)));
+                             (uint64_t)phase->buffers[phase->value_buffer[lab->residual]].offset,
+                         d->residual, (size_t)(tokens * n * 4)));
     GpuAddress batch_base = regions->base[REGION_BATCH];
     GPU_DO(g, upload(batch_base + (uint64_t)batch->positions, d->positions, sizeof d->positions));
     GPU_DO(g, upload(batch_base + (uint64_t)batch->slots, d->slots, sizeof d->slots));
@@ -394,134 +335,6 @@ static bool check_all(Bench *b) {
     return all.failures == 0;
 }
 
-// ---- times --------------------------------------------------------------------------------------
-
-enum { POOL_BYTES = 256 << 20, REPLAYS = 7 };
-
-// 64-bit words of random weights whose 16-bit halves are finite.
-static GpuAddress pool_make(const Gpu *g, size_t bytes) {
-    uint64_t *words = malloc(POOL_BYTES), x = 88172645463325252u;
-    GpuAddress pool = gpu_alloc(g, bytes);
-    assert(words);
-    for (size_t i = 0; i < POOL_BYTES / 8; i++) {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        words[i] = x & 0xbfffbfffbfffbfff;
-    }
-    for (size_t at = 0; at < bytes; at += POOL_BYTES) {
-        size_t size = bytes - at < POOL_BYTES ? bytes - at : POOL_BYTES;
-        if (at == 0)
-            GPU_DO(g, upload(pool, words, size));
-        else
-            GPU_DO(g, copy(pool + at, pool, size));
-    }
-    free(words);
-    return pool;
-}
-
-typedef struct Timing {
-    Bench *b;
-    const Run *run; // NULL: the plain read
-    GpuFunction *read;
-    Regions regions;
-    GpuAddress pool;
-    int64_t copy_bytes, tokens; // copies of the weights stand copy_bytes apart
-    int copies, launches;
-} Timing;
-
-static void timing_enqueue(void *user) {
-    Timing *t = user;
-    for (int i = 0; i < t->launches; i++) {
-        GpuAddress weights = t->pool + (uint64_t)(i % t->copies * t->copy_bytes);
-        if (t->run) {
-            t->regions.base[REGION_WEIGHTS] = weights;
-            for (int step = 0; step < t->run->phase.step_count; step++)
-                step_launch(t->b, t->run, step, &t->regions, t->tokens);
-            continue;
-        }
-        uint64_t count = (uint64_t)t->copy_bytes / 16;
-        void *slots[] = {&weights, &count, &t->regions.base[REGION_KV]};
-        GPU_DO(&t->b->gpu, launch(t->read, (unsigned)t->b->gpu.multiprocessors * 4, 1, 1, 512, 1, 1,
-               0, t->b->gpu.stream, slots, NULL));
-    }
-}
-
-static double timing_us(Timing *t, const Run *run, int64_t tokens) {
-    t->run = run;
-    t->tokens = tokens;
-    // kernels are loaded outside of the capture
-    for (int step = 0; run && step < run->phase.step_count; step++)
-        step_launch(t->b, run, step, &t->regions, tokens);
-    GPU_DO(&t->b->gpu, synchronize());
-    return gpu_graph_us(&t->b->gpu, timing_enqueue, t, REPLAYS) / t->launches;
-}
-
-static void lab_time(Bench *b, Lab *lab, Timing *t, size_t pool_bytes) {
-    static const int64_t counts[] = {1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096};
-    const PackedTensor *w = &lab->graph.packed[lab->op->linear.weight];
-    t->copy_bytes = (int64_t)round_up((uint64_t)lab->weights_bytes, 256);
-    t->copies = (int)ceil_div(POOL_BYTES + (64 << 20), t->copy_bytes);
-    t->copies = t->copies < 2 ? 2 : t->copies;
-    assert((size_t)(t->copies * t->copy_bytes) <= pool_bytes);
-    t->launches = t->copies < 12 ? t->copies * (int)ceil_div(12, t->copies) : t->copies;
-    t->regions.base[REGION_WEIGHTS] = t->pool;
-    double read_us = timing_us(t, NULL, 1);
-    printf("\n%s: %lld x %lld, %d bits, group %d, %.1f MB; read %.2f us, %.2f TB/s\n", lab->c->name,
-           (long long)w->in_features, (long long)w->out_features, w->bits, w->group,
-           (double)w->bytes * 1e-6, read_us, (double)w->bytes / read_us * 1e-6);
-    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        int64_t tokens = counts[i];
-        double best = HUGE_VAL;
-        const Run *winner = NULL;
-        for (int at = 0; at < b->run_count; at++) {
-            const Run *run = &b->runs[at];
-            bool wgmma = run->kernel == &kernel_linear_wgmma;
-            if (!run->decode && (!wgmma || (tokens > 256 && strstr(run->text, "k 1") == NULL)))
-                continue;
-            bool fits = run->decode ? tokens <= run->max_tokens && tokens * 4 > run->max_tokens - 8
-                                    : tokens >= 16;
-            if (run->lab != lab || !fits || (w->bits == 16 && tokens > 64))
-                continue;
-            double us = timing_us(t, run, tokens);
-            printf("  M %4lld %9.2f us %s %s\n", (long long)tokens, us,
-                   run->decode ? "decode" : "gemm  ", run->text);
-            if (us < best) {
-                best = us;
-                winner = run;
-            }
-        }
-        if (winner)
-            printf("  M %4lld BEST %8.2f us %6.2f TB/s %6.1f TFLOP/s, %.2f of read, predicted %.1f "
-                   "us: "
-                   "%s\n",
-                   (long long)tokens, best, (double)w->bytes / best * 1e-6,
-                   2e-6 * (double)tokens * (double)(w->in_features * w->out_features) / best,
-                   read_us / best, winner->cost.us, winner->text);
-    }
-}
-
-static void time_all(Bench *b) {
-    const size_t pool_bytes = (size_t)9 * POOL_BYTES; // two copies of the largest head
-    Timing t = {.b = b, .pool = pool_make(&b->gpu, pool_bytes)};
-    int64_t arena_bytes = 0, kv_bytes = 256;
-    for (int i = 0; i < b->run_count; i++) {
-        const Run *run = &b->runs[i];
-        int64_t kv = LAB_PAGES * run->lab->plan.info.kv_page_bytes;
-        arena_bytes = run->arena_bytes > arena_bytes ? run->arena_bytes : arena_bytes;
-        kv_bytes = kv > kv_bytes ? kv : kv_bytes;
-    }
-    t.regions.base[REGION_ARENA] = pool_make(&b->gpu, (size_t)arena_bytes);
-    t.regions.base[REGION_KV] = gpu_alloc(&b->gpu, (size_t)kv_bytes);
-    t.regions.base[REGION_BATCH] =
-        gpu_alloc(&b->gpu, (size_t)b->labs[CHECK_CASES].plan.batch.bytes);
-    GPU_DO(&b->gpu, fill(t.regions.base[REGION_BATCH], 0,
-           (size_t)b->labs[CHECK_CASES].plan.batch.bytes));
-    t.read = gpu_function(&b->gpu, read_kernel, "read", 0);
-    for (int i = 0; i < TIME_CASES; i++)
-        lab_time(b, &b->labs[CHECK_CASES + i], &t, pool_bytes);
-}
-
 // ---- main ---------------------------------------------------------------------------------------
 
 static const Target *target_find(const char *name) {
@@ -539,21 +352,14 @@ static const Target *target_of(int compute) {
     return NULL;
 }
 
-static bool bench_make(Bench *b, const Target *target, bool check, bool time, const char *word,
-                       Error *err) {
+static bool bench_make(Bench *b, const Target *target, Error *err) {
     b->target = target;
     b->runs = ARENA_NEW(&b->arena, Run, RUNS_MAX);
     formats_make(&b->formats);
     for (int i = 0; i < CHECK_CASES; i++) {
         const Case *c = i < SHAPE_CASES ? &check_cases[i] : &b->formats.cases[i - SHAPE_CASES];
-        lab_make(&b->labs[i], c, target, check, &b->arena);
-        if (check)
-            runs_check(b, &b->labs[i]);
-    }
-    for (int i = 0; i < TIME_CASES; i++) {
-        lab_make(&b->labs[CHECK_CASES + i], &time_cases[i], target, false, &b->arena);
-        if (time && strstr(time_cases[i].name, word))
-            runs_time(b, &b->labs[CHECK_CASES + i]);
+        lab_make(&b->labs[i], c, target, true, &b->arena);
+        runs_check(b, &b->labs[i]);
     }
     return kernels_make(b, err);
 }
@@ -567,7 +373,7 @@ static int compile_all(int count, char **names) {
         Error err;
         const char *name = count ? names[i] : all[i];
         const Target *target = target_find(name);
-        if (!b || !target || !bench_make(b, target, true, strcmp(name, "sm_90a") == 0, "", &err)) {
+        if (!b || !target || !bench_make(b, target, &err)) {
             fprintf(stderr, "%s: %s\n", name, target ? err.message : "no such target");
             return 1;
         }
@@ -588,16 +394,11 @@ int main(int argc, char **argv) {
         return 0;
     }
     const Target *target = target_of(b->gpu.compute);
-    bool check = strcmp(word, "time") != 0, time = strcmp(word, "check") != 0, passed = true;
     Error err;
     printf("%s, %d multiprocessors\n", b->gpu.device, b->gpu.multiprocessors);
-    if (!target || !bench_make(b, target, check, time, argc > 2 ? argv[2] : "", &err)) {
+    if (!target || !bench_make(b, target, &err)) {
         fprintf(stderr, "%s\n", target ? err.message : "no target for this GPU");
         return 1;
     }
-    if (check)
-        passed = check_all(b);
-    if (time && passed)
-        time_all(b);
-    return passed ? 0 : 8;
+    return check_all(b) ? 0 : 8;
 }
