@@ -40,7 +40,6 @@ typedef struct GpuLaunch { // CUlaunchConfig
     X(release, "cuMemFree_v2", (GpuAddress))                                                       \
     X(upload, "cuMemcpyHtoD_v2", (GpuAddress, const void *, size_t))                               \
     X(download, "cuMemcpyDtoH_v2", (void *, GpuAddress, size_t))                                   \
-    X(copy, "cuMemcpyDtoD_v2", (GpuAddress, GpuAddress, size_t))                                   \
     X(fill, "cuMemsetD8_v2", (GpuAddress, unsigned char, size_t))                                  \
     X(module_load, "cuModuleLoadData", (void **, const void *))                                    \
     X(module_function, "cuModuleGetFunction", (GpuFunction **, void *, const char *))              \

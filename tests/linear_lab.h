@@ -1,5 +1,5 @@
 // One linear op in a graph of its own, lowered by the compiler's kernel families with variants that
-// the test chooses: what gpu_linear checks and times.
+// the test chooses: what gpu_linear checks and gpu_kernels_bench times.
 #ifndef LINEAR_LAB_H
 #define LINEAR_LAB_H
 
