@@ -2,29 +2,18 @@
 //
 // Decode and sampling of M rows are recorded once as a CUDA graph and replayed: the sampler writes
 // the next token, position and random state on the device, so a replay needs nothing from the host.
-// Weights stream from the file through two pinned buffers; their checks are computed on the way. Where
-// GPU and host share their memory (Jetson), they are read to where they stay.
+// device_cuda_load.c brings the weights, device_cuda_read.c times a plain read of them.
 // Non-goal: several GPUs.
-#include "cuda_driver.h"
-#include "device.h"
-#include "read_kernel.h"
+#include "device_cuda.h"
 #include "target_pick.h"
-#include "threads.h"
 
 #include <assert.h>
 #include <dlfcn.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum {
-    STAGE_BYTES = 16 * PAYLOAD_PAGE_BYTES, // one pinned buffer
-    STAGES = 2,
-    LOADERS = 8, // threads that read and check pages
     MAX_ARGUMENTS = 32,
     OVERLAP_MAJOR = 9,      // compute capability that has programmatic dependent launch
     OVERLAP_DRIVER = 12030, // CUDA version that records it into graphs
@@ -32,28 +21,6 @@ enum {
 
 // Left for the driver and for what else runs on the GPU.
 static const int64_t SPARE_BYTES = (int64_t)512 << 20;
-
-typedef struct CudaDevice {
-    Device device;
-    const Executable *e;
-    CudaDriver cu;
-    CUdevice gpu;
-    int integrated;    // 1: the GPU shares the host's memory
-    CUcontext context; // retained; NULL: not yet
-    bool overlap;      // a kernel may start before the one in front of it has ended
-    CUstream stream;
-    StepRun run;
-    unsigned char *batch; // the host's batch block
-    CUmodule *modules;    // [kernel_count] of the target; NULL: same image as an earlier kernel
-    CUfunction *functions;
-    CUgraphExec *graphs; // [max_batch_size + 1], by rows; NULL: not recorded yet
-    unsigned char *back; // pinned: what comes back from the batch block
-    int64_t back_bytes;
-} CudaDevice;
-
-static CudaDevice *cuda_of(Device *device) {
-    return (CudaDevice *)(void *)device;
-}
 
 // ---- the driver ---------------------------------------------------------------------------------
 
@@ -100,8 +67,7 @@ static bool cuda_absent(void) {
            (result == CUDA_SUCCESS && cu.device_count(&count) == CUDA_SUCCESS && count == 0);
 }
 
-// Turns a driver error into ours.
-static bool check(CudaDevice *d, CUresult result, const char *what, Error *err) {
+bool cuda_check(CudaDevice *d, CUresult result, const char *what, Error *err) {
     if (result == CUDA_SUCCESS)
         return true;
     const char *text = "unknown error";
@@ -110,8 +76,6 @@ static bool check(CudaDevice *d, CUresult result, const char *what, Error *err) 
     return fail(err, code, 852, "%s: %s failed: %s (CUDA error %d)", d->device.description, what,
                 text, result);
 }
-
-#define CHECK(d, call, what) TRY(check((d), (d)->cu.call, (what), err))
 
 // ---- which GPU, which target --------------------------------------------------------------------
 
@@ -123,7 +87,7 @@ static bool gpu_find(CudaDevice *d, int index, Error *err) {
         result = d->cu.device_count(&count);
     if (result == CUDA_ERROR_NO_DEVICE || (result == CUDA_SUCCESS && count == 0))
         return fail(err, ERR_DEVICE, 853, "the NVIDIA driver finds no GPU");
-    TRY(check(d, result, "cuInit", err));
+    TRY(cuda_check(d, result, "cuInit", err));
     if (index >= count)
         return fail(err, ERR_DEVICE, 854, "cuda:%d does not exist: this machine has %d GPU%s",
                     index, count, count == 1 ? "" : "s");
@@ -191,7 +155,7 @@ static bool module_open(CudaDevice *d, int index, CUmodule *module, Error *err) 
                     "%s: the driver cannot load kernel %s (CUDA error %d): it is older than the "
                     "compiler of these kernels; update the NVIDIA driver",
                     d->device.description, k->entry, result);
-    return check(d, result, "cuModuleLoadData", err);
+    return cuda_check(d, result, "cuModuleLoadData", err);
 }
 
 // Setting an attribute also makes the driver load the code now, not inside the first step.
@@ -273,7 +237,7 @@ static bool allocate(CudaDevice *d, StepRegion region, int64_t bytes, const char
         return fail(err, ERR_RESOURCE, 860, "%s: %.2f GB for %s, but %.2f GB of %.2f GB are free",
                     d->device.description, (double)bytes * 1e-9, what, (double)free_bytes * 1e-9,
                     (double)total * 1e-9);
-    TRY(check(d, result, "cuMemAlloc", err));
+    TRY(cuda_check(d, result, "cuMemAlloc", err));
     d->run.base[region] = (unsigned char *)(uintptr_t)address;
     return true;
 }
@@ -293,123 +257,6 @@ static bool kv_allocate(CudaDevice *d, const DeviceOptions *o, Error *err) {
     TRY(device_kv_pages(&d->device.kv_pages, m, o, fit, err));
     int64_t bytes = d->device.kv_pages * m->kv_page_bytes;
     return allocate(d, REGION_KV, bytes, "the KV cache", err) && clear(d, REGION_KV, bytes, err);
-}
-
-// ---- weights ------------------------------------------------------------------------------------
-
-typedef struct Load {
-    const Executable *e;
-    int64_t at; // of this stage in the weights
-    int64_t size;
-    unsigned char *stage; // pinned
-    int threads;
-    Error errors[LOADERS];
-    bool failed[LOADERS];
-} Load;
-
-static bool page_read(const Load *l, int64_t at, size_t size, Error *err) {
-    int64_t from = (int64_t)l->e->segments[SEGMENT_WEIGHTS].offset + l->at + at;
-    if (l->e->parts.data) { // files of their own, mapped
-        memcpy(l->stage + at, l->e->parts.data + l->at + at, size);
-        return executable_page_check(l->e, (l->at + at) / PAYLOAD_PAGE_BYTES, l->stage + at, size,
-                                     err);
-    }
-    for (size_t done = 0; done < size;) {
-        ssize_t got = pread(l->e->fd, l->stage + at + done, size - done, from + (int64_t)done);
-        if (got <= 0 && errno != EINTR)
-            return fail(err, ERR_INTERNAL, 864, "cannot read the weights from %s: %s", l->e->path,
-                        got < 0 ? strerror(errno) : "the file became shorter");
-        done += got > 0 ? (size_t)got : 0;
-    }
-    return executable_page_check(l->e, (l->at + at) / PAYLOAD_PAGE_BYTES, l->stage + at, size, err);
-}
-
-static void load_pages(void *user, int thread) {
-    Load *l = user;
-    for (int64_t at = (int64_t)thread * PAYLOAD_PAGE_BYTES; at < l->size && !l->failed[thread];
-         at += (int64_t)l->threads * PAYLOAD_PAGE_BYTES) {
-        int64_t size = l->size - at < PAYLOAD_PAGE_BYTES ? l->size - at : PAYLOAD_PAGE_BYTES;
-        l->failed[thread] = !page_read(l, at, (size_t)size, &l->errors[thread]);
-    }
-}
-
-static bool load_read(Pool *pool, Load *l, Error *err) {
-    pool_run(pool, load_pages, l);
-    for (int thread = 0; thread < l->threads; thread++)
-        if (l->failed[thread]) {
-            *err = l->errors[thread];
-            return false;
-        }
-    return true;
-}
-
-static bool load_stage(CudaDevice *d, Pool *pool, Load *l, CUevent done, Error *err) {
-    CHECK(d, event_wait(done), "cuEventSynchronize"); // the copy that used this buffer last
-    TRY(load_read(pool, l, err));
-    CUdeviceptr to = (CUdeviceptr)(uintptr_t)d->run.base[REGION_WEIGHTS] + (uint64_t)l->at;
-    CHECK(d, copy_to_device(to, l->stage, (size_t)l->size, d->stream), "cuMemcpyHtoDAsync");
-    CHECK(d, event_record(done, d->stream), "cuEventRecord");
-    return true;
-}
-
-static bool load_all(CudaDevice *d, Pool *pool, void *stages[STAGES], CUevent done[STAGES],
-                     Error *err) {
-    int64_t bytes = d->e->info.weights_bytes;
-    Bytes weights = executable_segment(d->e, SEGMENT_WEIGHTS);
-    madvise((void *)(uintptr_t)weights.data, weights.size, MADV_WILLNEED); // reads ahead
-    for (int64_t at = 0, stage = 0; at < bytes; at += STAGE_BYTES, stage = (stage + 1) % STAGES) {
-        Load l = {.e = d->e,
-                  .at = at,
-                  .size = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES,
-                  .stage = stages[stage],
-                  .threads = pool_threads(pool)};
-        TRY(load_stage(d, pool, &l, done[stage], err));
-    }
-    return check(d, d->cu.stream_wait(d->stream), "loading the weights", err);
-}
-
-// Into memory that the GPU shares: read once, to where it stays. Nothing keeps a second copy: what was
-// read leaves the system's cache of the file.
-static bool load_in_place(CudaDevice *d, Pool *pool, Error *err) {
-    int64_t bytes = d->e->info.weights_bytes;
-    for (int64_t at = 0; at < bytes; at += STAGE_BYTES) {
-        Load l = {.e = d->e,
-                  .at = at,
-                  .size = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES,
-                  .stage = d->run.base[REGION_WEIGHTS] + at,
-                  .threads = pool_threads(pool)};
-        TRY(load_read(pool, &l, err));
-        posix_fadvise(d->e->fd, (off_t)d->e->segments[SEGMENT_WEIGHTS].offset + at, l.size,
-                      POSIX_FADV_DONTNEED);
-    }
-    return true;
-}
-
-static bool weights_load(CudaDevice *d, Error *err) {
-    void *stages[STAGES] = {0};
-    CUevent done[STAGES] = {0};
-    Pool *pool = NULL;
-    int threads = threads_available() < LOADERS ? threads_available() : LOADERS;
-    bool good = pool_open(&pool, threads, err);
-    if (good && d->integrated) {
-        good = load_in_place(d, pool, err);
-        pool_close(pool);
-        return good;
-    }
-    for (int at = 0; good && at < STAGES; at++)
-        good = check(d, d->cu.host_alloc(&stages[at], STAGE_BYTES, 0), "cuMemHostAlloc", err) &&
-               check(d, d->cu.event_create(&done[at], 0), "cuEventCreate", err);
-    good = good && load_all(d, pool, stages, done, err);
-    if (!good)
-        d->cu.stream_wait(d->stream); // copies from the buffers may be under way
-    for (int at = 0; at < STAGES; at++) {
-        if (done[at])
-            d->cu.event_destroy(done[at]);
-        if (stages[at])
-            d->cu.host_free(stages[at]);
-    }
-    pool_close(pool);
-    return good;
 }
 
 // ---- open and close -----------------------------------------------------------------------------
@@ -467,7 +314,7 @@ static bool cuda_start(CudaDevice *d, const DeviceOptions *o, Error *err) {
         return fail(err, ERR_RESOURCE, 861, "no memory for the graphs");
     d->run.device = d;
     TRY(clear(d, REGION_BATCH, d->e->batch.bytes, err)); // as the host's
-    return weights_load(d, err);
+    return cuda_weights_load(d, err);
 }
 
 static bool cuda_open(Device **out, const Executable *e, unsigned char *batch,
@@ -495,7 +342,7 @@ static bool cuda_run(Device *device, StepPhase phase, int32_t rows, Error *err) 
         return fail(err, ERR_INTERNAL, 863, "no step function of %s for phase %d and %d rows",
                     device->target->name, (int)phase, rows);
     d->run.tokens = rows;
-    return check(d, ((CudaStep *)entry->function)(&d->run), "a kernel launch", err);
+    return cuda_check(d, ((CudaStep *)entry->function)(&d->run), "a kernel launch", err);
 }
 
 static bool graph_record(CudaDevice *d, int32_t rows, Error *err) {
@@ -505,9 +352,9 @@ static bool graph_record(CudaDevice *d, int32_t rows, Error *err) {
                 cuda_run(&d->device, PHASE_SAMPLE, rows, err);
     CUresult result = d->cu.capture_end(d->stream, &graph);
     if (good)
-        good = check(d, result, "cuStreamEndCapture", err) &&
-               check(d, d->cu.graph_instantiate(&d->graphs[rows], graph, 0), "cuGraphInstantiate",
-                     err);
+        good = cuda_check(d, result, "cuStreamEndCapture", err) &&
+               cuda_check(d, d->cu.graph_instantiate(&d->graphs[rows], graph, 0),
+                          "cuGraphInstantiate", err);
     if (graph)
         d->cu.graph_destroy(graph);
     return good;
@@ -559,81 +406,6 @@ static bool cuda_download(Device *device, int64_t offset, int64_t size, Error *e
     TRY(cuda_wait(device, err));
     memcpy(d->batch + offset, d->back, (size_t)size);
     return true;
-}
-
-// ---- the limit: a kernel that only reads --------------------------------------------------------
-
-// Not among the payload's kernels, since only `bench` needs it.
-enum { READ_REPEATS = 8, READ_ATTEMPTS = 5 };
-
-typedef struct ReadTimer {
-    CudaDevice *d;
-    CUfunction kernel; // NULL: this driver translates no kernels; copies on the device instead
-    CUdeviceptr to;    // of the copies; of the store that never happens
-    int64_t bytes;
-    unsigned blocks;
-    CUevent events[2];
-} ReadTimer;
-
-static CUresult read_once(ReadTimer *t) {
-    CudaDevice *d = t->d;
-    CUdeviceptr from = (CUdeviceptr)(uintptr_t)d->run.base[REGION_WEIGHTS];
-    if (!t->kernel)
-        return d->cu.copy_on_device(t->to, from, (size_t)t->bytes / 2, d->stream);
-    uint64_t words = (uint64_t)t->bytes / 16;
-    void *params[] = {&from, &words, &t->to};
-    return d->cu.launch(t->kernel, t->blocks, 1, 1, READ_THREADS, 1, 1, 0, d->stream, params, NULL);
-}
-
-static bool read_time(ReadTimer *t, double *seconds, Error *err) {
-    CudaDevice *d = t->d;
-    *seconds = 1e30;
-    for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
-        float ms;
-        CHECK(d, event_record(t->events[0], d->stream), "cuEventRecord");
-        for (int repeat = 0; repeat < READ_REPEATS; repeat++)
-            TRY(check(d, read_once(t), "a plain read", err));
-        CHECK(d, event_record(t->events[1], d->stream), "cuEventRecord");
-        CHECK(d, event_wait(t->events[1]), "cuEventSynchronize");
-        CHECK(d, event_elapsed(&ms, t->events[0], t->events[1]), "cuEventElapsedTime");
-        double once = (double)ms * 1e-3 / (int)READ_REPEATS;
-        *seconds = once < *seconds ? once : *seconds;
-    }
-    return true;
-}
-
-static bool read_prepare(ReadTimer *t, CUmodule *module, Error *err) {
-    CudaDevice *d = t->d;
-    int sms = 0;
-    CHECK(d, device_attribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, d->gpu),
-          "cuDeviceGetAttribute");
-    t->blocks = (unsigned)(sms * READ_BLOCKS);
-    if (d->cu.module_load(module, read_kernel) == CUDA_SUCCESS)
-        CHECK(d, module_function(&t->kernel, *module, "read"), "cuModuleGetFunction");
-    else
-        *module = NULL;
-    CHECK(d, memory_alloc(&t->to, (size_t)t->bytes / 2), "cuMemAlloc");
-    CHECK(d, event_create(&t->events[0], 0), "cuEventCreate");
-    CHECK(d, event_create(&t->events[1], 0), "cuEventCreate");
-    return true;
-}
-
-static bool cuda_read_seconds(Device *device, int64_t bytes, double *seconds, const char **how,
-                              Error *err) {
-    ReadTimer t = {.d = cuda_of(device), .bytes = bytes};
-    CudaDriver *cu = &t.d->cu;
-    CUmodule module = NULL;
-    bool good = read_prepare(&t, &module, err) && read_time(&t, seconds, err);
-    *how = t.kernel ? "a kernel that only reads as many bytes"
-                    : "a copy on the device that reads and writes as many bytes in total";
-    for (int at = 0; at < 2; at++)
-        if (t.events[at])
-            cu->event_destroy(t.events[at]);
-    if (t.to)
-        cu->memory_free(t.to);
-    if (module)
-        cu->module_unload(module);
-    return good;
 }
 
 const DeviceType device_cuda = {
