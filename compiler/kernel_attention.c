@@ -70,10 +70,9 @@ static void attention_params(Params *out, const Problem *p) {
     params_set(out, "PAGES_PER_SEQ", p->plan->batch.pages_per_seq);
     params_set(out, "KV_PAGE_BYTES", info->kv_page_bytes);
     params_set(out, "KV_VALUES_AT", info->kv_layer_stride / 2);
-    params_set(out, "SCALE_BITS", float_bits(op->attention.scale));
+    params_set_float(out, "SCALE_BITS", op->attention.scale);
     params_set(out, "WINDOW", window_of(p));
-    params_set(out, "SOFTCAP_BITS",
-               op->attention.softcap > 0 ? float_bits(op->attention.softcap) : 0);
+    params_set_float(out, "SOFTCAP_BITS", op->attention.softcap > 0 ? op->attention.softcap : 0);
     params_set(out, "HAS_PLACES", op->attention.places >= 0);
 }
 
@@ -87,6 +86,21 @@ static double pair_flops(const Problem *p) {
 
 static int64_t row_bytes(const Problem *p) { // q and out of a token
     return p->op->attention.heads * p->op->attention.head_dim * 4;
+}
+
+// The operands that all three kernels begin and end with.
+static void step_reads(Step *s, const Op *op, Plan *plan, PhasePlan *phase) {
+    step_value(plan, phase, s, op->inputs[0]);
+    step_kv(s, plan, op->layer);
+    step_address(s, REGION_BATCH, plan->batch.positions);
+    step_address(s, REGION_BATCH, plan->batch.slots);
+    step_address(s, REGION_BATCH, plan->batch.page_table);
+}
+
+static void step_writes(Step *s, const Op *op, Plan *plan, PhasePlan *phase) {
+    step_weights_or_0(s, plan, op->attention.places);
+    step_value(plan, phase, s, op->output);
+    step_tokens(s);
 }
 
 // ---- decode -------------------------------------------------------------------------------------
@@ -209,16 +223,10 @@ static void decode_lower(const Problem *p, const Params *params, const Cost *cos
     s->block = WARP_LANES * (int)params_get(params, "WARPS");
     s->shared_bytes = (int)shared;
     s->cost = *cost;
-    step_value(plan, phase, s, op->inputs[0]);
-    step_kv(s, plan, op->layer);
-    step_address(s, REGION_BATCH, plan->batch.positions);
-    step_address(s, REGION_BATCH, plan->batch.slots);
-    step_address(s, REGION_BATCH, plan->batch.page_table);
+    step_reads(s, op, plan, phase);
     step_buffer(phase, s, records, 0);
     step_buffer(phase, s, plan_counts(plan, phase, rows * 4), 0);
-    step_weights_or_0(s, plan, op->attention.places);
-    step_value(plan, phase, s, op->output);
-    step_tokens(s);
+    step_writes(s, op, plan, phase);
 }
 
 const Kernel kernel_attention_decode = {
@@ -289,14 +297,8 @@ static void prefill_lower(const Problem *p, const Params *params, const Cost *co
     s->block = PREFILL_THREADS;
     s->shared_bytes = (int)prefill_shared_bytes(p);
     s->cost = *cost;
-    step_value(plan, phase, s, op->inputs[0]);
-    step_kv(s, plan, op->layer);
-    step_address(s, REGION_BATCH, plan->batch.positions);
-    step_address(s, REGION_BATCH, plan->batch.slots);
-    step_address(s, REGION_BATCH, plan->batch.page_table);
-    step_weights_or_0(s, plan, op->attention.places);
-    step_value(plan, phase, s, op->output);
-    step_tokens(s);
+    step_reads(s, op, plan, phase);
+    step_writes(s, op, plan, phase);
 }
 
 const Kernel kernel_attention_prefill = {
@@ -384,14 +386,8 @@ static void wgmma_lower(const Problem *p, const Params *params, const Cost *cost
     s->block = GROUP_THREADS * (1 + (int)consumers);
     s->shared_bytes = (int)params_get(params, "SHARED_BYTES");
     s->cost = *cost;
-    step_value(plan, phase, s, op->inputs[0]);
-    step_kv(s, plan, op->layer);
-    step_address(s, REGION_BATCH, plan->batch.positions);
-    step_address(s, REGION_BATCH, plan->batch.slots);
-    step_address(s, REGION_BATCH, plan->batch.page_table);
-    step_weights_or_0(s, plan, op->attention.places);
-    step_value(plan, phase, s, op->output);
-    step_tokens(s);
+    step_reads(s, op, plan, phase);
+    step_writes(s, op, plan, phase);
 }
 
 const Kernel kernel_attention_wgmma = {

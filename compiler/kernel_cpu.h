@@ -6,15 +6,6 @@
 #include "../runtime/step.h"
 #include "compile.h"
 
-#include <string.h>
-
-// A float parameter travels as its bits.
-static inline int64_t float_param(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
 // The KV cache as the templates address it.
 static inline void kv_params(Params *params, const Plan *p, int64_t heads, int64_t kv_heads,
                              int64_t head_dim) {
@@ -59,14 +50,6 @@ static inline int64_t cpu_scale_bytes(const PackedTensor *t) {
     return (t->bits == 16 ? 1 : t->k_padded / t->group) * CPU_SCALE_BYTES;
 }
 
-// A packed tensor that may be missing.
-static inline void step_packed(Step *s, const Plan *plan, int packed) {
-    if (packed >= 0)
-        step_weights(s, plan, packed);
-    else
-        step_int(s, 0);
-}
-
 // Limited by memory or by arithmetic, plus the barrier behind the step.
 static inline Cost cpu_cost(const Problem *p, double bytes, double flops) {
     const double barrier_us = 0.5;
@@ -76,11 +59,6 @@ static inline Cost cpu_cost(const Problem *p, double bytes, double flops) {
     return (Cost){.bytes = bytes,
                   .flops = flops,
                   .us = (memory_us > compute_us ? memory_us : compute_us) + barrier_us};
-}
-
-// Elements per token.
-static inline int64_t value_width(const Problem *p, int value) {
-    return p->plan->graph->values[value].width;
 }
 
 #endif

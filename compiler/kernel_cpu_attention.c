@@ -48,8 +48,8 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     out[0] = (Params){.count = 0};
     kv_params(&out[0], p->plan, op->attention.heads, op->attention.kv_heads,
               op->attention.head_dim);
-    params_set(&out[0], "SCALE", float_param(op->attention.scale));
-    params_set(&out[0], "SOFTCAP", float_param(op->attention.softcap));
+    params_set_float(&out[0], "SCALE", op->attention.scale);
+    params_set_float(&out[0], "SOFTCAP", op->attention.softcap);
     const int64_t window = op->attention.window;
     params_set(&out[0], "WINDOW", window < p->plan->info.max_seq_len ? window : 0);
     params_set(&out[0], "PLACES", op->attention.places >= 0);
@@ -70,20 +70,13 @@ static Cost cost(const Problem *p, const Params *params) {
     return cpu_cost(p, tokens * (kv_bytes + 8 * width), 4 * tokens * tokens * width);
 }
 
-static void places_operand(Step *s, const Plan *plan, const Op *op) {
-    if (op->attention.places >= 0)
-        step_weights(s, plan, op->attention.places);
-    else
-        step_int(s, 0);
-}
-
 static void merge_lower(const Op *op, const Params *params, int parts, Plan *plan,
                         PhasePlan *phase) {
     Step *s = plan_step(plan, phase, op, "cpu_attention", "attention_merge", params);
     step_buffer(phase, s, parts, 0);
     step_address(s, REGION_BATCH, plan->batch.slots);
     step_address(s, REGION_BATCH, plan->batch.positions);
-    places_operand(s, plan, op);
+    step_weights_or_0(s, plan, op->attention.places);
     step_value(plan, phase, s, op->output);
 }
 
@@ -98,7 +91,7 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
     step_address(s, REGION_BATCH, plan->batch.slots);
     step_address(s, REGION_BATCH, plan->batch.positions);
     step_address(s, REGION_BATCH, plan->batch.page_table);
-    places_operand(s, plan, op);
+    step_weights_or_0(s, plan, op->attention.places);
     int parts = -1;
     if (cut) {
         const int64_t part_bytes = op->attention.heads * (op->attention.head_dim + 2) * 4;

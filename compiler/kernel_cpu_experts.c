@@ -60,7 +60,7 @@ static Step *step_new(const Lowering *l, const char *entry) {
 
 static void routes_add(const Lowering *l, Step *s) {
     step_value(l->plan, l->phase, s, l->problem->op->inputs[1]);
-    step_packed(s, l->plan, l->problem->op->experts.slots);
+    step_weights_or_0(s, l->plan, l->problem->op->experts.slots);
 }
 
 static void inputs_lower(Lowering *l, int64_t rows) {
@@ -77,7 +77,7 @@ static void inputs_lower(Lowering *l, int64_t rows) {
     step_buffer(l->phase, s, l->places, 0);
     s = step_new(l, "experts_prepare");
     step_value(l->plan, l->phase, s, op->inputs[0]);
-    step_packed(s, l->plan, op->kind == OP_EXPERTS_UP ? op->experts.order : -1);
+    step_weights_or_0(s, l->plan, op->kind == OP_EXPERTS_UP ? op->experts.order : -1);
     step_buffer(l->phase, s, l->places, 0);
     step_buffer(l->phase, s, l->codes, 0);
     step_buffer(l->phase, s, l->scales, 0);

@@ -27,9 +27,9 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     params_set(&out[0], "EPILOGUE", op->linear.epilogue);
     params_set(&out[0], "ACT", op->linear.epilogue == EPILOGUE_ACT_MUL ? op->linear.act : 0);
     params_set(&out[0], "BIAS", op->linear.bias >= 0);
-    params_set(&out[0], "ROPE_FACTOR", rope ? float_param(op->linear.rope_factor) : 0);
-    params_set(&out[0], "OUT_SCALE", float_param(op->linear.scale));
-    params_set(&out[0], "SOFTCAP", op->linear.softcap > 0 ? float_param(op->linear.softcap) : 0);
+    params_set_float(&out[0], "ROPE_FACTOR", rope ? op->linear.rope_factor : 0);
+    params_set_float(&out[0], "OUT_SCALE", op->linear.scale);
+    params_set_float(&out[0], "SOFTCAP", op->linear.softcap > 0 ? op->linear.softcap : 0);
     if (rope)
         kv_params(&out[0], p->plan, op->linear.heads, op->linear.kv_heads, op->linear.head_dim);
     else
@@ -63,11 +63,11 @@ static Prepared quantize_lower(const Problem *p, Plan *plan, PhasePlan *phase) {
     params_set(&params, "IN", value_width(p, op->inputs[0]));
     params_set(&params, "NORM", normed);
     params_set(&params, "HAS_ORDER", ordered);
-    params_set(&params, "EPS", normed ? float_param(op->linear.eps) : 0);
+    params_set_float(&params, "EPS", normed ? op->linear.eps : 0);
     Step *s = plan_step(plan, phase, op, "cpu_quantize", "quantize", &params);
     step_value(plan, phase, s, op->inputs[0]);
-    step_packed(s, plan, normed ? op->linear.norm_weight : -1);
-    step_packed(s, plan, ordered ? op->linear.norm_order : -1);
+    step_weights_or_0(s, plan, normed ? op->linear.norm_weight : -1);
+    step_weights_or_0(s, plan, ordered ? op->linear.norm_order : -1);
     step_buffer(phase, s, out.codes, 0);
     step_buffer(phase, s, out.scales, 0);
     s->cost = cpu_cost(p, (double)(tokens * t->in_features * 6), 0);
@@ -82,7 +82,7 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
     Step *s = plan_step(plan, phase, op, "cpu_linear", "linear", params);
     s->cost = *predicted;
     step_weights(s, plan, op->linear.weight);
-    step_packed(s, plan, op->linear.bias);
+    step_weights_or_0(s, plan, op->linear.bias);
     step_buffer(phase, s, x.codes, 0);
     step_buffer(phase, s, x.scales, 0);
     step_value(plan, phase, s, op->output);

@@ -37,7 +37,7 @@ static void embed_params(const Problem *p, Params *params) {
     const PackedTensor *t = packed_of(p, p->op->embed.table);
     params_set(params, "ROWS", t->out_features);
     params_set(params, "WEIGHT_BF16", t->bf16);
-    params_set(params, "SCALE", float_param(p->op->embed.scale));
+    params_set_float(params, "SCALE", p->op->embed.scale);
 }
 
 static void norm_params(const Problem *p, Params *params) {
@@ -47,13 +47,13 @@ static void norm_params(const Problem *p, Params *params) {
     params_set(params, "GROUPS", groups);
     params_set(params, "WIDTH", value_width(p, op->output) / groups);
     params_set(params, "HAS_ORDER", op->norm.order >= 0);
-    params_set(params, "EPS", float_param(op->norm.eps));
+    params_set_float(params, "EPS", op->norm.eps);
 }
 
 static void rope_params(const Problem *p, Params *params) {
     kv_params(params, p->plan, p->op->rope.heads, 0, p->op->rope.head_dim);
     params_set(params, "PAIRS", packed_of(p, p->op->rope.inv_freq)->count);
-    params_set(params, "ROPE_FACTOR", float_param(p->op->rope.factor));
+    params_set_float(params, "ROPE_FACTOR", p->op->rope.factor);
 }
 
 static void route_params(const Problem *p, Params *params) {
@@ -71,7 +71,7 @@ static void act_mul_params(const Problem *p, Params *params) {
 }
 
 static void add_params(const Problem *p, Params *params) {
-    params_set(params, "SCALE", float_param(p->op->add.scale));
+    params_set_float(params, "SCALE", p->op->add.scale);
 }
 
 static void permute_params(const Problem *p, Params *params) {

@@ -24,7 +24,7 @@ static int act_mul_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES
 static int add_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     params_begin(&out[0], p, OPERATION_ADD);
     params_set(&out[0], "B_F32", value_is_f32(p, p->op->inputs[1]));
-    params_set(&out[0], "SCALE_BITS", float_bits(p->op->add.scale));
+    params_set_float(&out[0], "SCALE_BITS", p->op->add.scale);
     return 1;
 }
 

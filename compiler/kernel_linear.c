@@ -6,12 +6,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-int64_t linear_float_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
 const PackedTensor *linear_weight(const Problem *p) {
     return &p->plan->graph->packed[p->op->linear.weight];
 }
@@ -76,8 +70,8 @@ void linear_params(Params *params, const Problem *p) {
     params_set(params, "HAS_BIAS", op->linear.bias >= 0);
     params_set(params, "OUT_F32", op->linear.epilogue == EPILOGUE_STORE && output_is_f32(p));
     params_set(params, "ACT", op->linear.epilogue == EPILOGUE_ACT_MUL ? op->linear.act : 0);
-    params_set(params, "OUT_SCALE_BITS", linear_float_bits(op->linear.scale));
-    params_set(params, "SOFTCAP_BITS", linear_float_bits(op->linear.softcap));
+    params_set_float(params, "OUT_SCALE_BITS", op->linear.scale);
+    params_set_float(params, "SOFTCAP_BITS", op->linear.softcap);
     params_set(params, "EXPERTS", op->kind == OP_LINEAR ? 0 : t->experts);
     if (op->linear.epilogue != EPILOGUE_ROPE_KV)
         return;
@@ -89,15 +83,12 @@ void linear_params(Params *params, const Problem *p) {
     params_set(params, "PAGES_PER_SEQ", p->plan->batch.pages_per_seq);
     params_set(params, "KV_PAGE_BYTES", info->kv_page_bytes);
     params_set(params, "KV_VALUES_AT", info->kv_layer_stride / 2);
-    params_set(params, "ROPE_FACTOR_BITS", linear_float_bits(op->linear.rope_factor));
+    params_set_float(params, "ROPE_FACTOR_BITS", op->linear.rope_factor);
 }
 
 void linear_operands(Step *s, const Problem *p, Plan *plan, PhasePlan *phase) {
     const Op *op = p->op;
-    if (op->linear.bias >= 0)
-        step_weights(s, plan, op->linear.bias);
-    else
-        step_int(s, 0);
+    step_weights_or_0(s, plan, op->linear.bias);
     step_value(plan, phase, s, op->output);
     if (op->linear.epilogue == EPILOGUE_ROPE_KV) {
         step_kv(s, plan, op->layer);

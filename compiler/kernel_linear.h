@@ -17,8 +17,6 @@ const PackedTensor *linear_weight(const Problem *p);
 bool linear_is_lean(const Problem *p);
 // Bytes of one token of the input (before a norm) and of the output.
 int64_t linear_token_bytes(const Problem *p);
-// The bits of a float parameter.
-int64_t linear_float_bits(float value);
 
 enum { DECODE_TOKENS_LIMIT = 32 }; // four mma tiles of tokens
 

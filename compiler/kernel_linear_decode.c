@@ -172,7 +172,7 @@ bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
     params_set(out, "LOAD_BULK", v.bulk);
     params_set(out, "CTAS_PER_SM", v.ctas_per_sm);
     params_set(out, "PROLOGUE", p->op->linear.prologue);
-    params_set(out, "EPS_BITS", s.norm ? linear_float_bits(p->op->linear.eps) : 0);
+    params_set_float(out, "EPS_BITS", s.norm ? p->op->linear.eps : 0);
     params_set(out, "HAS_ORDER", s.norm && p->op->linear.norm_order >= 0);
     params_set(out, "NORM_WIDTH", p->plan->graph->values[p->op->inputs[0]].width);
     params_set(out, "SHARED_BYTES", shared_bytes(&s, v, phases));

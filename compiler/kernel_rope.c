@@ -16,7 +16,7 @@ static int rope_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) 
     params_set(&out[0], "HEADS", op->rope.heads);
     params_set(&out[0], "HEAD_DIM", op->rope.head_dim);
     params_set(&out[0], "PAIRS", pairs);
-    params_set(&out[0], "FACTOR_BITS", float_bits(op->rope.factor));
+    params_set_float(&out[0], "FACTOR_BITS", op->rope.factor);
     params_set(&out[0], "VECTOR", vector_of(pairs, op->rope.head_dim - 2 * pairs));
     return 1;
 }

@@ -66,7 +66,7 @@ static int embed_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES])
     params_set(&out[0], "WIDTH", table_of(p)->in_features);
     params_set(&out[0], "K_PADDED", table_of(p)->k_padded);
     params_set(&out[0], "VOCAB", table_of(p)->out_features);
-    params_set(&out[0], "SCALE_BITS", float_bits(p->op->embed.scale));
+    params_set_float(&out[0], "SCALE_BITS", p->op->embed.scale);
     return 1;
 }
 
@@ -102,7 +102,7 @@ void norm_params(Params *out, const Problem *p, const NormShape *n) {
     params_set(out, "IN_F32", value_is_f32(p, n->input));
     params_set(out, "OUT_F32", n->out_f32);
     params_set(out, "HAS_ORDER", n->order >= 0);
-    params_set(out, "EPS_BITS", float_bits(n->eps));
+    params_set_float(out, "EPS_BITS", n->eps);
     params_set(out, "ROW_WARPS", by_warp ? 1 : warps);
     params_set(out, "BLOCK_ROWS", by_warp ? block_rows : 1);
 }

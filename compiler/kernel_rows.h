@@ -6,21 +6,8 @@
 #include "../runtime/step.h"
 #include "compile.h"
 
-#include <string.h>
 
 enum { ROW_THREADS = 256 }; // of a block, where each thread has one item
-
-// A float parameter travels as its bits.
-static inline int64_t float_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-// Elements per token.
-static inline int64_t value_width(const Problem *p, int value) {
-    return p->plan->graph->values[value].width;
-}
 
 static inline bool value_is_f32(const Problem *p, int value) {
     return p->plan->graph->values[value].type == VALUE_F32;
@@ -32,14 +19,6 @@ static inline int64_t vector_of(int64_t width, int64_t other) {
     while (width % vector != 0 || other % vector != 0)
         vector /= 2;
     return vector;
-}
-
-// An operand that is not there is 0.
-static inline void step_weights_or_0(Step *s, const Plan *plan, int packed) {
-    if (packed >= 0)
-        step_weights(s, plan, packed);
-    else
-        step_int(s, 0);
 }
 
 // kernel_rows.c

@@ -35,6 +35,12 @@ void params_set(Params *p, const char *name, int64_t value) {
     p->items[p->count++] = (Param){.name = name, .value = value};
 }
 
+void params_set_float(Params *p, const char *name, float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    params_set(p, name, bits);
+}
+
 int64_t params_get(const Params *p, const char *name) {
     for (int at = 0; at < p->count; at++)
         if (strcmp(p->items[at].name, name) == 0)
@@ -97,6 +103,10 @@ static const Op *value_producer(const Graph *g, int value) {
 int64_t plan_value_elem(const Plan *p, int value) {
     bool half = p->graph->values[value].type == VALUE_ACT && p->target->device == DEVICE_CUDA;
     return half ? 2 : 4;
+}
+
+int64_t value_width(const Problem *p, int value) {
+    return p->plan->graph->values[value].width;
 }
 
 // Does an op behind `op` read the value?
@@ -177,6 +187,13 @@ void step_tokens(Step *s) {
 
 void step_int(Step *s, int64_t value) {
     operand_new(s, OPERAND_INT)->offset = value;
+}
+
+void step_weights_or_0(Step *s, const Plan *p, int packed) {
+    if (packed >= 0)
+        step_weights(s, p, packed);
+    else
+        step_int(s, 0);
 }
 
 // ---- phases -------------------------------------------------------------------------------------

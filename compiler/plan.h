@@ -58,8 +58,9 @@ typedef struct Params {
     int count;
 } Params;
 
-void params_set(Params *p, const char *name, int64_t value); // replaces or appends
-int64_t params_get(const Params *p, const char *name);       // must exist
+void params_set(Params *p, const char *name, int64_t value);     // replaces or appends
+void params_set_float(Params *p, const char *name, float value); // a float travels as its bits
+int64_t params_get(const Params *p, const char *name);           // must exist
 bool params_equal(const Params *a, const Params *b);
 
 typedef struct Cost {
@@ -235,6 +236,7 @@ int plan_counts(Plan *p, PhasePlan *phase, int64_t bytes);
 int plan_value(Plan *p, PhasePlan *phase, int value); // buffer of a graph value, made when missing
 void step_address(Step *s, int region, int64_t offset);
 void step_weights(Step *s, const Plan *p, int packed);           // REGION_WEIGHTS + its offset
+void step_weights_or_0(Step *s, const Plan *p, int packed);      // < 0: there is none, an int 0
 void step_buffer(PhasePlan *phase, Step *s, int buffer, int64_t offset);
 void step_value(Plan *p, PhasePlan *phase, Step *s, int value);  // = step_buffer(plan_value())
 void step_kv(Step *s, const Plan *p, int layer);                 // REGION_KV + layer * stride
@@ -242,6 +244,7 @@ void step_tokens(Step *s);
 void step_int(Step *s, int64_t value);
 // Bytes of one element of a value on this target (ACT: 2 on CUDA, 4 on the CPU).
 int64_t plan_value_elem(const Plan *p, int value);
+int64_t value_width(const Problem *p, int value); // elements per token
 
 // What an op is, without its layer: "gate+up 2048x384 4-bit g128, norm, act_mul".
 const char *op_label(char *out, size_t size, const Graph *g, const Op *op);
