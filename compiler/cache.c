@@ -10,6 +10,7 @@
 // rebuilt, a full disk is a warning. Non-goals: a network cache, locking on file systems without
 // flock.
 #include "cache.h"
+#include "fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -51,19 +52,6 @@ bool entry_parse(Bytes file, Bytes *key, Bytes *image) {
     return true;
 }
 
-static bool read_all(int fd, unsigned char *data, size_t size) {
-    while (size) {
-        ssize_t got = read(fd, data, size);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return false;
-        data += got;
-        size -= (size_t)got;
-    }
-    return true;
-}
-
 Bytes entry_load(const Cache *c, const char *name) {
     Bytes none = {0};
     struct stat info;
@@ -76,7 +64,7 @@ Bytes entry_load(const Cache *c, const char *name) {
         size = (size_t)info.st_size;
         data = malloc(size ? size : 1);
     }
-    if (data && !read_all(fd, data, size)) {
+    if (data && fd_read(fd, data, size, 0) < size) {
         free(data);
         data = NULL;
     }
@@ -105,27 +93,17 @@ void cache_unlock(int lock) {
         close(lock); // the last descriptor of an flock lets go
 }
 
-static bool write_all(int fd, const unsigned char *data, size_t size) {
-    while (size) {
-        ssize_t wrote = write(fd, data, size);
-        if (wrote < 0 && errno == EINTR)
-            continue;
-        if (wrote <= 0)
-            return false;
-        data += wrote;
-        size -= (size_t)wrote;
-    }
-    return true;
-}
-
 bool entry_store(const Cache *c, const char *name, const Bytes *parts, int part_count,
                  const char **why) {
     char temp[CACHE_NAME_BYTES + 32];
     snprintf(temp, sizeof temp, "%s.%ld" CACHE_TEMP, name, (long)getpid());
     int fd = openat(c->fd, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     bool done = fd >= 0;
-    for (int at = 0; at < part_count && done; at++)
-        done = write_all(fd, parts[at].data, parts[at].size);
+    int64_t size = 0;
+    for (int part = 0; part < part_count && done; part++) {
+        done = fd_write(fd, parts[part].data, parts[part].size, size);
+        size += (int64_t)parts[part].size;
+    }
     done = done && fsync(fd) == 0;
     int error = errno;
     if (fd >= 0 && close(fd) != 0 && done) {

@@ -2,6 +2,7 @@
 // file systems that limit the size of a file. They are packed into one nameless file first, since a
 // tensor may cross the end of a part; the folder of the output must take that.
 #include "external.h"
+#include "fd.h"
 
 #include "../runtime/payload_parts.h"
 
@@ -19,21 +20,16 @@ bool split_parse(int64_t *bytes, const char *text, Error *err) {
 static bool part_write(int from, int64_t at, int64_t bytes, const char *name, Error *err) {
     Output out;
     TRY(output_open(&out, name, err));
-    off_t in = at, to = 0;
-    while (to < bytes) {
-        ssize_t copied = copy_file_range(from, &in, out.fd, &to, (size_t)(bytes - to), 0);
-        if (copied <= 0)
-            break;
-    }
+    int64_t to = fd_copy(out.fd, from, at, bytes);
     unsigned char block[64 << 10];
     bool done = true;
     while (done && to < bytes) { // a file system whose files the kernel does not copy
         size_t left = (size_t)(bytes - to);
-        ssize_t got = pread(from, block, left < sizeof block ? left : sizeof block, at + to);
-        done = (got > 0 && output_write(&out, to, block, (size_t)got, err)) ||
-               (got <= 0 &&
-                fail(err, ERR_RESOURCE, 1307, "cannot write %s: %s", name, strerror(errno)));
-        to += got;
+        size_t size = left < sizeof block ? left : sizeof block;
+        if (fd_read(from, block, size, at + to) < size)
+            done = fail(err, ERR_RESOURCE, 1307, "cannot write %s: %s", name, strerror(errno));
+        done = done && output_write(&out, to, block, size, err);
+        to += (int64_t)size;
     }
     out.size = bytes;
     done = done && output_commit(&out, err);

@@ -7,6 +7,7 @@
 //
 // Non-goals: speed beyond a few hundred MB/s, comments, writing JSON.
 #include "compile.h"
+#include "fd.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -37,19 +38,12 @@ bool file_read(Bytes *out, const char *path, size_t limit, Arena *a, Error *err)
         return fail(err, ERR_CORRUPT, 202, "%s: expected a regular file of at most %zu bytes", path,
                     limit);
     }
-    size_t size = (size_t)st.st_size, at = 0;
+    size_t size = (size_t)st.st_size;
     unsigned char *data = arena_alloc(a, size + 1);
-    while (at < size) {
-        ssize_t got = read(fd, data + at, size - at);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            break;
-        at += (size_t)got;
-    }
+    bool whole = fd_read(fd, data, size, 0) == size;
     int read_errno = errno;
     close(fd);
-    if (at < size)
+    if (!whole)
         return fail(err, ERR_CORRUPT, 203, "%s: cannot read %zu bytes: %s", path, size,
                     strerror(read_errno));
     *out = (Bytes){data, size};
@@ -236,9 +230,8 @@ static bool fail_type(Error *err, int id, const cJSON *item, const char *file,
 
 static cJSON *node_keep(const cJSON *from, Arena *a) {
     cJSON *node = ARENA_NEW(a, cJSON, 1);
-    *node = (cJSON){.type = from->type,
-                    .valueint = from->valueint,
-                    .valuedouble = from->valuedouble};
+    *node =
+        (cJSON){.type = from->type, .valueint = from->valueint, .valuedouble = from->valuedouble};
     if (from->string)
         node->string = arena_strndup(a, from->string, strlen(from->string));
     if (from->valuestring)

@@ -5,6 +5,7 @@
 // /proc/self/fd; its output goes to one too. So no folder is needed and nothing can be left
 // behind, whatever kills us. Non-goal: being a linker.
 #include "compile.h"
+#include "fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +33,15 @@ typedef struct LinkTarget {
     const char *inputs[LINK_MAX_INPUTS]; // names in embedded_files
 } LinkTarget;
 
+#define LINK_INPUTS(arch, loader)                                       \
+    {"runtime/" arch "/start.o",      "",                               \
+     "runtime/" arch "/libruntime.a", "runtime/" arch "/libevent.a",    \
+     "runtime/" arch "/libcjson.a",   "runtime/" arch "/glibc_shims.o", \
+     "crt/" arch "/libgcc.a",         "stubs/" arch "/libpthread.so.0", \
+     "stubs/" arch "/libdl.so.2",     "stubs/" arch "/libm.so.6",       \
+     "stubs/" arch "/libc.so.6",      "crt/" arch "/libc_nonshared.a",  \
+     "stubs/" arch "/" loader}
+
 static const LinkTarget link_targets[] = {
     {
         .triple = "x86_64-linux-gnu",
@@ -39,12 +49,7 @@ static const LinkTarget link_targets[] = {
         .loader = "/lib64/ld-linux-x86-64.so.2",
         .own_linker = "x86_64-linux-gnu-ld",
         .native = NATIVE_X86_64,
-        .inputs = {"runtime/x86_64/start.o", "", "runtime/x86_64/libruntime.a",
-                   "runtime/x86_64/libevent.a", "runtime/x86_64/libcjson.a",
-                   "runtime/x86_64/glibc_shims.o", "crt/x86_64/libgcc.a",
-                   "stubs/x86_64/libpthread.so.0", "stubs/x86_64/libdl.so.2",
-                   "stubs/x86_64/libm.so.6", "stubs/x86_64/libc.so.6",
-                   "crt/x86_64/libc_nonshared.a", "stubs/x86_64/ld-linux-x86-64.so.2"},
+        .inputs = LINK_INPUTS("x86_64", "ld-linux-x86-64.so.2"),
     },
     {
         .triple = "aarch64-linux-gnu",
@@ -52,12 +57,7 @@ static const LinkTarget link_targets[] = {
         .loader = "/lib/ld-linux-aarch64.so.1",
         .own_linker = "aarch64-linux-gnu-ld",
         .native = NATIVE_AARCH64,
-        .inputs = {"runtime/aarch64/start.o", "", "runtime/aarch64/libruntime.a",
-                   "runtime/aarch64/libevent.a", "runtime/aarch64/libcjson.a",
-                   "runtime/aarch64/glibc_shims.o", "crt/aarch64/libgcc.a",
-                   "stubs/aarch64/libpthread.so.0", "stubs/aarch64/libdl.so.2",
-                   "stubs/aarch64/libm.so.6", "stubs/aarch64/libc.so.6",
-                   "crt/aarch64/libc_nonshared.a", "stubs/aarch64/ld-linux-aarch64.so.1"},
+        .inputs = LINK_INPUTS("aarch64", "ld-linux-aarch64.so.1"),
     },
 };
 
@@ -68,23 +68,10 @@ static const LinkTarget *link_target_find(const char *triple) {
     return NULL;
 }
 
-static bool write_all(int fd, const unsigned char *data, size_t size) {
-    while (size) {
-        ssize_t wrote = write(fd, data, size);
-        if (wrote < 0 && errno == EINTR)
-            continue;
-        if (wrote <= 0)
-            return false;
-        data += wrote;
-        size -= (size_t)wrote;
-    }
-    return true;
-}
-
 // A memory file that the child inherits; its path goes into path.
 static bool memory_file(int *fd, char path[32], Bytes content, Error *err) {
     *fd = memfd_create("gptq-compile", 0);
-    if (*fd < 0 || !write_all(*fd, content.data, content.size))
+    if (*fd < 0 || !fd_write(*fd, content.data, content.size, 0))
         return fail(err, ERR_RESOURCE, 540, "no memory file of %zu bytes for the linker: %s",
                     content.size, strerror(errno));
     snprintf(path, 32, "/proc/self/fd/%d", *fd);
@@ -111,13 +98,8 @@ static bool run_linker(char *const *argv, int out_fd, int log_fd, int *status, E
 static bool file_content(Bytes *out, int fd, Arena *a, Error *err) {
     off_t size = lseek(fd, 0, SEEK_END);
     unsigned char *data = arena_alloc(a, size > 0 ? (size_t)size : 1);
-    for (off_t at = 0; at < size;) {
-        ssize_t got = pread(fd, data + at, (size_t)(size - at), at);
-        if (got <= 0)
-            return fail(err, ERR_INTERNAL, 543, "cannot read the linker's output: %s",
-                        strerror(errno));
-        at += got;
-    }
+    if (size < 0 || fd_read(fd, data, (size_t)size, 0) < (size_t)size)
+        return fail(err, ERR_INTERNAL, 543, "cannot read the linker's output: %s", strerror(errno));
     *out = (Bytes){data, (size_t)size};
     return true;
 }

@@ -10,6 +10,7 @@
 // header may be needed to build. Non-goals: linking device code, LTO, PTX for chips that are not
 // named.
 #include "compile.h"
+#include "fd.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -547,7 +548,7 @@ static bool disassemble(Bytes image, FILE *out, Error *err) {
     int fd = memfd_create("cubin", 0);
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    if (fd < 0 || write(fd, image.data, image.size) != (ssize_t)image.size)
+    if (fd < 0 || !fd_write(fd, image.data, image.size, 0))
         return fail(err, ERR_RESOURCE, 506, "no memory file for nvdisasm: %s", strerror(errno));
     fflush(out);
     pid_t child = fork();

@@ -1,6 +1,7 @@
 // The output file while it is being written: nameless until it is whole (O_TMPFILE + linkat), so
 // that neither a failure nor SIGKILL leaves anything behind and an old output survives.
 #include "compile.h"
+#include "fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -53,19 +54,10 @@ bool output_reserve(Output *out, int64_t bytes, Error *err) {
 }
 
 bool output_write(Output *out, int64_t at, const void *data, size_t size, Error *err) {
-    const unsigned char *bytes = data;
-    while (size) {
-        ssize_t wrote = pwrite(out->fd, bytes, size, at);
-        if (wrote < 0 && errno == EINTR)
-            continue;
-        if (wrote <= 0)
-            return fail(err, ERR_RESOURCE, 605, "cannot write %s: %s", out->path, strerror(errno));
-        bytes += wrote;
-        at += wrote;
-        size -= (size_t)wrote;
-    }
-    if (at > out->size)
-        out->size = at;
+    if (!fd_write(out->fd, data, size, at))
+        return fail(err, ERR_RESOURCE, 605, "cannot write %s: %s", out->path, strerror(errno));
+    if (at + (int64_t)size > out->size)
+        out->size = at + (int64_t)size;
     return true;
 }
 

@@ -5,6 +5,7 @@
 // cache lines of the checkpoint, and its tiles are assembled from there. Bands are independent:
 // threads take them in turn, and the bytes written do not depend on who took which.
 #include "tile16.h"
+#include "fd.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -385,20 +386,6 @@ static bool work_take(Work *w, const PackedTensor **t, int64_t *band) {
     return more;
 }
 
-static int write_all(int fd, const unsigned char *data, int64_t size, int64_t at) {
-    while (size > 0) {
-        ssize_t wrote = pwrite(fd, data, (size_t)size, at);
-        if (wrote < 0 && errno == EINTR)
-            continue;
-        if (wrote <= 0)
-            return wrote < 0 ? errno : ENOSPC;
-        data += wrote;
-        at += wrote;
-        size -= wrote;
-    }
-    return 0;
-}
-
 // Nobody needs what the tensor was made from any more: a compile's memory stays small.
 static void sources_release(const PackedTensor *t) {
     for (int at = 0; t->kind == PACKED_LINEAR && at < t->part_count * t->experts; at++) {
@@ -444,7 +431,7 @@ static void *work_run(void *argument) {
         } else {
             memcpy(out, vector_data(t), (size_t)size);
         }
-        work_done(w, t, size, write_all(w->fd, out, size, w->base + at));
+        work_done(w, t, size, fd_write(w->fd, out, (size_t)size, w->base + at) ? 0 : errno);
     }
     arena_free(&arena);
     return NULL;
@@ -458,15 +445,9 @@ static bool pages_check(int fd, int64_t base, int64_t bytes, uint64_t *checks, E
     for (int64_t at = 0; done && at < bytes; at += PAYLOAD_PAGE_BYTES) {
         size_t size = (size_t)(bytes - at < PAYLOAD_PAGE_BYTES ? bytes - at : PAYLOAD_PAGE_BYTES);
         memset(page, 0, size); // behind the last tensor the file may end
-        for (size_t have = 0; done && have < size;) {
-            ssize_t got = pread(fd, page + have, size - have, base + at + (int64_t)have);
-            if (got == 0)
-                break;
-            if (got < 0 && errno != EINTR)
-                done = fail(err, ERR_RESOURCE, 462, "cannot read back the packed weights: %s",
-                            strerror(errno));
-            have += got > 0 ? (size_t)got : 0;
-        }
+        if (fd_read(fd, page, size, base + at) < size && errno != 0)
+            done = fail(err, ERR_RESOURCE, 462, "cannot read back the packed weights: %s",
+                        strerror(errno));
         checks[at / PAYLOAD_PAGE_BYTES] = payload_hash64(page, size);
     }
     arena_free(&arena);

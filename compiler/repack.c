@@ -9,6 +9,7 @@
 // name. Non-goal: replacing what the program code depends on (sizes, weights, tokenizer).
 #include "artifact.h"
 #include "chat_template.h"
+#include "fd.h"
 #include "metadata.h"
 #include "tail.h"
 
@@ -25,7 +26,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { COPY_BYTES = 1 << 30 };
 
 typedef struct Request {
     const char *output; // NULL: in place
@@ -215,14 +215,7 @@ static bool bytes_share(Output *out, const Artifact *f, uint64_t size, Error *er
     if (from < 0)
         return fail(err, ERR_RESOURCE, 692, "%s: %s", f->path, strerror(errno));
     bool done = ioctl(out->fd, FICLONE, from) == 0 && ftruncate(out->fd, (off_t)size) == 0;
-    loff_t in = 0, to = 0;
-    while (!done && (uint64_t)to < size) {
-        size_t left = (size_t)(size - (uint64_t)to);
-        ssize_t copied = copy_file_range(from, &in, out->fd, &to,
-                                         left < COPY_BYTES ? left : (size_t)COPY_BYTES, 0);
-        if (copied <= 0)
-            break;
-    }
+    int64_t to = done ? 0 : fd_copy(out->fd, from, 0, (int64_t)size);
     close(from);
     if (done || (uint64_t)to == size)
         return true;
