@@ -10,6 +10,7 @@
 
 #include "compiler/template_ast.h"
 #include "runtime/payload_template.h"
+#include "runtime/utf8.h"
 
 void *grow(Grow *g, size_t elem_bytes) {
     if (g->count == g->capacity) {
@@ -116,23 +117,11 @@ static void write_blob(const TemplateCode *code, const UnicodeTables *tables, Ar
     *blob = (Bytes){data, size};
 }
 
-static bool is_utf8(Bytes source) {
-    for (size_t at = 0; at < source.size;) {
-        utf8proc_int32_t code;
-        utf8proc_ssize_t length =
-            utf8proc_iterate(source.data + at, (utf8proc_ssize_t)(source.size - at), &code);
-        if (length <= 0 || code < 0)
-            return false;
-        at += (size_t)length;
-    }
-    return true;
-}
-
 bool template_compile(const char *name, Bytes source, Arena *a, Bytes *blob, Error *err) {
     if (source.size > TEMPLATE_MAX_SOURCE)
         return fail(err, ERR_UNSUPPORTED, 943, "%s: the chat template has %zu bytes, more than %d",
                     name, source.size, TEMPLATE_MAX_SOURCE);
-    if (!is_utf8(source))
+    if (!utf8_valid(source.data, source.size))
         return fail(err, ERR_CORRUPT, 944, "%s: the chat template is not UTF-8", name);
     TokenList tokens;
     Node *body;

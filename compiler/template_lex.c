@@ -6,6 +6,8 @@
 // Not taken: identifiers beyond ASCII, named characters (\N{...}) and integers beyond 64 bits.
 #include "compiler/template_ast.h"
 
+#include "runtime/utf8.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -246,29 +248,6 @@ static bool lex_number(Lexer *l) {
     return true;
 }
 
-static size_t utf8_write(char *out, uint32_t code) {
-    if (code < 0x80) {
-        out[0] = (char)code;
-        return 1;
-    }
-    if (code < 0x800) {
-        out[0] = (char)(0xc0 | code >> 6);
-        out[1] = (char)(0x80 | (code & 63));
-        return 2;
-    }
-    if (code < 0x10000) {
-        out[0] = (char)(0xe0 | code >> 12);
-        out[1] = (char)(0x80 | (code >> 6 & 63));
-        out[2] = (char)(0x80 | (code & 63));
-        return 3;
-    }
-    out[0] = (char)(0xf0 | code >> 18);
-    out[1] = (char)(0x80 | (code >> 12 & 63));
-    out[2] = (char)(0x80 | (code >> 6 & 63));
-    out[3] = (char)(0x80 | (code & 63));
-    return 4;
-}
-
 // The hexadecimal escapes: \xhh, \uhhhh, \Uhhhhhhhh. `at` is behind the letter.
 static bool escape_hex(Lexer *l, size_t end, int count, char *out, size_t *used) {
     uint32_t code = 0;
@@ -279,7 +258,7 @@ static bool escape_hex(Lexer *l, size_t end, int count, char *out, size_t *used)
     }
     if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
         return lexer_fail(l, "an escape in a string stands for no character");
-    *used += utf8_write(out + *used, code);
+    *used += utf8_write((unsigned char *)out + *used, code);
     return true;
 }
 
@@ -305,7 +284,7 @@ static bool lex_escape(Lexer *l, size_t end, char *out, size_t *used) {
         for (int digit = 0;
              digit < 2 && l->at < end && l->text[l->at] >= '0' && l->text[l->at] <= '7'; digit++)
             code = code * 8 + (uint32_t)(l->text[l->at++] - '0');
-        *used += utf8_write(out + *used, code);
+        *used += utf8_write((unsigned char *)out + *used, code);
         return true;
     }
     if ((unsigned char)c >= 0x80)

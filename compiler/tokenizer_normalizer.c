@@ -6,7 +6,7 @@
 #include "tokenizer_regex.h"
 
 #include "../runtime/tokenizer_normalize.h"
-#include "../runtime/tokenizer_utf8.h"
+#include "../runtime/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>

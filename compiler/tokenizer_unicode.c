@@ -5,7 +5,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "tokenizer_regex.h"
 
-#include "../runtime/tokenizer_utf8.h"
+#include "../runtime/utf8.h"
 
 #include <ctype.h>
 #include <pcre2.h>

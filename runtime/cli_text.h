@@ -5,12 +5,12 @@
 #include <stdio.h>
 
 #include "base.h"
+#include "utf8_stream.h"
 
 typedef struct TextStream {
-    FILE *out;                // where text goes; NULL: it is kept in `text`
-    bool keep;                // there too
-    unsigned char pending[4]; // the start of a character
-    int pending_size;
+    FILE *out; // where text goes; NULL: it is kept in `text`
+    bool keep; // there too
+    Utf8Stream utf8;
     char *text; // zero-terminated, NULL while empty; the owner of the stream frees it
     size_t size, room;
 } TextStream;

@@ -4,6 +4,7 @@
 // Non-goals: what is not regular (references, assertions but ^ and $ at the ends), captures, case
 // folding, Unicode properties. Greedy or lazy makes no difference for the set of texts.
 #include "grammar_text.h"
+#include "utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,20 +54,12 @@ static bool take(Regex *r, const char *word) {
 
 // The next character of the expression; invalid UTF-8 is an error.
 static uint32_t character(Regex *r) {
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t start = r->at;
-    unsigned first = r->text.data[r->at++];
-    size_t size = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-    uint32_t code = size == 1 ? first : first & (0x7fu >> size);
-    bool valid = (first < 0x80 || first >= 0xc2) && first < 0xf5;
-    for (size_t at = 1; valid && at < size; at++) {
-        valid = r->at < r->text.size && (r->text.data[r->at] & 0xc0) == 0x80;
-        if (valid)
-            code = code << 6 | (r->text.data[r->at++] & 0x3fu);
-    }
-    if (!valid || code < least[size] || code > LAST_CODE || (code >= 0xd800 && code < 0xe000))
-        bad(r, start, "it is not valid UTF-8");
-    return code;
+    const unsigned char *at = r->text.data + r->at;
+    size_t part, size = utf8_check(at, r->text.size - r->at, &part);
+    if (!size)
+        bad(r, r->at, "it is not valid UTF-8");
+    r->at += size ? size : part;
+    return utf8_read(at, size ? size : part, &part);
 }
 
 static uint32_t hex(Regex *r, int digits) {

@@ -8,7 +8,7 @@
 
 #include "grammar_schema_parts.h"
 #include "grammar_schema_types.h"
-#include "tokenizer_utf8.h"
+#include "utf8.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -580,27 +580,12 @@ static int32_t compile(Schema *s) {
 
 // ---- the text of a schema -----------------------------------------------------------------------
 
-// Bytes of the character at text[at]; 0: it is not valid UTF-8.
-static size_t character_size(Bytes text, size_t at) {
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    unsigned char first = text.data[at];
-    size_t size = first < 0x80 ? 1 : utf8_length(first), read;
-    if ((first >= 0x80 && first < 0xc2) || first >= 0xf5 || text.size - at < size)
-        return 0;
-    for (size_t i = 1; i < size; i++)
-        if ((text.data[at + i] & 0xc0) != 0x80)
-            return 0;
-    uint32_t code = utf8_read(text.data + at, size, &read);
-    bool surrogate = code >= 0xd800 && code < 0xe000;
-    return code < least[size] || code > 0x10ffff || surrogate ? 0 : size;
-}
-
 // cJSON takes any bytes, recurses, and ends strings at zero bytes.
 static bool text_check(Bytes text, Error *err) {
     int depth = 0, deepest = 0;
     bool inside = false, zero = false;
-    for (size_t at = 0, size; at < text.size; at += size) {
-        size = character_size(text, at);
+    for (size_t at = 0, size, part; at < text.size; at += size) {
+        size = utf8_check(text.data + at, text.size - at, &part);
         if (!size)
             return fail(err, ERR_USAGE, 1089, "the schema is not valid UTF-8 at byte %zu", at + 1);
     }

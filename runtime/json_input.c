@@ -1,6 +1,7 @@
 // Checks a JSON text in one pass, without recursion, and hands it to cJSON, which is too generous:
 // it takes control characters, leading zeros, infinite numbers, and ends strings at a zero byte.
 #include "json_input.h"
+#include "utf8.h"
 
 #include <cjson/cJSON.h>
 #include <math.h>
@@ -73,22 +74,10 @@ static bool escape(Reader *r, Error *err) {
            wrong(r, err, "a high surrogate without a low one behind it");
 }
 
-// One character that is not ASCII, as Unicode's table 3-7 has them.
 static bool character(Reader *r, Error *err) {
-    unsigned first = *r->at;
-    int more = first >= 0xc2 && first < 0xe0   ? 1
-               : first >= 0xe0 && first < 0xf0 ? 2
-               : first >= 0xf0 && first < 0xf5 ? 3
-                                               : 0;
-    unsigned low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-    unsigned high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-    if (!more || r->end - r->at <= more || r->at[1] < low || r->at[1] > high)
-        return wrong(r, err, "bytes that are not UTF-8");
-    for (int at = 2; at <= more; at++)
-        if ((r->at[at] & 0xc0) != 0x80)
-            return wrong(r, err, "bytes that are not UTF-8");
-    r->at += more + 1;
-    return true;
+    size_t part, size = utf8_check(r->at, (size_t)(r->end - r->at), &part);
+    r->at += size;
+    return size || wrong(r, err, "bytes that are not UTF-8");
 }
 
 static bool string(Reader *r, Error *err) {

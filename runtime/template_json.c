@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "template_value.h"
+#include "utf8.h"
 
 enum { JSON_MAX_DEPTH = 128 };
 
@@ -77,33 +78,13 @@ static bool read_escape(Reader *j, Builder *b) {
     return builder_code(b, code >= 0xd800 && code < 0xe000 ? 0xfffd : code, 1);
 }
 
-// Bytes of the UTF-8 character at `at`, or 0 if it is none.
-static size_t utf8_size(const char *at, const char *end) {
-    const unsigned char *c = (const unsigned char *)at;
-    size_t size = c[0] < 0x80   ? 1
-                  : c[0] < 0xc2 ? 0
-                  : c[0] < 0xe0 ? 2
-                  : c[0] < 0xf0 ? 3
-                  : c[0] < 0xf5 ? 4
-                                : 0;
-    if (size == 0 || (size_t)(end - at) < size)
-        return 0;
-    for (size_t byte = 1; byte < size; byte++) {
-        if ((c[byte] & 0xc0) != 0x80)
-            return 0;
-    }
-    bool bad = (c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) ||
-               (c[0] == 0xf0 && c[1] < 0x90) || (c[0] == 0xf4 && c[1] > 0x8f);
-    return bad ? 0 : size;
-}
-
 static bool read_string(Reader *j, Value *out) {
     Builder b = {.r = j->r, .mark = 1};
     j->at++;
     while (j->at < j->end && *j->at != '"') {
         const char *from = j->at;
         while (j->at < j->end && *j->at != '"' && *j->at != '\\') {
-            size_t size = utf8_size(j->at, j->end);
+            size_t part, size = utf8_check(j->at, (size_t)(j->end - j->at), &part);
             if (size == 0)
                 break;
             j->at += size;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "template_value.h"
+#include "utf8.h"
 
 // ---- opening ------------------------------------------------------------------------------------
 
@@ -57,24 +58,6 @@ static bool check_ranges(const TemplateRange *ranges, uint32_t count, Error *err
     return true;
 }
 
-static bool is_utf8(const char *text, size_t size) {
-    Text whole = {.data = text, .size = (uint32_t)size};
-    for (size_t at = 0; at < size;) {
-        size_t from = at;
-        unsigned char lead = (unsigned char)text[at];
-        uint32_t code = text_code(&whole, &at);
-        size_t length = at - from;
-        size_t wanted = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-        if (length != wanted || (lead >= 0x80 && lead < 0xc2) || lead > 0xf4 || code > 0x10ffff)
-            return false;
-        for (size_t byte = from + 1; byte < at; byte++) {
-            if (((unsigned char)text[byte] & 0xc0) != 0x80)
-                return false;
-        }
-    }
-    return true;
-}
-
 static bool read_consts(Template *t, const unsigned char *blob, Error *err) {
     const TemplateHeader *h = t->header;
     const TemplateConst *consts = (const void *)(blob + h->consts.offset);
@@ -99,7 +82,7 @@ static bool read_consts(Template *t, const unsigned char *blob, Error *err) {
             memcpy(&v->number, &c->value, sizeof v->number);
         } else if (c->kind == TEMPLATE_CONST_TEXT) {
             if (c->value > h->text.count || c->size > h->text.count - c->value ||
-                !is_utf8(text + c->value, c->size))
+                !utf8_valid(text + c->value, c->size))
                 return template_damaged(err, "the text of a constant");
             t->texts[at] = (Text){.data = text + c->value, .size = c->size};
             *v = value_text(&t->texts[at]);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "template_value.h"
+#include "utf8.h"
 
 // ---- building -----------------------------------------------------------------------------------
 
@@ -75,18 +76,9 @@ bool builder_plain(Builder *b, const char *text) {
 }
 
 bool builder_code(Builder *b, uint32_t code, uint8_t mark) {
-    char out[4];
-    size_t size = 0;
-    if (code < 0x80) {
-        out[size++] = (char)code;
-    } else {
-        int tail = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-        static const uint8_t leads[] = {0, 0xc0, 0xe0, 0xf0};
-        out[size++] = (char)(leads[tail] | code >> (6 * tail));
-        while (tail-- > 0)
-            out[size++] = (char)(0x80 | (code >> (6 * tail) & 63));
-    }
-    return builder_add(b, out, size, NULL, mark);
+    unsigned char out[4];
+    size_t size = utf8_write(out, code);
+    return builder_add(b, (const char *)out, size, NULL, mark);
 }
 
 bool builder_done(Builder *b, Value *out) {
@@ -149,15 +141,8 @@ uint8_t text_mark(const Text *text, size_t at) {
 }
 
 uint32_t text_code(const Text *text, size_t *at) {
-    const unsigned char *data = (const unsigned char *)text->data + *at;
-    size_t left = text->size - *at, size = data[0] < 0xc0   ? 1
-                                           : data[0] < 0xe0 ? 2
-                                           : data[0] < 0xf0 ? 3
-                                                            : 4;
-    uint32_t code = size == 1 ? data[0] : data[0] & (0x7fu >> size);
-    size = size < left ? size : left;
-    for (size_t byte = 1; byte < size; byte++)
-        code = code << 6 | (data[byte] & 63);
+    size_t size;
+    uint32_t code = utf8_read((const unsigned char *)text->data + *at, text->size - *at, &size);
     *at += size;
     return code;
 }

@@ -182,34 +182,11 @@ static void encoder_close(Encoder *e) {
 
 // ---- UTF-8 --------------------------------------------------------------------------------------
 
-// Length of the valid character at text[at], 0 if there is none; *bad: bytes to replace then (the
-// longest start of a character, at least one).
-static size_t character_length(Bytes text, size_t at, size_t *bad) {
-    unsigned char first = text.data[at];
-    size_t wants = first < 0x80 ? 1 : first >= 0xc2 && first < 0xf5 ? utf8_length(first) : 0;
-    *bad = 1;
-    for (size_t i = 1; i < wants; i++) {
-        unsigned char low = 0x80, high = 0xbf;
-        if (i == 1 && first == 0xe0)
-            low = 0xa0; // overlong
-        if (i == 1 && first == 0xed)
-            high = 0x9f; // surrogates
-        if (i == 1 && first == 0xf0)
-            low = 0x90; // overlong
-        if (i == 1 && first == 0xf4)
-            high = 0x8f; // above U+10FFFF
-        if (at + i >= text.size || text.data[at + i] < low || text.data[at + i] > high)
-            return 0;
-        *bad = i + 1;
-    }
-    return wants;
-}
-
 // Text with every invalid part replaced by U+FFFD, and its marks. *owned: what the caller frees.
 static bool text_repair(Bytes *text, const uint8_t **marks, unsigned char **owned, Error *err) {
     size_t bad, invalid = 0;
     for (size_t at = 0, length; at < text->size; at += length ? length : bad) {
-        length = text->data[at] < 0x80 ? 1 : character_length(*text, at, &bad);
+        length = utf8_check(text->data + at, text->size - at, &bad);
         invalid += !length;
     }
     *owned = NULL;
@@ -220,8 +197,8 @@ static bool text_repair(Bytes *text, const uint8_t **marks, unsigned char **owne
     if (!out)
         return fail(err, ERR_RESOURCE, 952, "no memory for the text");
     for (size_t at = 0, length; at < text->size; at += length ? length : bad) {
-        length = character_length(*text, at, &bad);
-        memcpy(out + size, length ? text->data + at : (const unsigned char *)"\xef\xbf\xbd",
+        length = utf8_check(text->data + at, text->size - at, &bad);
+        memcpy(out + size, length ? (const char *)text->data + at : UTF8_REPLACEMENT,
                length ? length : 3);
         for (size_t i = 0; *marks && i < (length ? length : 3); i++)
             out_marks[size + i] = (*marks)[at + (length ? i : 0)];

@@ -7,6 +7,7 @@
 // What comes out, put together, is what Hugging Face's decode() makes of the whole list.
 // Source: Hugging Face tokenizers, decoders/*.
 #include "tokenizer_tables.h"
+#include "utf8_stream.h"
 
 #include <stdlib.h>
 
@@ -17,14 +18,13 @@ struct TokenizerStream {
     uint32_t cut[TOKENIZER_MAX_STEPS];   // STRIP of the whole text: characters cut in front
     uint32_t held[TOKENIZER_MAX_STEPS];  // ... kept back at the end
     bool inside[TOKENIZER_MAX_STEPS];    // ... the text has begun
-    unsigned char pending[4];            // the start of a character
-    int pending_size;
+    Utf8Stream utf8;
     TextBuffer run;          // bytes of tokens <0xNN>
     TextBuffer token, spare; // the one that runs through the steps
     TextBuffer out;
 };
 
-static const Bytes replacement = {(const unsigned char *)"\xef\xbf\xbd", 3};
+static const Bytes replacement = {(const unsigned char *)UTF8_REPLACEMENT, 3};
 static const Bytes blank = {(const unsigned char *)" ", 1};
 
 static bool put(TextBuffer *b, Bytes text, Error *err) {
@@ -105,47 +105,14 @@ static bool token_step(TokenizerStream *s, uint32_t at, Error *err) {
 
 // ---- whole characters ---------------------------------------------------------------------------
 
-// Bytes of a character that starts so; 0: none does.
-static int length_of(unsigned char first) {
-    return first < 0x80 ? 1 : first >= 0xc2 && first < 0xf5 ? (int)utf8_length(first) : 0;
-}
-
-// May `byte` be the next one? Excludes overlong forms, surrogates and what is above U+10FFFF.
-static bool continues(const TokenizerStream *s, unsigned char byte) {
-    unsigned char first = s->pending[0];
-    unsigned char low = 0x80, high = 0xbf;
-    if (s->pending_size == 1) {
-        low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-        high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-    }
-    return byte >= low && byte <= high;
-}
-
-static bool byte_put(TokenizerStream *s, TextBuffer *out, unsigned char byte, Error *err) {
-    if (s->pending_size && !continues(s, byte)) {
-        s->pending_size = 0;
-        TRY(put(out, replacement, err));
-    }
-    if (!s->pending_size && !length_of(byte))
-        return put(out, replacement, err);
-    s->pending[s->pending_size++] = byte;
-    if (s->pending_size < length_of(s->pending[0]))
-        return true;
-    size_t size = (size_t)s->pending_size;
-    s->pending_size = 0;
-    return text_buffer_add(out, s->pending, size, err);
-}
-
-// s->token becomes the characters that are complete; what is none becomes U+FFFD, once for each
-// maximal part (Unicode 3.9, as Rust's from_utf8_lossy).
+// s->token becomes the characters that are complete; what is none becomes U+FFFD.
 static bool characters_take(TokenizerStream *s, bool last, Error *err) {
     s->spare.size = 0;
+    unsigned char out[UTF8_TAKE_BYTES];
     for (size_t at = 0; at < s->token.size; at++)
-        TRY(byte_put(s, &s->spare, s->token.data[at], err));
-    if (last && s->pending_size) {
-        s->pending_size = 0;
+        TRY(text_buffer_add(&s->spare, out, utf8_take(&s->utf8, s->token.data[at], out), err));
+    if (last && utf8_end(&s->utf8))
         TRY(put(&s->spare, replacement, err));
-    }
     token_swap(s);
     return true;
 }
@@ -224,27 +191,11 @@ static int byte_of(const TextBuffer *b) {
     return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-static bool run_is_text(TokenizerStream *s) {
-    int pending = 0;
-    for (size_t at = 0; at < s->run.size; at++) {
-        s->pending_size = pending;
-        if (pending ? !continues(s, s->run.data[at]) : !length_of(s->run.data[at])) {
-            s->pending_size = 0;
-            return false;
-        }
-        s->pending[pending++] = s->run.data[at];
-        if (pending == length_of(s->pending[0]))
-            pending = 0;
-    }
-    s->pending_size = 0;
-    return pending == 0;
-}
-
 // The run of bytes, if there is one, ends: it is one token if it is text, else a U+FFFD token for
 // each byte.
 static bool run_end(TokenizerStream *s, uint32_t at, Error *err) {
     size_t size = s->run.size;
-    bool text = size && run_is_text(s);
+    bool text = size && utf8_valid(s->run.data, size);
     for (size_t i = 0; i < (text ? 1 : size); i++) {
         s->token.size = 0;
         TRY(text ? text_buffer_add(&s->token, s->run.data, size, err)

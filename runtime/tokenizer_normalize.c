@@ -7,7 +7,7 @@
 #include "tokenizer_normalize.h"
 
 #include "tokenizer_pattern.h"
-#include "tokenizer_utf8.h"
+#include "utf8.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -8,7 +8,7 @@
 #include "payload_tokenizer.h"
 #include "tokenizer.h"
 #include "tokenizer_normalize.h"
-#include "tokenizer_utf8.h"
+#include "utf8.h"
 
 #include <pthread.h>
 #include <string.h>
