@@ -151,21 +151,31 @@ void gather(const StepRun *run, int32_t thread, const float *in, const int32_t *
 
 // ---- route --------------------------------------------------------------------------------------
 
+// What is no number (damaged weights) counts as the smallest, so that all experts have an order.
+INLINE float order_of(float logit) {
+    return logit >= -__builtin_inff() ? logit : -__builtin_inff();
+}
+
 // Of the experts behind `before` (-1: of all) in the order of falling logits, the first one; equal
-// logits stand in the order of their numbers. NaN in all places: expert 0.
+// logits stand in the order of their numbers.
 INLINE int64_t next_expert(const float *logits, int64_t before) {
+    const float limit = before < 0 ? 0 : order_of(logits[before]);
     int64_t best = -1;
+    float most = 0;
     for (int64_t e = 0; e < HOLE_IN; e++) {
-        const int behind =
-            before < 0 || logits[e] < logits[before] || (logits[e] == logits[before] && e > before);
-        if (behind && (best < 0 || logits[e] > logits[best]))
+        const float mine = order_of(logits[e]);
+        const int behind = before < 0 || mine < limit || (mine == limit && e > before);
+        if (behind && (best < 0 || mine > most)) {
             best = e;
+            most = mine;
+        }
     }
-    return best < 0 ? 0 : best;
+    return best;
 }
 
 // out[row] = numbers of the TOP_K experts with the largest logits, then their weights: the softmax
-// over all experts, divided by the sum over the chosen ones with NORMALIZE.
+// over all experts, divided by the sum over the chosen ones with NORMALIZE. Numbers are valid and
+// different whatever the logits are; weights are no numbers then.
 void route(const StepRun *run, int32_t thread, const float *logits, float *out) {
     for (int64_t row = thread; row < run->tokens; row += run->threads) {
         const float *from = logits + row * HOLE_IN;

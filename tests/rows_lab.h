@@ -9,11 +9,12 @@
 #include <math.h>
 
 enum {
-    ROWS_TOKENS = 7, // of a check
-    ROWS_LIMIT = 40, // that the buffers of a check have room for
-    ROWS_PAGE = 16,  // tokens of a KV page
-    ROWS_LAYERS = 2, // of the KV cache
-    ROWS_LAYER = 1,  // that is written
+    ROWS_TOKENS = 7,     // of a check
+    ROWS_BAD_LOGITS = 4, // from this token on, route's
+    ROWS_LIMIT = 40,     // that the buffers of a check have room for
+    ROWS_PAGE = 16,      // tokens of a KV page
+    ROWS_LAYERS = 2,     // of the KV cache
+    ROWS_LAYER = 1,      // that is written
 };
 
 typedef struct RowsCase {
@@ -215,11 +216,13 @@ static inline void rows_add(RowsRun *run, const RowsCase *c, StepLab *lab) {
 
 // ---- data ---------------------------------------------------------------------------------------
 
-// Rows of other sizes, zeros; gates over the whole range; logits that are equal or none.
+// Rows of other sizes, zeros; gates over the whole range; logits that are equal or no numbers.
 static inline float rows_value_at(const RowsCase *c, int input, int64_t row, int64_t k, Random *r) {
     float x = random_normal(r);
+    if (c->kind == OP_ROUTE && row >= ROWS_BAD_LOGITS)
+        return row == 4 ? NAN : row == 6 ? -INFINITY : k % 3 ? NAN : k % 2 ? -INFINITY : x;
     if (c->kind == OP_ROUTE)
-        return row == 2 ? rintf(x) : row == 3 ? 0 : row == 4 ? NAN : 3 * x;
+        return row == 2 ? rintf(x) : row == 3 ? 0 : 3 * x;
     if (c->kind == OP_ACT_MUL && input == 0 && row >= 4) {
         static const float extremes[] = {-1e4f, 1e4f, -88, 88, -0.0f, 0, -1e-4f, 20};
         return row == 4 ? (float)(k % 241 - 120) / 4 : k < 8 ? extremes[k] : x * 4;
@@ -489,7 +492,7 @@ static inline bool rows_compare(const RowsRun *run, const unsigned char *found, 
     double worst = 0;
     char where[120] = "";
     for (int token = 0; token < ROWS_TOKENS && run->op->output >= 0; token++) {
-        if (c->kind == OP_ROUTE && token == 4) {
+        if (c->kind == OP_ROUTE && token >= ROWS_BAD_LOGITS) {
             worst = rows_routes_are_valid(run, out, token) ? worst : HUGE_VAL;
             continue;
         }

@@ -182,6 +182,28 @@ static void test_rows(void **state) {
     }
 }
 
+// Whatever the logits are, experts are valid and different.
+static void test_route_bad_logits(void **state) {
+    enum { KINDS = 5, BAD_EXPERTS = 11, CHOSEN = 7 };
+    static const float kinds[KINDS] = {NAN, -INFINITY, INFINITY, 1, -2};
+    const StepRun run = {.tokens = 1, .threads = 1};
+    float x[BAD_EXPERTS], out[2 * CHOSEN];
+    (void)state;
+    hole_IN = BAD_EXPERTS;
+    hole_TOP_K = CHOSEN;
+    for (uint32_t seed = 0; seed < 2000; seed++) {
+        for (uint32_t e = 0; e < BAD_EXPERTS; e++) // few kinds, at first one
+            x[e] = kinds[(int)(fabsf(random_float(seed, e)) * 7919) % (int)(1 + seed % KINDS)];
+        hole_NORMALIZE = seed % 2;
+        route(&run, 0, x, out);
+        bool taken[BAD_EXPERTS] = {false};
+        for (int j = 0; j < CHOSEN; j++) {
+            assert_true(out[j] >= 0 && out[j] < (float)BAD_EXPERTS && !taken[(int)out[j]]);
+            taken[(int)out[j]] = true;
+        }
+    }
+}
+
 // ---- heads and attention ------------------------------------------------------------------------
 
 typedef struct HeadsCase {
@@ -340,9 +362,9 @@ static void test_rope(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_16_bits),   cmocka_unit_test(test_activations),
-        cmocka_unit_test(test_rows),      cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_16_bits), cmocka_unit_test(test_activations),
+        cmocka_unit_test(test_rows),    cmocka_unit_test(test_route_bad_logits),
+        cmocka_unit_test(test_rope),    cmocka_unit_test(test_attention),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
