@@ -26,7 +26,6 @@ void answer_text_close(AnswerText *a) {
 static void given_drop(AnswerText *a) {
     memmove(a->text, a->text + a->given, a->size - a->given);
     a->size -= a->given;
-    a->first -= a->first < a->given ? a->first : a->given;
     a->given = 0;
 }
 
@@ -59,7 +58,7 @@ static const char *stop_ending(const AnswerText *a, size_t end) {
 // Looks at the text from `from` on.
 static void stop_find(AnswerText *a, size_t from) {
     for (size_t end = from + 1; !a->stop && end <= a->size; end++) {
-        a->stop = end > a->first ? stop_ending(a, end) : NULL;
+        a->stop = stop_ending(a, end);
         if (a->stop)
             a->size = end - (a->include_stop ? 0 : strlen(a->stop));
     }
@@ -73,8 +72,6 @@ bool answer_text_add(AnswerText *a, int32_t id, bool stops, Error *err) {
     TRY(append(a, part, err));
     if (stops)
         stop_find(a, before);
-    else
-        a->first = a->size;
     return true;
 }
 

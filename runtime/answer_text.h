@@ -12,7 +12,6 @@ typedef struct AnswerText {
     bool include_stop; // the stop string is text too
     char *text;        // not yet given out, [size]; owner: answer_text_close
     size_t size, room;
-    size_t first;     // a stop string that ends at or before it does not count
     size_t given;     // of text, by the last call: gone at the next one
     const char *stop; // the stop string that was found, or NULL
 } AnswerText;

@@ -74,10 +74,7 @@ static void request_start(Scheduler *s, Request *r, int32_t slot) {
     pthread_mutex_lock(&s->lock);
     s->queue = r->next;
     s->waiting--;
-    int32_t at = s->running_count++;
-    for (; at > 0 && s->running[at - 1]->number > r->number; at--)
-        s->running[at] = s->running[at - 1];
-    s->running[at] = r;
+    s->running[s->running_count++] = r; // in the order of numbers, as the queue is
     pthread_mutex_unlock(&s->lock);
     s->slot_used[slot] = true;
     r->slot = slot;

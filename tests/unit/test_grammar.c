@@ -187,6 +187,24 @@ static void test_not_unicode(void **state) {
     lab_end(&l);
 }
 
+// What cJSON's strings cannot hold is refused; a key may hold it in escapes that mean it.
+static void test_zero_character(void **state) {
+    (void)state;
+    static const char *const schemas[] = {"{\"const\":\"a\\u0000b\"}",
+                                          "{\"properties\":{\"\\u0000\":{}}}"};
+    Lab l;
+    Error err = {0};
+    Grammar *g;
+    lab_start(&l, 1);
+    for (size_t at = 0; at < sizeof schemas / sizeof *schemas; at++) {
+        assert_false(grammar_json_schema(&g, l.t, text_bytes(schemas[at]), &err));
+        assert_int_equal(err.id, 1248);
+    }
+    assert_true(grammar_json_schema(&g, l.t, text_bytes("{\"const\":\"a\\\\u0000\"}"), &err));
+    grammar_free(g);
+    lab_end(&l);
+}
+
 static void test_choice(void **state) {
     (void)state;
     Lab l;
@@ -216,6 +234,9 @@ static void test_object(void **state) {
     assert_true(grammar_json_object(&g, l.t, &err));
     assert_int_equal(takes(&l, g, "{\"a\": [1, null, {\"b\": \"\\u00e9\"}]}", true), 1);
     assert_int_equal(takes(&l, g, "[]", false), 0);
+    assert_int_equal(takes(&l, g, "{\"a\": \"\\ud83d\\ude00\"}", true), 1);
+    assert_int_equal(takes(&l, g, "{\"a\": \"\\ud83d\\ue000\"}", false), 0);
+    assert_int_equal(takes(&l, g, "{\"a\": \"\\ud83d\\udb00\"}", false), 0);
     grammar_free(g);
     lab_end(&l);
 }
@@ -369,7 +390,7 @@ int main(void) {
         cmocka_unit_test(test_refused), cmocka_unit_test(test_not_unicode),
         cmocka_unit_test(test_choice),  cmocka_unit_test(test_object),
         cmocka_unit_test(test_end),     cmocka_unit_test(test_many_states),
-        cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_hostile), cmocka_unit_test(test_zero_character),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -215,6 +215,8 @@ static const FieldCase field_cases[] = {
     {T, "\"model\":\"tale\"", NULL, NULL},
     {T, "\"model\":\"other\"", NULL, NULL},
     {T, "\"model\":\"tal\"", "model", "model_not_found"},
+    {T, "\"model\":\"othe\"", "model", "model_not_found"},
+    {T, "\"model\":\"tales\"", "model", "model_not_found"},
     {T, "\"model\":\"gpt-4\"", "model", "model_not_found"},
     {T, "\"model\":3", "model", "invalid_type"},
     {T, "\"response_format\":{\"type\":\"text\"}", NULL, NULL},
@@ -388,6 +390,11 @@ static void values_arrive(void **state) {
     assert_true(r.params.top_p == 1.0F && r.params.top_k == 1);
     assert_true(r.params.temperature == 0.5F && r.params.logprobs == -1);
     assert_int_equal(r.params.max_tokens, 16); // OpenAI's default
+    api_request_free(&r);
+    assert_true(request_read(&r, T, "\"prompt\":[4]",
+                             "\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":true}",
+                             &why));
+    assert_false(r.include_usage || r.continuous_usage); // only where usage is wanted at all
     api_request_free(&r);
 }
 

@@ -105,6 +105,8 @@ typedef struct Case {
 // Few tokens, so that n-grams come again.
 static const LogitBias repeating[] = {{3, 7}, {17, 6}, {40, 7}};
 static const LogitBias biases[] = {{3, 2.5f}, {17, -100}, {40, 1}};
+// The same as it may come: in any order, and of two for one token the last one counts.
+static const LogitBias biases_given[] = {{40, 1}, {3, -50}, {17, -100}, {3, 2.5f}};
 
 static Case case_of(uint32_t seed) {
     Case c = {.count = 1 + fake_hash(seed, 1) % 40};
@@ -125,6 +127,8 @@ static Case case_of(uint32_t seed) {
     c.params.bias = biases;
     c.params.bias_count = seed % 6 ? 0 : 3;
     expected_ids(c.prompt, c.count, &c.params, c.expected);
+    c.params.bias = biases_given;
+    c.params.bias_count = seed % 6 ? 0 : 4;
     return c;
 }
 
@@ -291,6 +295,48 @@ static void test_prefix_cache(void **state) {
     lab_close(&lab);
 }
 
+// The page that an answer's last step fills is kept for what goes on from there.
+static void test_prefix_of_answer(void **state) {
+    enum { PROMPT = 2 * FAKE_PAGE_TOKENS + 1, ANSWER = 4 };
+    static LabAnswer first, second;
+    Lab lab;
+    int32_t ids[PROMPT + ANSWER];
+    GenerateParams p = lab_params(ANSWER);
+    (void)state;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    fake_prompt(ids, PROMPT, 4);
+    lab_submit(&lab, &first, ids, PROMPT, &p);
+    lab_wait(&lab, &first);
+    memcpy(ids + PROMPT, first.ids, ANSWER * sizeof *ids);
+    lab_submit(&lab, &second, ids, PROMPT + ANSWER, &p);
+    lab_wait(&lab, &second);
+    assert_int_equal(second.last.cached_tokens, PROMPT + ANSWER - 1); // whole pages
+    lab_close(&lab);
+}
+
+// The latest place is the best guess, the longest n-gram before it; a bad one halves the length.
+static void test_drafts(void **state) {
+    (void)state;
+    const int32_t ids[] = {1, 2, 7, 7, 9, 3, 1, 2, 8, 8, 1, 2},
+                  tail[] = {3, 1, 2, 5, 1, 2, 6, 3, 1, 2};
+    int32_t drafts[SPECULATE_MAX];
+    Speculate s = {.most = 4, .length = 4};
+    assert_int_equal(speculate_draft(&s, ids, 12, 9, drafts), 4);
+    assert_memory_equal(drafts, ((int32_t[]){8, 8, 1, 2}), 16);
+    assert_int_equal(speculate_draft(&s, ids, 12, 1, drafts), 1); // no more room
+    assert_int_equal(speculate_draft(&s, tail, 10, 9, drafts), 4);
+    assert_memory_equal(drafts, ((int32_t[]){5, 1, 2, 6}), 16);
+    assert_int_equal(speculate_draft(&s, ids, 6, 9, drafts), 0);
+    speculate_learn(&s, 4, 0);
+    assert_int_equal(s.length, 2);
+    speculate_learn(&s, 2, 1);
+    assert_int_equal(s.length, 2);
+    speculate_learn(&s, 2, 2);
+    assert_int_equal(s.length, 4);
+    assert_int_equal(s.drafted, 8);
+    assert_int_equal(s.accepted, 3);
+}
+
 // Texts that repeat themselves, with drafts and without: the same ids, in fewer steps.
 static void test_speculation(void **state) {
     (void)state;
@@ -416,6 +462,8 @@ static void test_grammar(void **state) {
         p.speculate = 4;
         p.min_tokens = at % 2 ? 30 : 0; // where only a stop token is left it may be drawn
         p.grammar = &grammars[at % 4];
+        p.bias = (LogitBias[]){{0, 40}}; // what repeats itself asks for drafts
+        p.bias_count = at % 8 >= 4;
         lab_submit(&lab, &answers[at], prompt, 1 + at % 20, &p);
     }
     for (int at = 0; at < ANSWERS_MAX; at++) {
@@ -426,6 +474,8 @@ static void test_grammar(void **state) {
         assert_int_equal(a->count, g->length + (g->stop >= 0));
         for (int32_t token = 0; token < g->length; token++)
             assert_int_equal(a->ids[token] % g->factor, 0);
+        if (g->stop >= 0)
+            assert_int_equal(a->ids[g->length], g->stop);
         check_text(&lab, a, g->length);
     }
     lab_close(&lab);
@@ -552,17 +602,23 @@ static void test_close_and_drain(void **state) {
     assert_int_equal(err.code, ERR_RESOURCE);
     lab_close(&lab);
 
+    slow = device_cpu;
+    slow.decode = slow_decode;
     lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    engine_device(lab.engine)->type = &slow;
     for (uint32_t at = 0; at < 20; at++) {
         cases[at] = case_of(at);
         lab_submit(&lab, &cases[at].answer, cases[at].prompt, cases[at].count, &cases[at].params);
     }
-    bool drained = scheduler_drain(lab.scheduler, 0);
+    assert_false(scheduler_drain(lab.scheduler, 0));
     lab_close(&lab);
+    int cancelled = 0;
     for (int at = 0; at < 20; at++) { // every answer has had its last event
         FinishReason f = cases[at].answer.finish;
-        assert_true(f == FINISH_LENGTH || (f == FINISH_CANCELLED && !drained));
+        assert_true(f == FINISH_LENGTH || f == FINISH_CANCELLED);
+        cancelled += f == FINISH_CANCELLED;
     }
+    assert_true(cancelled > 5);
 }
 
 // ---- refusals -----------------------------------------------------------------------------------
@@ -620,30 +676,27 @@ static void test_refusals(void **state) {
     lab_close(&lab);
 }
 
+// While one runs, max_queue may wait and no more.
 static void test_full_queue(void **state) {
-    static LabAnswer answers[40];
+    enum { QUEUE = 2, TAKEN = 1 + QUEUE };
+    static LabAnswer answers[TAKEN];
     Lab lab;
+    DeviceType type;
     int32_t prompt[1] = {5};
-    int taken = 0, refused = 0;
     GenerateParams p = lab_params(60);
     (void)state;
     lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1, .kv_tokens = 64},
-                       &(SchedulerOptions){.max_queue = 2});
-    for (int at = 0; at < 40; at++) {
-        Error err = {0};
-        answers[at] = (LabAnswer){.lab = &lab};
-        if (scheduler_submit(lab.scheduler, prompt, 1, &p, lab_event, &answers[at],
-                             &answers[at].number, &err)) {
-            taken++;
-        } else {
-            assert_int_equal(err.id, 1102);
-            assert_int_equal(err.code, ERR_RESOURCE);
-            refused++;
-        }
-    }
-    assert_true(taken >= 2 && refused > 0);
+                       &(SchedulerOptions){.max_queue = QUEUE});
+    gate_hold(&lab, &type);
+    lab_submit(&lab, &answers[0], prompt, 1, &p);
+    while (stats_of(&lab).running == 0)
+        usleep(100);
+    for (int at = 1; at < TAKEN; at++)
+        lab_submit(&lab, &answers[at], prompt, 1, &p);
+    refuse(&lab, prompt, 1, &p, ERR_RESOURCE, 1102, "the queue is full");
+    pthread_mutex_unlock(&gate);
     assert_true(scheduler_drain(lab.scheduler, 10));
-    assert_int_equal(stats_of(&lab).finished[FINISH_LENGTH], taken);
+    assert_int_equal(stats_of(&lab).finished[FINISH_LENGTH], TAKEN);
     lab_close(&lab);
 }
 
@@ -696,6 +749,8 @@ int main(void) {
         cmocka_unit_test(test_grammar),
         cmocka_unit_test(test_speculation),
         cmocka_unit_test(test_prefix_cache),
+        cmocka_unit_test(test_prefix_of_answer),
+        cmocka_unit_test(test_drafts),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_min_tokens),
         cmocka_unit_test(test_cancel),

@@ -47,9 +47,13 @@ static const Case cases[] = {
      "{{f|{\"a\": 1}}}"},
     {TOOLS_HERMES, "<tool_call>{\"name\": \"f\", \"arguments\": [1]}</tool_call>",
      "<tool_call>{\"name\": \"f\", \"arguments\": [1]}</tool_call>"},
+    {TOOLS_HERMES, "<tool_call>{\"name\": \"f\", \"arguments\": \"[1]\"}</tool_call>",
+     "<tool_call>{\"name\": \"f\", \"arguments\": \"[1]\"}</tool_call>"},
     {TOOLS_HERMES, "trailing blanks \n ", "trailing blanks \n "},
     {TOOLS_LLAMA3, "{\"name\": \"f\", \"parameters\": {\"x\": [1, {\"y\": \"}\"}]}}",
      "{{f|{\"x\": [1, {\"y\": \"}\"}]}}}"},
+    {TOOLS_LLAMA3, "{\"name\": \"f\", \"parameters\": {\"x\": \"\\\"}\\\\\"}}",
+     "{{f|{\"x\": \"\\\"}\\\\\"}}}"},
     {TOOLS_LLAMA3,
      "<|python_tag|>{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", "
      "\"parameters\": {\"a\": 12345678901234567890}}",
