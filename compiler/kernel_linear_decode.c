@@ -206,7 +206,7 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
         count += decode_params(p, v, &out[count]);
     }
     DecodeVariant v = decode_variant(p);
-    if (p->max_tokens > 8 && v.warps > WARPS_ENOUGH && !p->plan->batch_invariant) {
+    if (p->max_tokens > 8 && v.warps > WARPS_ENOUGH) {
         v.warps = (v.warps + 1) / 2; // leave room for tiles beside the activations
         v.tiles = 2;
         count += decode_params(p, v, &out[count]);

@@ -157,7 +157,7 @@ bool scheduler_open(Scheduler **out, Engine *en, const Tokenizer *t, const Sched
     s->slots = calloc(slots, sizeof *s->slots);
     s->slot_used = calloc(slots, sizeof *s->slot_used);
     bool done = (s->running && s->slots && s->slot_used) ||
-                fail(err, ERR_RESOURCE, 1112, "no memory for the scheduler");
+                fail(err, ERR_RESOURCE, 1116, "no memory for the slots of the scheduler");
     if (!done || !thread_start(s, err)) {
         scheduler_free(s);
         return false;

@@ -1,7 +1,9 @@
 // Continuous batching over one engine. Requests come from any thread; one thread of the scheduler
 // runs the steps (chunks of prompts and one token of every running sequence, under a token budget)
 // and tells each request what it produced. What a request gives depends on its prompt, parameters
-// and seed alone, never on what else runs.
+// and seed, not on what else runs: exactly so on a CPU. On a GPU other batches may add in another
+// order, which decides between tokens that are nearly equal, unless the file was compiled with
+// --batch-invariant; what that leaves open is in docs/scheduling.md.
 #ifndef SCHEDULER_H
 #define SCHEDULER_H
 

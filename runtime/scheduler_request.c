@@ -123,7 +123,7 @@ bool request_make(Request **out, const Scheduler *s, const int32_t *ids, int64_t
     TRY(prompt_check(s, ids, count, err));
     Request *r = calloc(1, sizeof *r);
     if (!r)
-        return fail(err, ERR_RESOURCE, 1110, "no memory for a request");
+        return fail(err, ERR_RESOURCE, 1115, "no memory for a request");
     int64_t room = engine_context(s->engine) - count;
     r->slot = -1;
     r->speculate = (Speculate){.most = p->speculate, .length = p->speculate};

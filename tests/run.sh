@@ -34,6 +34,18 @@ check_build_lists() {
     fi
 }
 
+# An id of a message stands for one place in the code.
+check_error_ids() {
+    local again
+    again=$(grep -Phzo 'fail\([^;"]*?\b\K\d{3,4}(?=,\s*")' compiler/*.[ch] runtime/*.[ch] |
+        tr '\0' '\n' | sort | uniq -d | tr '\n' ' ')
+    if [ -n "$again" ]; then
+        fail "error ids" "used twice: $again"
+    else
+        ok "error ids"
+    fi
+}
+
 ok() {
     echo "ok $1"
     passed=$((passed + 1))
@@ -164,6 +176,7 @@ if [ -d build/nvrtc ]; then
 fi
 mkdir -p "$log"
 check_build_lists
+check_error_ids
 run_units
 run_cases
 echo "$passed passed, $failed failed, $skipped skipped"
