@@ -230,12 +230,35 @@ static void test_oldest_goes_first(void **state) {
     kvcache_close(kv);
 }
 
+// What follows a page that two sequences computed stands behind that page, whatever became known
+// between.
+static void test_same_page_twice(void **state) {
+    (void)state;
+    int32_t table[SLOTS][PER_SEQ] = {{0}}, ids[3][2 * PAGE_TOKENS + 1];
+    KvCache *kv;
+    Error err = {0};
+    bool changed;
+    assert_true(kvcache_open(&kv, PAGES, SLOTS, PER_SEQ, PAGE_TOKENS, table[0], &err));
+    for (int at = 0; at <= 2 * PAGE_TOKENS; at++) {
+        ids[0][at] = at;
+        ids[1][at] = at < PAGE_TOKENS ? at : 100 + at;         // begins as 0
+        ids[2][at] = at < PAGE_TOKENS ? 200 + at : ids[1][at]; // goes on as 1
+    }
+    for (int which = 0; which < 3; which++)
+        assert_true(kvcache_reserve(kv, which, 2 * PAGE_TOKENS, &changed, &err));
+    kvcache_know(kv, 0, ids[0], PAGE_TOKENS);
+    kvcache_know(kv, 2, ids[2], PAGE_TOKENS);
+    kvcache_know(kv, 1, ids[1], 2 * PAGE_TOKENS);
+    assert_int_equal(kvcache_match(kv, 3, ids[1], 2 * PAGE_TOKENS + 1), 2 * PAGE_TOKENS);
+    assert_int_equal(kvcache_match(kv, 4, ids[2], 2 * PAGE_TOKENS + 1), PAGE_TOKENS);
+    kvcache_close(kv);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_requests),
-        cmocka_unit_test(test_messages),
-        cmocka_unit_test(test_prefixes),
-        cmocka_unit_test(test_oldest_goes_first),
+        cmocka_unit_test(test_random_requests), cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_prefixes),        cmocka_unit_test(test_oldest_goes_first),
+        cmocka_unit_test(test_same_page_twice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@
 
 #include "../../compiler/compile.h"
 #include "../../runtime/step.h"
+#include "tests/linear_lab.h"
 
 enum { MAX_TARGETS = 32 };
 
@@ -31,14 +32,18 @@ typedef struct Model {
 static void model_open(Model *m, const char *dir, int64_t batch, bool invariant) {
     Error err = {0};
     int64_t bytes;
-    const Sizes sizes = {.max_seq_len = 512, .max_batch_size = batch, .max_num_tokens = 300,
-                         .max_head_rows = batch, .page_tokens = 64,
+    const Sizes sizes = {.max_seq_len = 512,
+                         .max_batch_size = batch,
+                         .max_num_tokens = 300,
+                         .max_head_rows = batch,
+                         .page_tokens = 64,
                          .batch_invariant = invariant};
     *m = (Model){0};
     assert_true(checkpoint_open(&m->checkpoint, dir, &m->arena, &err));
     assert_true(config_read(&m->config, dir, &m->arena, &err));
     Graph unfused = graph_new(&m->arena);
-    assert_true(arch_build(arch_find(m->config.architecture), &unfused, &m->config, &m->checkpoint, 512, &m->arena, &err));
+    assert_true(arch_build(arch_find(m->config.architecture), &unfused, &m->config, &m->checkpoint,
+                           512, &m->arena, &err));
     assert_true(graph_fuse(&m->graph, &unfused, &m->arena, &err));
     assert_true(weights_layout(&m->graph, &bytes, &err));
     assert_true(targets_parse(m->targets, &m->count, MAX_TARGETS, "all", &err));
@@ -56,7 +61,7 @@ static bool live_together(const Buffer *a, const Buffer *b) {
     return a->first_step <= b->last_step && b->first_step <= a->last_step;
 }
 
-static void check_phase(const Plan *p, const PhasePlan *phase) {
+static void check_places(const Plan *p, const PhasePlan *phase) {
     for (int i = 0; i < phase->buffer_count; i++) {
         const Buffer *a = &phase->buffers[i];
         assert_true(a->offset >= 0 && a->offset % 256 == 0);
@@ -67,6 +72,10 @@ static void check_phase(const Plan *p, const PhasePlan *phase) {
             assert_true(apart || !live_together(a, b));
         }
     }
+}
+
+static void check_phase(const Plan *p, const PhasePlan *phase) {
+    check_places(p, phase);
     for (int at = 0; at < phase->step_count; at++) {
         const Step *s = &phase->steps[at];
         assert_true(s->kernel_index >= 0 && s->kernel_index < p->kernel_count);
@@ -86,6 +95,27 @@ static void test_memory(void **state) {
                 check_phase(&m.plans[at], &m.plans[at].phases[phase]);
         }
         arena_free(&m.arena);
+    }
+}
+
+// Any lives and sizes, persistent buffers in front: none overlap while both live, the arena holds all.
+static void test_first_fit(void **state) {
+    enum { BUFFERS = 40, STEPS = 25 };
+    (void)state;
+    Random r = {.state = 3};
+    for (int round = 0; round < 300; round++) {
+        Buffer buffers[BUFFERS] = {{0}};
+        PhasePlan phase = {.buffers = buffers, .buffer_count = BUFFERS};
+        Plan p = {.phases = &phase, .phase_count = 1};
+        for (int at = 0; at < BUFFERS; at++) {
+            int first = (int)(random_u32(&r) % STEPS);
+            buffers[at] = (Buffer){.bytes = 1 + random_u32(&r) % 3000,
+                                   .first_step = first,
+                                   .last_step = first + (int)(random_u32(&r) % 6),
+                                   .persistent = at < 3};
+        }
+        memory_plan(&p);
+        check_places(&p, &phase);
     }
 }
 
@@ -156,6 +186,40 @@ static void test_one_order_of_sums(void **state) {
     }
 }
 
+// Candidates of one family whose sums stand in another order say so.
+static void test_orders_are_told(void **state) {
+    (void)state;
+    static const Case down = {
+        "down", 4, 128, 14336, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE};
+    static const char *const names[] = {"sm_80", "sm_90a"};
+    for (size_t target = 0; target < sizeof names / sizeof *names; target++) {
+        const Target *found[MAX_TARGETS];
+        Error err = {0};
+        int count, others = 0;
+        Arena arena = {0};
+        Lab lab;
+        KernelChoices *all = calloc(1, sizeof *all);
+        assert_non_null(all);
+        assert_true(targets_parse(found, &count, MAX_TARGETS, names[target], &err));
+        lab_make(&lab, &down, found[0], false, &arena);
+        choices_make(
+            all,
+            &(Problem){.plan = &lab.plan, .op = lab.op, .phase = PHASE_DECODE, .max_tokens = 16});
+        for (int a = 0; a < all->count; a++)
+            for (int b = 0; b < a; b++) {
+                const KernelChoice *x = &all->items[a], *y = &all->items[b];
+                if (x->kernel != &kernel_linear_decode || y->kernel != &kernel_linear_decode)
+                    continue;
+                bool same = params_get(&x->params, "WARPS") == params_get(&y->params, "WARPS");
+                assert_int_equal(strcmp(x->sums, y->sums) == 0, same);
+                others += !same;
+            }
+        assert_true(others > 0);
+        free(all);
+        arena_free(&arena);
+    }
+}
+
 // Without it every bucket has the cheapest candidate, and one kernel does not serve all of them.
 static void test_cheapest(void **state) {
     (void)state;
@@ -171,8 +235,10 @@ static void test_cheapest(void **state) {
             reordered += decode->reordered;
             for (int step = 0; step < decode->step_count && decode->phase == PHASE_DECODE; step++) {
                 const Step *s = &decode->steps[step];
-                const Problem problem = {
-                    .plan = p, .op = s->op, .phase = PHASE_DECODE, .max_tokens = decode->max_tokens};
+                const Problem problem = {.plan = p,
+                                         .op = s->op,
+                                         .phase = PHASE_DECODE,
+                                         .max_tokens = decode->max_tokens};
                 if (!s->op || s->op->kind != OP_LINEAR || strncmp(s->entry, "linear_", 7) != 0)
                     continue;
                 choices_make(all, &problem);
@@ -203,7 +269,8 @@ static void test_efficiency(void **state) {
                 kernel_efficiency("linear_decode", &p, 100000));
     params_set(&p, "BLOCK_TOKENS", 64);
     low = kernel_efficiency("linear_gemm", &p, 64);
-    double high = kernel_efficiency("linear_gemm", &p, 256); // 128 is half way between the logarithms
+    double high =
+        kernel_efficiency("linear_gemm", &p, 256); // 128 is half way between the logarithms
     assert_true(low != high);
     assert_true(fabs(kernel_efficiency("linear_gemm", &p, 128) - (low + high) / 2) < 1e-9);
     params_set(&p, "TILES", 20); // no prefix of another number
@@ -245,12 +312,10 @@ static void test_targets(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_kernels_once),
-        cmocka_unit_test(test_one_order_of_sums),
-        cmocka_unit_test(test_cheapest),
-        cmocka_unit_test(test_efficiency),
-        cmocka_unit_test(test_buckets),
+        cmocka_unit_test(test_memory),          cmocka_unit_test(test_first_fit),
+        cmocka_unit_test(test_kernels_once),    cmocka_unit_test(test_one_order_of_sums),
+        cmocka_unit_test(test_orders_are_told), cmocka_unit_test(test_cheapest),
+        cmocka_unit_test(test_efficiency),      cmocka_unit_test(test_buckets),
         cmocka_unit_test(test_targets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

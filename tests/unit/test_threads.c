@@ -53,6 +53,26 @@ static void test_rounds(void **state) {
     }
 }
 
+static void slow_workers(void *user, int thread) {
+    int *done = user;
+    if (thread > 0)
+        usleep(3000);
+    done[thread] = 1;
+}
+
+// A round ends when its slowest thread has.
+static void test_end_of_round(void **state) {
+    (void)state;
+    int done[MAX_THREADS] = {0};
+    Pool *pool;
+    Error err = {0};
+    assert_true(pool_open(&pool, MAX_THREADS, &err));
+    pool_run(pool, slow_workers, done);
+    for (int thread = 0; thread < MAX_THREADS; thread++)
+        assert_int_equal(done[thread], 1);
+    pool_close(pool);
+}
+
 static void test_unused(void **state) {
     (void)state;
     Pool *pool;
@@ -66,6 +86,7 @@ static void test_unused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rounds),
+        cmocka_unit_test(test_end_of_round),
         cmocka_unit_test(test_unused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
