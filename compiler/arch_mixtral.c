@@ -4,11 +4,6 @@
 // Source: transformers models/mixtral/modeling_mixtral.py.
 #include "decoder.h"
 
-static bool every_layer(const Config *c, int layer) {
-    (void)c, (void)layer;
-    return true;
-}
-
 static void names(Decoder *d, const Checkpoint *c) {
     bool newer = checkpoint_find(c, "model.layers.0.mlp.gate.weight") ||
                  checkpoint_find(c, "model.layers.0.mlp.gate.qweight");
@@ -31,7 +26,7 @@ static bool describe(Decoder *d, const Config *c, const Checkpoint *checkpoint, 
     TRY(decoder_int(c, "num_local_experts", &d->experts, err));
     TRY(decoder_int(c, "num_experts_per_tok", &d->top_k, err));
     TRY(decoder_int(c, "sliding_window", &window, err));
-    TRY(decoder_windows(d, c, window, every_layer, err));
+    TRY(decoder_windows(d, c, window, NULL, err));
     for (int layer = 0; layer < c->num_hidden_layers; layer++)
         d->layers[layer].moe = true;
     return true;

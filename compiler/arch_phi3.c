@@ -4,11 +4,6 @@
 // Source: transformers models/phi3/modeling_phi3.py.
 #include "decoder.h"
 
-static bool every_layer(const Config *c, int layer) {
-    (void)c, (void)layer;
-    return true;
-}
-
 static bool describe(Decoder *d, const Config *c, const Checkpoint *checkpoint, Arena *a,
                      Error *err) {
     (void)checkpoint;
@@ -18,7 +13,7 @@ static bool describe(Decoder *d, const Config *c, const Checkpoint *checkpoint, 
     d->qkv = "self_attn.qkv_proj";
     d->gate_up = "mlp.gate_up_proj";
     TRY(decoder_int(c, "sliding_window", &window, err));
-    return decoder_windows(d, c, window, every_layer, err);
+    return decoder_windows(d, c, window, NULL, err);
 }
 
 const Arch arch_phi3 = {.architecture = "Phi3ForCausalLM", .describe = describe};

@@ -100,7 +100,7 @@ bool decoder_windows(Decoder *d, const Config *c, int64_t size,
         bool found, sliding = false;
         TRY(layer_type(c, layer, &found, &sliding, err));
         if (!found)
-            sliding = pattern(c, layer);
+            sliding = !pattern || pattern(c, layer);
         d->layers[layer].window = sliding ? size : 0;
         d->layers[layer].rope = sliding && local ? 1 : 0;
     }

@@ -52,7 +52,7 @@ bool decoder_bool(const Config *c, const char *key, bool *value, Error *err);
 // The description of a Llama, which families then change: names, rope, activation, scale.
 bool decoder_llama(Decoder *d, const Config *c, Arena *a, Error *err);
 // Windows of `size` positions on layers whose entry of layer_types is "sliding_attention"; without
-// that list on those for which `pattern` says so.
+// that list on those for which `pattern` says so, NULL: on all.
 bool decoder_windows(Decoder *d, const Config *c, int64_t size,
                      bool (*pattern)(const Config *c, int layer), Error *err);
 

@@ -275,6 +275,9 @@ void interp_stream(Interp *in, int threads);
 bool interp_run(Interp *in, const int32_t *ids, int count, double *logits, Error *err);
 // The value of the last run, double [count, width]; NULL if it was not kept.
 const double *interp_value(const Interp *in, int value);
+// Of an OP_ROUTE that has run: by how much the last chosen expert's logit won over the best of the
+// others. HUGE_VAL: there are no others.
+double interp_route_margin(const Interp *in, const Op *op, int64_t token);
 // Runs one op on given inputs; tests of single kernels use this.
 // inputs[i]: double [tokens, width]; out: double [tokens, width].
 void interp_linear(const Graph *g, const Op *op, const double *x, int64_t tokens, double *y);

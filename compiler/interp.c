@@ -48,6 +48,20 @@ const double *interp_value(const Interp *in, int value) {
     return in->values[value];
 }
 
+double interp_route_margin(const Interp *in, const Op *op, int64_t token) {
+    const int64_t experts = op->route.experts, top_k = op->route.top_k;
+    const double *logits = interp_value(in, op->inputs[0]) + token * experts;
+    double margin = HUGE_VAL, limit = HUGE_VAL;
+    for (int64_t j = 0; j <= top_k && j < experts; j++) { // one after the other, falling
+        double next = -HUGE_VAL;
+        for (int64_t e = 0; e < experts; e++)
+            next = logits[e] < limit && logits[e] > next ? logits[e] : next;
+        margin = limit - next;
+        limit = next;
+    }
+    return top_k < experts ? margin : HUGE_VAL;
+}
+
 // ---- weights ------------------------------------------------------------------------------------
 
 void interp_stream(Interp *in, int threads) {

@@ -36,19 +36,6 @@ static int64_t weight_count(const Graph *g) {
     return count;
 }
 
-// By how much the last of the chosen experts wins over the best of the others.
-static double route_margin(const double *logits, int64_t experts, int64_t top_k) {
-    double margin = HUGE_VAL, limit = HUGE_VAL;
-    for (int64_t j = 0; j <= top_k && j < experts; j++) { // one after the other, falling
-        double next = -HUGE_VAL;
-        for (int64_t e = 0; e < experts; e++)
-            next = logits[e] < limit && logits[e] > next ? logits[e] : next;
-        margin = limit - next;
-        limit = next;
-    }
-    return top_k < experts ? margin : HUGE_VAL;
-}
-
 // The smallest of the run that `in` has done; HUGE_VAL for a model without experts.
 static double least_margin(const Graph *g, const Interp *in, int tokens) {
     double least = HUGE_VAL;
@@ -57,9 +44,7 @@ static double least_margin(const Graph *g, const Interp *in, int tokens) {
         if (op->kind != OP_ROUTE)
             continue;
         for (int token = 0; token < tokens; token++)
-            least = fmin(least,
-                         route_margin(interp_value(in, op->inputs[0]) + token * op->route.experts,
-                                      op->route.experts, op->route.top_k));
+            least = fmin(least, interp_route_margin(in, op, token));
     }
     return least;
 }

@@ -2,6 +2,7 @@
 // has; keys, constants and strings with a pattern or format take one way: what must not be escaped
 // is not.
 #include "grammar_schema_types.h"
+#include "utf8.h"
 
 #include <cjson/cJSON.h>
 #include <stdlib.h>
@@ -105,15 +106,6 @@ static int by_text(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static uint32_t code_at(const char *text, int *size) {
-    const unsigned char *at = (const unsigned char *)text;
-    *size = at[0] < 0x80 ? 1 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : 4;
-    uint32_t code = *size == 1 ? at[0] : at[0] & (0x7fu >> *size);
-    for (int i = 1; i < *size; i++)
-        code = code << 6 | (at[i] & 0x3fu);
-    return code;
-}
-
 // Names names[low, high) share `depth` bytes, and the text is at `place` behind them.
 typedef struct Branch {
     int32_t low, high, place;
@@ -130,15 +122,15 @@ static int32_t branch_grow(Nfa *n, const char *const *names, Branch b, Branch *t
     if (!ends)
         nfa_edge(n, b.place, end);
     for (int32_t at = b.low + ends, next; at < b.high && !n->failed; at = next) {
-        int size;
-        uint32_t code = code_at(names[at] + b.depth, &size);
+        size_t size;
+        uint32_t code = utf8_read((const unsigned char *)names[at] + b.depth, 4, &size); // is valid
         for (next = at + 1; next < b.high; next++)
-            if (strncmp(names[next] + b.depth, names[at] + b.depth, (size_t)size) != 0)
+            if (strncmp(names[next] + b.depth, names[at] + b.depth, size) != 0)
                 break;
         CharSet one = {.ranges = {{code, code}}, .count = 1};
         Fragment f = charset_fragment(n, &one, true);
         nfa_edge(n, b.place, f.start);
-        todo[count++] = (Branch){at, next, f.end, b.depth + (size_t)size};
+        todo[count++] = (Branch){at, next, f.end, b.depth + size};
         charset_add(others, code, code);
     }
     charset_sort(others);

@@ -218,18 +218,22 @@ bool filter_tojson(Run *r, Value v, const Args *args, Value *out) {
 
 // ---- numbers ------------------------------------------------------------------------------------
 
+static Text without_blanks(Text text) {
+    while (text.size && is_space((unsigned char)text.data[0])) {
+        text.data++;
+        text.size--;
+    }
+    while (text.size && is_space((unsigned char)text.data[text.size - 1]))
+        text.size--;
+    return text;
+}
+
 // int(text, base) or float(text) as Python reads them; false: no number.
 static bool parse_int(const Text *text, int base, int64_t *out) {
     char digits[72];
     size_t used = 0;
     bool after_digit = false;
-    Text rest = *text;
-    while (rest.size && is_space((unsigned char)rest.data[0])) {
-        rest.data++;
-        rest.size--;
-    }
-    while (rest.size && is_space((unsigned char)rest.data[rest.size - 1]))
-        rest.size--;
+    Text rest = without_blanks(*text);
     for (size_t at = 0; at < rest.size; at++) {
         char c = rest.data[at];
         if (c == '_' && after_digit && at + 1 < rest.size && rest.data[at + 1] != '_')
@@ -253,13 +257,7 @@ static bool parse_int(const Text *text, int base, int64_t *out) {
 
 static bool parse_float(const Text *text, double *out) {
     char digits[400];
-    Text rest = *text;
-    while (rest.size && is_space((unsigned char)rest.data[0])) {
-        rest.data++;
-        rest.size--;
-    }
-    while (rest.size && is_space((unsigned char)rest.data[rest.size - 1]))
-        rest.size--;
+    Text rest = without_blanks(*text);
     if (rest.size == 0 || rest.size >= sizeof digits || memchr(rest.data, 'x', rest.size) ||
         memchr(rest.data, 'X', rest.size) || memchr(rest.data, '(', rest.size))
         return false;

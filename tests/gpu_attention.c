@@ -276,12 +276,4 @@ static void bench_time(void *state, StepLab *lab) {
         time_attention(lab, &b->timed[at], &time_cases[b->which[at]]);
 }
 
-int main(int argc, char **argv) {
-    static Bench state;
-    const BenchProgram program = {.state = &state,
-                                  .state_bytes = sizeof state,
-                                  .add = bench_add,
-                                  .check = bench_check,
-                                  .time = bench_time};
-    return bench_main(&program, argc, argv);
-}
+BENCH_MAIN(Bench, bench_add, bench_check, bench_time)

@@ -135,4 +135,12 @@ static inline int bench_main(const BenchProgram *p, int argc, char **argv) {
     return bad ? 8 : 0;
 }
 
+// main() of a program whose state is a State.
+#define BENCH_MAIN(State, add_, check_, time_)                                    \
+    int main(int argc, char **argv) {                                             \
+        static State state;                                                       \
+        const BenchProgram program = {&state, sizeof state, add_, check_, time_}; \
+        return bench_main(&program, argc, argv);                                  \
+    }
+
 #endif

@@ -117,12 +117,4 @@ static void bench_time(void *state, StepLab *lab) {
     }
 }
 
-int main(int argc, char **argv) {
-    static Bench state;
-    const BenchProgram program = {.state = &state,
-                                  .state_bytes = sizeof state,
-                                  .add = bench_add,
-                                  .check = bench_check,
-                                  .time = bench_time};
-    return bench_main(&program, argc, argv);
-}
+BENCH_MAIN(Bench, bench_add, bench_check, bench_time)

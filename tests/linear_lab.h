@@ -70,29 +70,6 @@ static inline void lab_model(Lab *lab, const Target *target, Arena *a) {
 
 // ---- weights ------------------------------------------------------------------------------------
 
-// Every scale is an fp32 number that no fp16 number is.
-static inline void lab_scales_f32(Weight *w, Random *r, Arena *a) {
-    Tensor *scales = random_tensor(a, "random.scales", TENSOR_F32, w->groups, w->out_features, 4);
-    for (int64_t i = 0; i < w->groups * w->out_features; i++) {
-        float value = random_uniform(r, -0.02f, 0.02f);
-        memcpy((unsigned char *)(uintptr_t)scales->data + 4 * i, &value, 4);
-    }
-    w->scales = scales;
-    w->scales_half = false;
-}
-
-static inline void lab_zeros(Weight *w, Random *r, Arena *a) {
-    Tensor *zeros = random_tensor(a, "random.qzeros", TENSOR_I32, w->groups,
-                                  ceil_div(w->out_features * w->bits, 32), 4);
-    for (size_t i = 0; i < zeros->bytes / 4; i++) {
-        uint32_t word = random_u32(r);
-        memcpy((unsigned char *)(uintptr_t)zeros->data + 4 * i, &word, 4);
-    }
-    w->qzeros = zeros;
-    w->zero_rule = ZERO_STORED;
-    w->sym = false;
-}
-
 static inline uint16_t lab_bf16(float value) { // to the nearest, ties to even
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -131,9 +108,9 @@ static inline const Weight *lab_weight(const Case *c, Random *r, int64_t out, bo
     if (c->bits == 16 && c->bf16)
         lab_plain_bf16(w, r, a);
     if (c->scale_f32)
-        lab_scales_f32(w, r, a);
+        random_scales_f32(w, a, r);
     if (c->zeros)
-        lab_zeros(w, r, a);
+        random_zeros(w, a, r);
     if (c->act_order)
         random_act_order(w, a, 7);
     return w;

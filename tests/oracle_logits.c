@@ -20,29 +20,13 @@ static int ids_parse(const char *text, int32_t ids[MAX_IDS]) {
     return count;
 }
 
-// By how much the last of the chosen experts won over the best of the others.
-static double route_margin(const double *logits, int64_t experts, int64_t top_k) {
-    double best_left = HUGE_VAL, limit = HUGE_VAL;
-    for (int64_t j = 0; j <= top_k && j < experts; j++) { // one after the other, falling
-        double next = -HUGE_VAL;
-        for (int64_t e = 0; e < experts; e++)
-            next = logits[e] < limit && logits[e] > next ? logits[e] : next;
-        best_left = limit - next;
-        limit = next;
-    }
-    return top_k < experts ? best_left : HUGE_VAL;
-}
-
 static void ties_print(const Graph *g, const Interp *in, int count) {
     const double close = 2e-3; // what fp16 keys and values may move a router's logit by
     for (int position = 0; position < count; position++) {
         bool tie = false;
         for (int at = 0; at < g->op_count; at++) {
             const Op *op = &g->ops[at];
-            if (op->kind != OP_ROUTE)
-                continue;
-            const double *logits = interp_value(in, op->inputs[0]) + position * op->route.experts;
-            tie = tie || route_margin(logits, op->route.experts, op->route.top_k) < close;
+            tie = tie || (op->kind == OP_ROUTE && interp_route_margin(in, op, position) < close);
         }
         if (tie)
             printf("%d\n", position);

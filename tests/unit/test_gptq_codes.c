@@ -130,16 +130,22 @@ static const struct {
 };
 static const float A_Y[8] = {-.25f, -4.625f, -9.75f, -12.25f, -8.75f, -31.875f, -12.25f, -24.5f};
 
+// Row n of [8, 32]: its product with 1, 2, ... 32, and its sum.
+static float row_product(const Weight *w, int n, float row[32], float *sum) {
+    float y = 0;
+    weight_row(w, n, row);
+    for (int k = 0; k < 32; k++) {
+        *sum += row[k];
+        y += row[k] * (float)(k + 1);
+    }
+    return y;
+}
+
 static void vector_a_check(const Weight *w) {
     float sum = 0;
     for (int n = 0; n < 8; n++) {
-        float row[32], y = 0;
-        weight_row(w, n, row);
-        for (int k = 0; k < 32; k++) {
-            sum += row[k];
-            y += row[k] * (float)(k + 1);
-        }
-        assert_true(y == A_Y[n]);
+        float row[32];
+        assert_true(row_product(w, n, row, &sum) == A_Y[n]);
         for (size_t at = 0; at < sizeof A_ROWS / sizeof A_ROWS[0]; at++)
             assert_true(row[A_ROWS[at].k] == A_ROWS[at].row[n]);
         for (int group = 0; group < 2; group++)
@@ -212,13 +218,8 @@ static void test_vector_a_asymmetric(void **state) {
         box_open(&b, tensors, 3);
         assert_true(box_read(&b, &q, 32, 8, false));
         for (int n = 0; n < 8; n++) {
-            float row[32], y = 0;
-            weight_row(&b.w, n, row);
-            for (int k = 0; k < 32; k++) {
-                sum += row[k];
-                y += row[k] * (float)(k + 1);
-            }
-            assert_true(y == products[n]);
+            float row[32];
+            assert_true(row_product(&b.w, n, row, &sum) == products[n]);
             for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
                 assert_true(row[rows[i].k] == rows[i].row[n]);
             for (int group = 0; group < 2; group++)
