@@ -36,7 +36,8 @@ static double phase_us(const Plan *p, int phase, int64_t bucket, int64_t tokens)
         if (!best)
             return -1;
         problem.max_tokens = tokens;
-        us += bucket == tokens ? best->cost.us : candidate_cost(best->kernel, &problem, &best->params).us;
+        us += bucket == tokens ? best->cost.us
+                               : candidate_cost(best->kernel, &problem, &best->params).us;
     }
     return us;
 }

@@ -47,8 +47,21 @@ void note(Notes *notes, Arena *a, const char *format, ...) __attribute__((format
 // ================================================================================================
 
 typedef enum TensorType { // ORDER TENSOR_TYPES (safetensors.c: names, bits)
-    TENSOR_BOOL, TENSOR_U8, TENSOR_I8, TENSOR_F8_E5M2, TENSOR_F8_E4M3, TENSOR_I16, TENSOR_U16,
-    TENSOR_F16, TENSOR_BF16, TENSOR_I32, TENSOR_U32, TENSOR_F32, TENSOR_I64, TENSOR_U64, TENSOR_F64,
+    TENSOR_BOOL,
+    TENSOR_U8,
+    TENSOR_I8,
+    TENSOR_F8_E5M2,
+    TENSOR_F8_E4M3,
+    TENSOR_I16,
+    TENSOR_U16,
+    TENSOR_F16,
+    TENSOR_BF16,
+    TENSOR_I32,
+    TENSOR_U32,
+    TENSOR_F32,
+    TENSOR_I64,
+    TENSOR_U64,
+    TENSOR_F64,
     TENSOR_OTHER, // legal in the container, of no use here
     TENSOR_TYPE_COUNT,
 } TensorType;
@@ -124,7 +137,12 @@ bool json_text(const struct cJSON *object, const char *key, const char **value, 
 // ================================================================================================
 
 typedef enum RopeType { // ORDER ROPE_TYPES (config.c: names)
-    ROPE_DEFAULT, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_LLAMA3, ROPE_YARN, ROPE_LONGROPE,
+    ROPE_DEFAULT,
+    ROPE_LINEAR,
+    ROPE_DYNAMIC,
+    ROPE_LLAMA3,
+    ROPE_YARN,
+    ROPE_LONGROPE,
     ROPE_TYPE_COUNT,
 } RopeType;
 
@@ -142,7 +160,10 @@ typedef struct RopeConfig {
 } RopeConfig;
 
 typedef enum QuantFormat { // ORDER QUANT_FORMATS (config.c: names)
-    QUANT_GPTQ, QUANT_GPTQ_V2, QUANT_GPTQ_P, QUANT_FORMAT_COUNT,
+    QUANT_GPTQ,
+    QUANT_GPTQ_V2,
+    QUANT_GPTQ_P,
+    QUANT_FORMAT_COUNT,
 } QuantFormat;
 
 // One rule of `dynamic`, in the order in which GPTQModel tries them (negative rules first).
@@ -183,7 +204,7 @@ typedef struct Config {
     bool attention_bias, mlp_bias;
     ModelDType dtype; // torch_dtype / dtype
     RopeConfig rope;
-    RopeConfig local_rope; // of layers with a window, if rope_theta > 0; else they use `rope`
+    RopeConfig local_rope;    // of layers with a window, if rope_theta > 0; else they use `rope`
     const struct cJSON *json; // the language model's object, for keys of one family; lives on
     const char *file;         // "DIR/config.json"
     QuantConfig quant;
@@ -226,7 +247,7 @@ typedef enum ZeroRule {
 
 // W[n][k] = scale[group(k)][n] * (code[k][n] - zero[group(k)][n]);  bits == 16: plain weights.
 typedef struct Weight {
-    const char *module; // "model.layers.0.self_attn.q_proj"
+    const char *module;                // "model.layers.0.self_attn.q_proj"
     int64_t in_features, out_features; // K, N
     // A slice of a tensor that holds more outputs (Phi-3's qkv_proj): N counts from first_column of
     // `columns`. A whole tensor: 0 and N.
@@ -243,8 +264,8 @@ typedef struct Weight {
     bool act_order;              // g_idx is not k / group_size
     bool scales_half;            // every scale is exactly an fp16 number
     ZeroRule zero_rule;
-    bool zeros_default;          // every zero point is 2^(bits - 1)
-    const char *zeros; // what qzeros holds: "v1", "v2", "v1 (old)", "asymmetric", "-": none read
+    bool zeros_default; // every zero point is 2^(bits - 1)
+    const char *zeros;  // what qzeros holds: "v1", "v2", "v1 (old)", "asymmetric", "-": none read
     Notes notes;
 } Weight;
 
@@ -315,7 +336,7 @@ typedef struct ConfigDefault {
 
 struct Decoder;
 typedef struct Arch {
-    const char *architecture; // "LlamaForCausalLM"
+    const char *architecture;      // "LlamaForCausalLM"
     const ConfigDefault *defaults; // NULL: none
     // Fills the description (decoder.h) from the configuration and what the checkpoint holds.
     bool (*describe)(struct Decoder *d, const Config *c, const Checkpoint *checkpoint, Arena *a,
@@ -332,7 +353,7 @@ bool arch_build(const Arch *arch, Graph *g, const Config *c, const Checkpoint *c
 extern const Arch arch_llama, arch_mistral, arch_qwen2, arch_qwen3, arch_qwen3_moe, arch_phi3,
     arch_gemma2, arch_gemma3, arch_gemma3_multimodal, arch_mixtral, arch_granite, arch_smollm3;
 const Arch *arch_find(const char *architecture); // NULL: unsupported (arch.c: the table)
-const char *arch_names(Arena *a); // "LlamaForCausalLM, ..."
+const char *arch_names(Arena *a);                // "LlamaForCausalLM, ..."
 
 // ================================================================================================
 // check.c: `gptq-compile check DIR`
@@ -464,7 +485,7 @@ typedef struct Contents {
     Bytes elf;
     const Plan *const *plans;
     int plan_count;
-    Cubin *const *cubins; // [plan_count][kernel_count]; NULL for CPU plans
+    Cubin *const *cubins;          // [plan_count][kernel_count]; NULL for CPU plans
     Bytes segments[SEGMENT_COUNT]; // tokenizer, template, explain, license, receipt are given
 } Contents;
 
@@ -482,7 +503,12 @@ bool payload_write(Output *out, const Contents *c, int64_t weights_bytes, const 
 // progress.c: numbered phases on stderr
 // ================================================================================================
 
-typedef enum ProgressMode { PROGRESS_AUTO, PROGRESS_PLAIN, PROGRESS_JSON, PROGRESS_NONE } ProgressMode;
+typedef enum ProgressMode {
+    PROGRESS_AUTO,
+    PROGRESS_PLAIN,
+    PROGRESS_JSON,
+    PROGRESS_NONE
+} ProgressMode;
 typedef struct Progress {
     ProgressMode mode;
     int phase, phases; // phase counts from 1

@@ -36,11 +36,8 @@ static bool activation_find(Decoder *d, const Config *c, Error *err) {
         const char *name;
         Activation act;
     } ACTS[] = {
-        {"silu", ACT_SILU},
-        {"swish", ACT_SILU},
-        {"gelu_pytorch_tanh", ACT_GELU_TANH},
-        {"gelu_new", ACT_GELU_TANH},
-        {"gelu", ACT_GELU},
+        {"silu", ACT_SILU},          {"swish", ACT_SILU}, {"gelu_pytorch_tanh", ACT_GELU_TANH},
+        {"gelu_new", ACT_GELU_TANH}, {"gelu", ACT_GELU},
     };
     for (size_t at = 0; at < sizeof ACTS / sizeof ACTS[0]; at++) {
         if (strcmp(ACTS[at].name, c->hidden_act) != 0)

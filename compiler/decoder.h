@@ -21,7 +21,7 @@ typedef struct Decoder {
     const char *attn_norm, *attn_post_norm, *mlp_norm, *mlp_post_norm;
     bool norm_adds_one; // (1 + w) * x, as Gemma does
     // attention
-    const char *qkv;            // one module on disk, q, k, v along its outputs
+    const char *qkv;             // one module on disk, q, k, v along its outputs
     const char *q_norm, *k_norm; // over each head, before rope
     bool qkv_bias, o_bias, mlp_bias;
     float attention_scale, attention_softcap;
@@ -30,8 +30,8 @@ typedef struct Decoder {
     Activation act;
     // experts of layers with moe
     const char *router;
-    const char *expert; // "mlp.experts.%d.%s"
-    const char *expert_linears[3]; // gate, up, down
+    const char *expert;                  // "mlp.experts.%d.%s"
+    const char *expert_linears[3];       // gate, up, down
     int64_t experts, top_k, expert_size; // expert_size: features of one expert
     bool normalize_routes;
     // scales; 0: none

@@ -8,7 +8,10 @@
 // ================================================================================================
 
 // All values are [tokens, width]; tokens is known when a step runs.
-typedef enum ValueType { VALUE_ACT, VALUE_F32 } ValueType; // ACT: the activation dtype of the target
+typedef enum ValueType {
+    VALUE_ACT,
+    VALUE_F32
+} ValueType; // ACT: the activation dtype of the target
 
 typedef struct Value {
     const char *name;
@@ -31,19 +34,19 @@ typedef struct Value {
 //   EXPERTS_UP   out[j] = act(gate_e x) * up_e x for the j-th expert e       ACT, F32 -> ACT
 //   EXPERTS_DOWN out = sum over j of weight_j * down_e x[j]                  ACT, F32 -> F32
 //   GATHER       out[r] = x[head_rows[r]]                                    F32 -> F32
-#define OP_LIST(X)                                                                                 \
-    X(EMBED, "embed")                                                                              \
-    X(NORM, "norm")                                                                                \
-    X(LINEAR, "linear")                                                                            \
-    X(ROPE, "rope")                                                                                \
-    X(KV_APPEND, "kv_append")                                                                      \
-    X(ATTENTION, "attention")                                                                      \
-    X(ACT_MUL, "act_mul")                                                                          \
-    X(ADD, "add")                                                                                  \
-    X(PERMUTE, "permute")                                                                          \
-    X(ROUTE, "route")                                                                              \
-    X(EXPERTS_UP, "experts_up")                                                                    \
-    X(EXPERTS_DOWN, "experts_down")                                                                \
+#define OP_LIST(X)                  \
+    X(EMBED, "embed")               \
+    X(NORM, "norm")                 \
+    X(LINEAR, "linear")             \
+    X(ROPE, "rope")                 \
+    X(KV_APPEND, "kv_append")       \
+    X(ATTENTION, "attention")       \
+    X(ACT_MUL, "act_mul")           \
+    X(ADD, "add")                   \
+    X(PERMUTE, "permute")           \
+    X(ROUTE, "route")               \
+    X(EXPERTS_UP, "experts_up")     \
+    X(EXPERTS_DOWN, "experts_down") \
     X(GATHER, "gather")
 
 typedef enum OpKind {
@@ -62,7 +65,7 @@ typedef enum Activation { // ORDER ACTIVATIONS (epilogue.cuh, templates/cpu_line
 // Which output feature stands in which packed row. Pairs that an epilogue needs together are rows
 // r and r + 8 of one tile of 16, so that one lane of an mma holds both.
 typedef enum RowOrder { // ORDER ROWS
-    ROWS_PLAIN,   // row = feature of the concatenated parts
+    ROWS_PLAIN,         // row = feature of the concatenated parts
     ROWS_ROPE,    // parts q, k, v. In each head of q and k, tile t: row r < 8 is feature 8t + r,
                   // row r + 8 is feature 8t + r + head_dim / 2. v: plain.
     ROWS_GATE_UP, // parts gate, up: tile t: row r < 8 is gate feature 8t + r, row r + 8 is up
@@ -96,11 +99,11 @@ typedef struct PackedTensor {
     int64_t out_features; // N = sum of the parts (with row_order: of its places)
     // Input k is input input_order[k] of the checkpoint, -1: a zero. NULL: k. [experts][K]
     const int32_t *input_order;
-    int bits;       // stored: 4, 8, 16
-    int group;      // k elements per stored scale: 16, 32, 64 or 128; 0 for 16 bits
-    bool zeros;     // a zero point per stored scale, fp16
-    bool scale_f32; // scales are fp32, not fp16
-    bool bf16;      // 16 bits: bf16, not fp16
+    int bits;             // stored: 4, 8, 16
+    int group;            // k elements per stored scale: 16, 32, 64 or 128; 0 for 16 bits
+    bool zeros;           // a zero point per stored scale, fp16
+    bool scale_f32;       // scales are fp32, not fp16
+    bool bf16;            // 16 bits: bf16, not fp16
     int64_t rows;         // N rounded up to 16
     int64_t k_padded;     // K rounded up to the record
     int64_t expert_bytes; // from one expert to the next; set by weights_layout
@@ -116,9 +119,9 @@ typedef struct PackedTensor {
 
 typedef enum LinearPrologue { PROLOGUE_NONE, PROLOGUE_NORM } LinearPrologue;
 typedef enum LinearEpilogue { // ORDER EPILOGUES
-    EPILOGUE_STORE,   // out = y
-    EPILOGUE_ADD,     // out = residual + y, fp32, in place of the residual
-    EPILOGUE_ACT_MUL, // out[f] = act(gate[f]) * up[f]; rows in ROWS_GATE_UP
+    EPILOGUE_STORE,           // out = y
+    EPILOGUE_ADD,             // out = residual + y, fp32, in place of the residual
+    EPILOGUE_ACT_MUL,         // out[f] = act(gate[f]) * up[f]; rows in ROWS_GATE_UP
     EPILOGUE_ROPE_KV, // q: rotated, stored; k: rotated, into the cache; v: into the cache; ROWS_ROPE
 } LinearEpilogue;
 
@@ -204,9 +207,9 @@ typedef struct Graph {
     int value_count, value_capacity;
     PackedTensor *packed;
     int packed_count, packed_capacity;
-    int hidden; // value [tokens, hidden_size]: the residual stream after the last layer
-    int logits; // value [rows, vocab_size]
-    int head_first; // index of the op (GATHER) where the head starts: ops before it make hidden
+    int hidden;       // value [tokens, hidden_size]: the residual stream after the last layer
+    int logits;       // value [rows, vocab_size]
+    int head_first;   // index of the op (GATHER) where the head starts: ops before it make hidden
     ModelDType dtype; // of activations on a GPU, 16-bit weights and the KV cache: fp16 or bf16
     Arena *arena;
 } Graph;

@@ -12,13 +12,13 @@
 #include "kernel_rows.h"
 
 enum {
-    CHOICES_TOGETHER = 8,    // tokens of a block of the decode kernel: one mma tile
-    STACK_LIMIT      = 1024, // threads of experts_sort.cu
-    SORT_THREADS     = 1024,
-    GRID_LIMIT       = 65535,
-    TILE_WORDS       = 4,
-    TILES_TURNS      = 16, // blocks that share the tiles of a row block, per block of tokens
-    GEMM_THREADS     = 256,
+    CHOICES_TOGETHER = 8, // tokens of a block of the decode kernel: one mma tile
+    STACK_LIMIT = 1024,   // threads of experts_sort.cu
+    SORT_THREADS = 1024,
+    GRID_LIMIT = 65535,
+    TILE_WORDS = 4,
+    TILES_TURNS = 16, // blocks that share the tiles of a row block, per block of tokens
+    GEMM_THREADS = 256,
     DECODE_EPILOGUE_WARPS = 2,
     GEMM_BLOCK_WARPS_ROWS = 4, // row tiles of a block are this times WARP_TILES
 };
@@ -83,8 +83,8 @@ static double expert_us(const Problem *p, double count) {
 static Cost cost_of(const Problem *p, double us) {
     const PackedTensor *t = stack_of(p);
     return (Cost){.bytes = experts_met(p) * (double)t->expert_bytes,
-                  .flops = 2.0 * (double)choices(p) * (double)t->in_features *
-                           (double)t->out_features,
+                  .flops =
+                      2.0 * (double)choices(p) * (double)t->in_features * (double)t->out_features,
                   .us = us};
 }
 
@@ -157,8 +157,7 @@ static int decode_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]
 
 // Blocks along the rows: as many as keep all multiprocessors busy with the experts that are met.
 static int decode_row_blocks(const Problem *p, const Params *params) {
-    int64_t passes =
-        ceil_div(stack_of(p)->rows / TILE_ROWS, params_get(params, "TILES"));
+    int64_t passes = ceil_div(stack_of(p)->rows / TILE_ROWS, params_get(params, "TILES"));
     int64_t resident = p->plan->target->sms * params_get(params, "CTAS_PER_SM");
     int64_t wanted = ceil_div(resident, (int64_t)experts_met(p) + 1);
     return (int)(wanted < passes ? wanted : passes);

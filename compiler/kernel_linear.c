@@ -50,8 +50,8 @@ int64_t linear_token_bytes(const Problem *p) {
     const PackedTensor *t = linear_weight(p);
     int64_t in = p->op->linear.prologue == PROLOGUE_NORM ? 4 : 2; // bytes of an element
     int64_t out = p->op->linear.epilogue == EPILOGUE_ADD ? 8 : output_is_f32(p) ? 4 : 2;
-    int64_t features = p->op->linear.epilogue == EPILOGUE_ACT_MUL ? t->out_features / 2
-                                                                  : t->out_features;
+    int64_t features =
+        p->op->linear.epilogue == EPILOGUE_ACT_MUL ? t->out_features / 2 : t->out_features;
     return t->in_features * in + features * out;
 }
 

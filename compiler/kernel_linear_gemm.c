@@ -6,17 +6,17 @@
 #include "../runtime/step.h"
 
 enum {
-    STEP_K         = 64,
-    X_ROW_BYTES    = 2 * STEP_K,
-    WARPS          = 8,
-    ROW_WARPS      = 4,
-    STAGES_LIMIT   = 4,
-    STAGES_LEAST   = 3,
-    SUMS_LIMIT     = 128, // fp32 sums of a thread; beyond them it spills
-    SUMS_SHARED_SM = 64,  // up to here two blocks share a multiprocessor's registers
-    RASTER_ROWS    = 16,
+    STEP_K = 64,
+    X_ROW_BYTES = 2 * STEP_K,
+    WARPS = 8,
+    ROW_WARPS = 4,
+    STAGES_LIMIT = 4,
+    STAGES_LEAST = 3,
+    SUMS_LIMIT = 128,    // fp32 sums of a thread; beyond them it spills
+    SUMS_SHARED_SM = 64, // up to here two blocks share a multiprocessor's registers
+    RASTER_ROWS = 16,
     BLOCK_RESERVED = 1024, // shared memory that the driver keeps per block
-    CHUNK_BYTES    = 16,   // of scales and zero points that a thread copies per step
+    CHUNK_BYTES = 16,      // of scales and zero points that a thread copies per step
 };
 
 // Scales and zero points of a row tile in one step.
@@ -51,8 +51,7 @@ static bool registers_fit(const Problem *p, GemmVariant v) {
 
 bool gemm_params(const Problem *p, GemmVariant v, Params *out) {
     const PackedTensor *t = linear_weight(p);
-    if (!registers_fit(p, v) ||
-        ROW_WARPS * v.warp_tiles * head_bytes(t) > WARPS * 32 * CHUNK_BYTES)
+    if (!registers_fit(p, v) || ROW_WARPS * v.warp_tiles * head_bytes(t) > WARPS * 32 * CHUNK_BYTES)
         return false;
     int64_t limit =
         (p->plan->target->shared_bytes + BLOCK_RESERVED) / v.ctas_per_sm - BLOCK_RESERVED;
@@ -147,11 +146,10 @@ Cost linear_many_cost(const Problem *p, double compute_us, double blocks) {
         norm_us = t->launch_us + 1.5 +
                   (double)(p->max_tokens * w->in_features * 6) / (t->bandwidth_gbs * 1e3);
     double ramp_us = 3.0; // first stage and last epilogue
-    return (Cost){.bytes = bytes,
-                  .flops = 2.0 * (double)p->max_tokens * (double)w->in_features *
-                           (double)w->out_features,
-                  .us = t->launch_us + ramp_us + norm_us +
-                        (compute_us > memory_us ? compute_us : memory_us)};
+    return (Cost){
+        .bytes = bytes,
+        .flops = 2.0 * (double)p->max_tokens * (double)w->in_features * (double)w->out_features,
+        .us = t->launch_us + ramp_us + norm_us + (compute_us > memory_us ? compute_us : memory_us)};
 }
 
 // act [tokens, K] = norm(x)

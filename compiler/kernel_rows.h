@@ -6,7 +6,6 @@
 #include "../runtime/step.h"
 #include "compile.h"
 
-
 enum { ROW_THREADS = 256 }; // of a block, where each thread has one item
 
 static inline bool value_is_f32(const Problem *p, int value) {

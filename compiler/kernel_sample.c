@@ -4,10 +4,10 @@
 #include "../runtime/step.h"
 
 enum {
-    CHUNK_TOKENS  = 4096, // ORDER CHUNK (kernels/sample.cu)
-    CHUNK_BYTES   = 4128,
+    CHUNK_TOKENS = 4096, // ORDER CHUNK (kernels/sample.cu)
+    CHUNK_BYTES = 4128,
     CHUNK_THREADS = 256,
-    DRAW_THREADS  = 512,
+    DRAW_THREADS = 512,
 };
 
 static Step *sample_step(Plan *plan, PhasePlan *phase, const char *entry, const Params *params,
@@ -18,8 +18,9 @@ static Step *sample_step(Plan *plan, PhasePlan *phase, const char *entry, const 
     s->tokens_per_block = 1; // a row of blocks per head row
     s->block = threads;
     double bytes = (double)(plan->info.max_head_rows * plan->info.vocab_size * 4);
-    s->cost = (Cost){.bytes = bytes,
-                     .us = 2 * plan->target->launch_us + bytes / (plan->target->bandwidth_gbs * 1e3)};
+    s->cost =
+        (Cost){.bytes = bytes,
+               .us = 2 * plan->target->launch_us + bytes / (plan->target->bandwidth_gbs * 1e3)};
     return s;
 }
 
@@ -37,7 +38,8 @@ static void sample_operands(Plan *plan, PhasePlan *phase, Step *s, int scratch) 
 void kernel_sample_lower(Plan *plan, PhasePlan *phase) {
     const ModelInfo *m = &plan->info;
     int chunks = (int)ceil_div(m->vocab_size, CHUNK_TOKENS);
-    int scratch = plan_buffer(plan, phase, "sample_chunks", m->max_head_rows * chunks * CHUNK_BYTES);
+    int scratch =
+        plan_buffer(plan, phase, "sample_chunks", m->max_head_rows * chunks * CHUNK_BYTES);
     Params params = {0};
     params_set(&params, "VOCAB", m->vocab_size);
     params_set(&params, "SEEN_WORDS", plan->batch.seen_words);

@@ -202,10 +202,10 @@ static bool texts_make(Build *b, Error *err) {
     progress_begin(&b->progress, "tokenizer");
     TRY(tokenizer_compile(b->config.dir, b->config.vocab_size, b->arena,
                           &b->contents.segments[SEGMENT_TOKENIZER], err));
-    TRY(chat_templates_make(b->contents.segments, b->config.dir, b->options->chat_template, b->arena,
-                            err));
-    TRY(source_make(&b->contents.segments[SEGMENT_SOURCE], &b->graph, &b->checkpoint,
-                    b->config.dir, b->arena, err));
+    TRY(chat_templates_make(b->contents.segments, b->config.dir, b->options->chat_template,
+                            b->arena, err));
+    TRY(source_make(&b->contents.segments[SEGMENT_SOURCE], &b->graph, &b->checkpoint, b->config.dir,
+                    b->arena, err));
     TRY(metadata_make(&b->contents, &b->config, b->options->license, b->arena, err));
     progress_fact(&b->progress, "KB", (double)b->contents.segments[SEGMENT_TOKENIZER].size * 1e-3);
     progress_end(&b->progress);

@@ -103,10 +103,10 @@ bool license_make(Bytes *out, const char *path, Arena *a, Error *err) {
     Bytes model = {(const unsigned char *)"", 0};
     if (path)
         TRY(file_read(&model, path, LICENSE_MAX_BYTES, a, err));
-    char *text = arena_printf(a, "%s%.*s%s%.*s", model.size ? "== The model ==\n\n" : "",
-                              (int)model.size, (const char *)model.data,
-                              model.size ? "\n\n== The program ==\n\n" : "",
-                              (int)(ours->end - ours->data), (const char *)ours->data);
+    char *text =
+        arena_printf(a, "%s%.*s%s%.*s", model.size ? "== The model ==\n\n" : "", (int)model.size,
+                     (const char *)model.data, model.size ? "\n\n== The program ==\n\n" : "",
+                     (int)(ours->end - ours->data), (const char *)ours->data);
     *out = (Bytes){(unsigned char *)text, strlen(text)};
     return true;
 }

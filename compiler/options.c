@@ -195,7 +195,8 @@ void options_help(FILE *out) {
                  specs[at].value ? specs[at].value : "");
         fprintf(out, "  %-36s %s\n", left, specs[at].help);
     }
-    fputs("\nExit codes: 0 done, 1 internal, 2 usage, 3 not supported, 4 input corrupt, 5 toolchain\n"
-          "missing, 6 resource limit, 7 no usable device, 8 self-test mismatch.\n",
-          out);
+    fputs(
+        "\nExit codes: 0 done, 1 internal, 2 usage, 3 not supported, 4 input corrupt, 5 toolchain\n"
+        "missing, 6 resource limit, 7 no usable device, 8 self-test mismatch.\n",
+        out);
 }

@@ -4,8 +4,8 @@
 // inputs. So a band of 64 packed rows is unpacked to bytes a chunk of K at a time, reading whole
 // cache lines of the checkpoint, and its tiles are assembled from there. Bands are independent:
 // threads take them in turn, and the bytes written do not depend on who took which.
-#include "tile16.h"
 #include "fd.h"
+#include "tile16.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -19,10 +19,10 @@ enum { BAND_TILES = 4, BAND_ROWS = BAND_TILES * TILE_ROWS, CHUNK_K = 1024 };
 // Where the packed rows of a band come from.
 typedef struct BandRows {
     const Weight *part[BAND_ROWS];
-    int64_t n[BAND_ROWS];   // -1: padding
-    int order[BAND_ROWS];   // the rows, sorted so that neighbouring features follow each other
-    const int32_t *inputs;  // input_order of the expert, NULL: none
-    bool scattered;         // by a row_order: neighbours are no neighbours in the checkpoint
+    int64_t n[BAND_ROWS];  // -1: padding
+    int order[BAND_ROWS];  // the rows, sorted so that neighbouring features follow each other
+    const int32_t *inputs; // input_order of the expert, NULL: none
+    bool scattered;        // by a row_order: neighbours are no neighbours in the checkpoint
 } BandRows;
 
 // Row `first` counts from the first row of the expert.
@@ -40,8 +40,8 @@ static BandRows band_rows(const PackedTensor *t, int64_t expert, int64_t first) 
             b.n[row] = places[b.n[row]];
         // Paired orders: rows 0..7 of all tiles are one run of features, rows 8..15 another.
         int half = row / (BAND_ROWS / 2), in_half = row % (BAND_ROWS / 2);
-        b.order[row] = t->order == ROWS_PLAIN ? row
-                                              : in_half / 8 * TILE_ROWS + half * 8 + in_half % 8;
+        b.order[row] =
+            t->order == ROWS_PLAIN ? row : in_half / 8 * TILE_ROWS + half * 8 + in_half % 8;
     }
     return b;
 }
@@ -360,12 +360,12 @@ typedef struct Work {
     const Graph *g;
     int fd;
     int64_t base;
-    int tensor;   // the next band to take
+    int tensor; // the next band to take
     int64_t band;
     int64_t done; // bytes written
     int64_t total;
     int64_t *left; // [packed_count]: bands that are not written yet
-    int error; // errno of the first failure
+    int error;     // errno of the first failure
     void (*progress)(void *user, int64_t done, int64_t total);
     void *user;
     pthread_mutex_t lock;

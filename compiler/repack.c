@@ -26,7 +26,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-
 typedef struct Request {
     const char *output; // NULL: in place
     const char *chat_template, *system, *arguments, *license, *name;

@@ -8,7 +8,7 @@
 #include "tests/linear_lab.h"
 
 enum { BENCH_COUNTS = 12, BENCH_LAYERS_MAX = 40 };
-static const int64_t bench_counts[BENCH_COUNTS] = {1,  4,   8,   16,  32,   64,
+static const int64_t bench_counts[BENCH_COUNTS] = {1,   4,   8,   16,   32,   64,
                                                    128, 256, 512, 1024, 2048, 4096};
 
 typedef struct BenchLayer {

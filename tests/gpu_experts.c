@@ -17,9 +17,11 @@ static const ExpertsCase time_cases[] = {
 // clang-format on
 static const int64_t time_tokens[] = {1, 8, 32, 512, 2048};
 
-enum { TIME_CASES = sizeof time_cases / sizeof *time_cases,
-       TIME_TOKENS = sizeof time_tokens / sizeof *time_tokens,
-       TIME_LAUNCHES = 8 };
+enum {
+    TIME_CASES = sizeof time_cases / sizeof *time_cases,
+    TIME_TOKENS = sizeof time_tokens / sizeof *time_tokens,
+    TIME_LAUNCHES = 8
+};
 
 typedef struct Bench {
     ExpertsLab checks[EXPERTS_CASES];

@@ -37,8 +37,7 @@ static void runs_add(Fixture *f, Lab *lab) {
                              &f->lab.arena);
     assert(f->run_count == before + 3 && f->runs[before + 1].arena_bytes > 0);
     for (int at = before; at < f->run_count; at++)
-        f->first_kernel[at] =
-            lab_phase_add(&f->lab, &f->runs[at].phase, &f->runs[at].arena_bytes);
+        f->first_kernel[at] = lab_phase_add(&f->lab, &f->runs[at].phase, &f->runs[at].arena_bytes);
 }
 
 static int set_up(void **state) {
@@ -78,9 +77,8 @@ static Memory memory_make(Fixture *f, const Run *run, const Data *d) {
     m.base[REGION_KV] = lab_alloc(s, m.kv_bytes + 1);
     m.base[REGION_BATCH] = lab_alloc(s, (size_t)batch->bytes);
     for (int at = 0; at < lab->graph.packed_count; at++)
-        tensor_pack(&lab->graph.packed[at],
-                    (unsigned char *)(uintptr_t)m.base[REGION_WEIGHTS] +
-                        lab->graph.packed[at].offset);
+        tensor_pack(&lab->graph.packed[at], (unsigned char *)(uintptr_t)m.base[REGION_WEIGHTS] +
+                                                lab->graph.packed[at].offset);
     lab_upload(s, m.base[REGION_BATCH] + (uint64_t)batch->positions, d->positions,
                sizeof(int32_t) * TOKENS);
     lab_upload(s, m.base[REGION_BATCH] + (uint64_t)batch->slots, d->slots,
@@ -105,8 +103,7 @@ static void inputs_upload(Fixture *f, const Run *run, const Data *d, const Memor
     if (lab->residual >= 0)
         lab_upload(&f->lab,
                    arena + (uint64_t)phase->buffers[phase->value_buffer[lab->residual]].offset,
-                   d->residual,
-                   (size_t)(tokens * lab->graph.values[lab->residual].width * 4));
+                   d->residual, (size_t)(tokens * lab->graph.values[lab->residual].width * 4));
 }
 
 static bool run_check(Fixture *f, int at, const Data *d) {

@@ -86,8 +86,8 @@ static void kernels_make(Kernels *k, const char *target) {
     Arena *a = &k->step_lab.arena;
     assert_true(targets_parse(targets, &count, 4, target, &err));
     k->step_lab.target = targets[0];
-    k->plan = (Plan){
-        .target = targets[0], .arena = a, .kernels = ARENA_NEW(a, Step *, KERNELS_MAX)};
+    k->plan =
+        (Plan){.target = targets[0], .arena = a, .kernels = ARENA_NEW(a, Step *, KERNELS_MAX)};
     formats_make(&k->formats);
     for (int at = 0; at < LABS; at++) {
         bool model = at >= FORMAT_COUNT;
