@@ -12,6 +12,7 @@ enum {
     PAGE_STEP = 16, // a warp of the decode kernel reads 16 keys of one page
     DECODE_MAX_SPLITS = 64,
     DECODE_STAGES_LIMIT = 6,
+    DECODE_FEW = 4,          // rows, for which one block of each multiprocessor is enough
     DECODE_MAX_PREFILL = 16, // tokens of one sequence that the decode kernel may take
     BLOCK_ROWS = 64,         // of the prefill kernel: tokens times heads of a group
     WIDE_HEAD_DIM = 128,     // above it, tiles of keys are smaller and queries in shared memory
@@ -171,13 +172,14 @@ static bool decode_accepts(const Problem *p, char reason[REASON_BYTES]) {
     return true;
 }
 
-// One token of one sequence shall fill the chip once.
+// One token of one sequence shall fill the chip once, with one block of each multiprocessor: beside
+// it the next kernel's block has room to fetch its weights.
 static int decode_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     DecodeShape shape;
     if (!decode_shape(p, &shape))
         return 0;
     int64_t units = p->op->attention.kv_heads * decode_blocks(p);
-    int64_t splits = p->plan->target->sms * shape.blocks / units;
+    int64_t splits = p->plan->target->sms / units;
     int64_t longest = visible(p, p->plan->info.max_seq_len);
     int64_t useful =
         ceil_div(longest + (window_of(p) ? PAGE_STEP - 1 : 0), PAGE_STEP * shape.warps);
@@ -216,7 +218,8 @@ static void decode_lower(const Problem *p, const Params *params, const Cost *cos
     int64_t rows = p->max_tokens * op->attention.kv_heads * decode_blocks(p);
     int records =
         plan_buffer(plan, phase, "attention_records", rows * splits * decode_record_floats(p) * 4);
-    int64_t resident = plan->target->sms * ((block + SHARED_ALIGN) / (shared + SHARED_ALIGN));
+    int64_t fit = (block + SHARED_ALIGN) / (shared + SHARED_ALIGN);
+    int64_t resident = plan->target->sms * (p->max_tokens <= DECODE_FEW ? 1 : fit);
     resident = rows * splits < resident ? rows * splits : resident;
     Step *s = plan_step(plan, phase, op, "kernels/attention_decode.cu", "attention_decode", params);
     s->grid[0] = (int)resident;

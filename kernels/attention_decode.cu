@@ -43,8 +43,11 @@
 //     other, are dealt out in equal runs, so a block may begin and end inside of a row. Parts from
 //     the first of a row on are added up in registers (KEEPS); others leave a record each. Whoever comes last
 //     to a row that several blocks share adds up its records.
+//     What earlier steps wrote (positions, slots, pages, keys of tokens before this step's) is read
+//     before the block waits for the kernel before it; behind the wait are q and the new keys.
 //
-// (7) Read from the bottom: attention_decode, attend, run_copy, run_use; part_end, segment_end.
+// (7) Read from the bottom: attention_decode, feed_open, run_copy, attend, run_use; part_end,
+//     segment_end.
 #include "ptx.cuh"
 #include "attention.cuh"
 
@@ -162,6 +165,7 @@ struct Segment {
     int first_head, heads;    // in the row of q
     int first_part, last_part, parts;
     int part_keys, begin, end, seen; // keys [begin, end)
+    int old;                         // keys before it are of earlier steps
 };
 
 __device__ __forceinline__ Segment segment_of(const Operands &o, const Row &row, int token,
@@ -176,6 +180,7 @@ __device__ __forceinline__ Segment segment_of(const Operands &o, const Row &row,
     s.begin       = row.start + s.first_part * row.part_keys;
     s.end         = min(row.length, row.start + s.last_part * row.part_keys);
     s.seen        = row.seen;
+    s.old         = row.length - o.tokens; // the step has at most so many tokens of the sequence
     int kv_index  = s.unit / BLOCKS, of_group = s.unit % BLOCKS * (TILES * 8);
     s.first_head  = kv_index * GROUP_HEADS + of_group;
     s.heads       = min(GROUP_HEADS - of_group, TILES * 8);
@@ -224,15 +229,21 @@ __device__ __forceinline__ int run_first(const Segment &s, int run) {
     return s.begin + (run * WARPS + (int)threadIdx.x / WARP_LANES) * RUN;
 }
 
+// Which keys of a run are copied. What earlier steps wrote needs not wait for the kernel before.
+enum { COPY_ALL, COPY_OLD, COPY_NEW };
+
 // Copies the keys and values of the next run, if there is one; rows behind the end are zeros.
-__device__ __forceinline__ void run_copy(const Operands &o, Feed &feed) {
+// Returns whether a run may hold keys of this step.
+template <int WHICH> __device__ __forceinline__ bool run_copy(const Operands &o, Feed &feed) {
     if (feed.next == feed.runs) {
         feed.next = 0;
         feed.runs = segment_next(o, feed.left, feed.s) ? segment_runs(feed.s) : 0;
     }
     int lane = (int)threadIdx.x % WARP_LANES, first = run_first(feed.s, feed.next);
+    bool some_new = false;
     if (feed.runs > 0) {
         if (first < feed.s.end) {
+            some_new = first + RUN > feed.s.old;
             if (feed.next % WARP_LANES == 0) {
                 int of_lane = run_first(feed.s, feed.next + lane);
                 feed.pages  = kv_page(feed.s.head, min(of_lane, feed.s.end - 1));
@@ -243,7 +254,9 @@ __device__ __forceinline__ void run_copy(const Operands &o, Feed &feed) {
 #pragma unroll // copies in flight
             for (int at = 0; at < RUN * CHUNKS; at += WARP_LANES) {
                 int chunk = at + lane, row = chunk / CHUNKS, column = chunk % CHUNKS;
-                if (RUN * CHUNKS % WARP_LANES == 0 || row < RUN) {
+                bool is_old = first + row < feed.s.old;
+                bool wanted = WHICH == COPY_ALL || is_old == (WHICH == COPY_OLD);
+                if (wanted && (RUN * CHUNKS % WARP_LANES == 0 || row < RUN)) {
                     int bytes   = first + row < feed.s.end ? 16 : 0;
                     const u8 *p = from + chunk * 16;
                     u32 place   = to + (u32)(row * STRIDE + column * 16);
@@ -256,6 +269,23 @@ __device__ __forceinline__ void run_copy(const Operands &o, Feed &feed) {
         feed.stage = stage_next(feed.stage);
     }
     cp_async_commit();
+    return some_new;
+}
+
+// Fills the ring for the first time, and waits for the kernel before, which makes q and the keys
+// and values of this step's tokens.
+__device__ __forceinline__ void feed_open(const Operands &o, Feed &feed) {
+    Feed again = feed;
+    bool some_new = false;
+#pragma unroll 1 // a ring
+    for (int ahead = 0; ahead < STAGES - 1; ahead++) {
+        some_new |= run_copy<COPY_OLD>(o, feed);
+    }
+    griddepcontrol_wait();
+#pragma unroll 1 // a ring
+    for (int ahead = 0; some_new && ahead < STAGES - 1; ahead++) {
+        run_copy<COPY_NEW>(o, again);
+    }
 }
 
 // The zeros behind every row of the rings, which no copy touches.
@@ -309,9 +339,10 @@ __device__ __forceinline__ void scores(float score[TILES][4], u32 keys,
     int lane = (int)threadIdx.x % WARP_LANES;
     // quarters of 16 x 16: (keys 0-7, left), (8-15, left), (0-7, right), (8-15, right)
     u32 address = keys + (u32)(lane % 16 * STRIDE + lane / 16 * 16);
+    float odd[TILES][4]; // of every other step: half the way from the first product to the last
 #pragma unroll // scores stay in registers
     for (int at = 0; at < TILES * 4; at++) {
-        score[at / 4][at % 4] = 0.0f;
+        score[at / 4][at % 4] = odd[at / 4][at % 4] = 0.0f;
     }
 #pragma unroll // fragments stay in registers
     for (int step = 0; step < STEPS; step++) {
@@ -319,9 +350,13 @@ __device__ __forceinline__ void scores(float score[TILES][4], u32 keys,
         ldmatrix_x4(a, address + step * 32);
 #pragma unroll // fragments stay in registers
         for (int tile = 0; tile < TILES; tile++) {
-            mma_m16n8k16_act(score[tile], a[0], a[1], a[2], a[3], queries[tile][step][0],
-                             queries[tile][step][1]);
+            mma_m16n8k16_act(step % 2 ? odd[tile] : score[tile], a[0], a[1], a[2], a[3],
+                             queries[tile][step][0], queries[tile][step][1]);
         }
+    }
+#pragma unroll // scores stay in registers
+    for (int at = 0; at < TILES * 4; at++) {
+        score[at / 4][at % 4] += odd[at / 4][at % 4];
     }
 #pragma unroll // scores stay in registers
     for (int at = 0; SOFTCAP_BITS && at < TILES * 4; at++) {
@@ -329,7 +364,9 @@ __device__ __forceinline__ void scores(float score[TILES][4], u32 keys,
     }
 }
 
-// Scores become weights (2^(score - max)); out and sum are brought to the new maximum.
+// Scores become weights (2^(score - max)); out and sum are brought to the new maximum. It is rounded
+// up to a whole number: so whatever is brought to another maximum is multiplied by a power of 2,
+// which rounds nothing, and sums do not depend on when that is done.
 __device__ __forceinline__ void softmax(State &s, int tile, float score[4], int first,
                                         const Segment &segment) {
     int g = (int)threadIdx.x % WARP_LANES / 4;
@@ -345,7 +382,7 @@ __device__ __forceinline__ void softmax(State &s, int tile, float score[4], int 
         most = fmaxf(most, shfl_xor_f32(most, 4));
         most = fmaxf(most, shfl_xor_f32(most, 8));
         most = fmaxf(most, shfl_xor_f32(most, 16));
-        most = fmaxf(most, s.max[tile][column]);
+        most = fmaxf(ceilf(most), s.max[tile][column]);
         float shrink = ex2_approx(s.max[tile][column] - most);
         s.max[tile][column] = most;
         score[column]       = ex2_approx(low - most);
@@ -525,30 +562,41 @@ __device__ __forceinline__ void part_end(const Operands &o, const Segment &s, in
     __syncthreads();
 }
 
-__device__ __forceinline__ Fold record_load(const Operands &o, const Segment &s, int part, int at) {
-    const float *record = record_of(o, s, part);
-    int row             = at / HEAD_DIM;
-    return {ld_global_v4_f32(record + at), ld_global_f32(record + OUTS + row),
-            ld_global_f32(record + OUTS + BLOCK_HEADS + row)};
-}
-
 // Outs at .. at + 3 of a row from its records, in the order of its parts. The first one says which
 // parts it holds; what would be their own records is read, but not used.
 __device__ __forceinline__ Fold records_fold(const Operands &o, const Segment &s, int at) {
-    constexpr int AT_ONCE = 8;
-    Fold all  = record_load(o, s, 0, at);
+    constexpr int AT_ONCE = 16;
+    int row  = at / HEAD_DIM;
+    Fold all = {make_float4(0.0f, 0.0f, 0.0f, 0.0f), NO_SCORE, 0.0f};
     float has = ld_global_f32(record_of(o, s, 0) + OUTS + 2 * BLOCK_HEADS);
-    for (int part = 1; part < s.parts; part += AT_ONCE) {
+    for (int part = 0; part < s.parts; part += AT_ONCE) {
         Fold f[AT_ONCE];
+        float most = all.max;
 #pragma unroll // loads in flight
         for (int i = 0; i < AT_ONCE; i++) {
-            f[i] = record_load(o, s, min(part + i, s.parts - 1), at);
+            const float *record = record_of(o, s, min(part + i, s.parts - 1));
+            f[i].out = ld_global_v4_f32(record + at);
+            f[i].max = ld_global_f32(record + OUTS + row);
+            f[i].sum = ld_global_f32(record + OUTS + BLOCK_HEADS + row);
         }
 #pragma unroll // f stays in registers
         for (int i = 0; i < AT_ONCE; i++) {
-            if (part + i < s.parts && part + i >= (int)has) {
-                fold(all, f[i]);
-            }
+            int of = part + i;
+            bool counts = of < s.parts && (of == 0 || of >= (int)has);
+            f[i].max = counts ? f[i].max : NO_SCORE;
+            f[i].sum = counts ? f[i].sum : 0.0f;
+            f[i].out = counts ? f[i].out : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            most     = fmaxf(most, f[i].max);
+        }
+        float shrink = ex2_approx(all.max - most);
+        all.out = scaled(all.out, shrink);
+        all.sum = __fmul_rn(all.sum, shrink);
+        all.max = most;
+#pragma unroll // f stays in registers
+        for (int i = 0; i < AT_ONCE; i++) {
+            float factor = ex2_approx(f[i].max - most);
+            all.out = added(all.out, f[i].out, factor);
+            all.sum = __fmaf_rn(f[i].sum, factor, all.sum);
         }
     }
     return all;
@@ -605,7 +653,7 @@ __device__ __forceinline__ void attend(const Operands &o, const Segment &s, u32 
         state_clear(state);
         int last = min(runs, run + of_part);
         for (; run < last; run++) {
-            run_copy(o, feed);
+            run_copy<COPY_ALL>(o, feed);
             int first = run_first(s, run);
             cp_async_wait<STAGES - 1>();
             __syncwarp(); // the copies of all lanes are there
@@ -641,9 +689,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     u32 shared = shared_address(block_shared);
     griddepcontrol_launch_dependents();
     clear_padding(shared);
-    griddepcontrol_wait(); // q and the new keys are the work of the kernel before
-    Operands o = {q, kv, positions, slots, page_table, records, counts, places, out, (int)tokens};
     __syncthreads();
+    Operands o = {q, kv, positions, slots, page_table, records, counts, places, out, (int)tokens};
     Units u = units_open(o);
     Segment s;
     int stage = 0;
@@ -651,12 +698,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     feed.left = u;
     feed.ring = shared + (u32)((int)threadIdx.x / WARP_LANES * RING_BYTES);
     feed.next = feed.runs = feed.stage = 0;
-#pragma unroll 1 // a ring
-    for (int ahead = 0; ahead < STAGES - 1; ahead++) {
-        run_copy(o, feed);
-    }
-    while (segment_next(o, u, s)) {
+    bool some = segment_next(o, u, s);
+    feed_open(o, feed);
+    while (some) {
         attend(o, s, shared, feed, stage);
+        some = segment_next(o, u, s);
     }
     empty_rows_clear(o);
 }

@@ -66,8 +66,10 @@ __device__ __forceinline__ void embed_token(const u8 *table, s32 token, float *o
 extern "C" __global__ void __launch_bounds__(THREADS)
     embed(const u8 *table, const s32 *token_ids, float *out, s64 tokens) {
     s64 at = blockIdx.y;
-    griddepcontrol_launch_dependents();
+    // In this order: behind a step's first kernel nothing of the step before is left, so the others
+    // may read before they wait what only steps before have written (attention_decode.cu).
     griddepcontrol_wait();
+    griddepcontrol_launch_dependents();
     if (at < tokens) {
         embed_token(table, token_ids[at], out + at * WIDTH);
     }
