@@ -11,8 +11,9 @@ enum {
     MAX_HEAD_DIM = 256,
     PAGE_STEP = 16, // a warp of the decode kernel reads 16 keys of one page
     DECODE_MAX_SPLITS = 64,
+    BULK_MAJOR = 9,           // compute capability with bulk copies
+    STAGE_BARRIER_BYTES = 16, // full and empty
     DECODE_STAGES_LIMIT = 6,
-    DECODE_FEW = 4,          // rows, for which one block of each multiprocessor is enough
     DECODE_MAX_PREFILL = 16, // tokens of one sequence that the decode kernel may take
     BLOCK_ROWS = 64,         // of the prefill kernel: tokens times heads of a group
     WIDE_HEAD_DIM = 128,     // above it, tiles of keys are smaller and queries in shared memory
@@ -126,8 +127,7 @@ typedef struct DecodeShape {
 
 static int64_t decode_stages(const Problem *p, int64_t warps, int64_t limit, int64_t *bytes) {
     int64_t head_dim = p->op->attention.head_dim;
-    int64_t stride = (int64_t)round_up((uint64_t)head_dim, MMA_K) * 2 + ROW_PADDING;
-    int64_t stage = warps * 2 * PAGE_STEP * stride;
+    int64_t stage = warps * 2 * PAGE_STEP * head_dim * 2 + STAGE_BARRIER_BYTES;
     int64_t state = (int64_t)round_up((uint64_t)(decode_heads(p) * (head_dim + 4 + 2) * 4), 16);
     int64_t rest = warps * state + 16;
     int64_t stages = limit > rest ? (limit - rest) / stage : 0;
@@ -173,7 +173,9 @@ static bool decode_accepts(const Problem *p, char reason[REASON_BYTES]) {
 }
 
 // One token of one sequence shall fill the chip once, with one block of each multiprocessor: beside
-// it the next kernel's block has room to fetch its weights.
+// it the next kernel's block has room to fetch its weights. Bulk copies by a warp of their own are up
+// to a tenth faster then; with more rows, whose parts are short, each warp had better copy its keys
+// (1 and 64 rows on an H200). Both make the same sums.
 static int decode_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     DecodeShape shape;
     if (!decode_shape(p, &shape))
@@ -190,7 +192,12 @@ static int decode_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]
     params_set(&out[0], "WARPS", shape.warps);
     params_set(&out[0], "STAGES", shape.stages);
     params_set(&out[0], "SHARED_BYTES", shape.shared_bytes);
-    return 1;
+    bool can_bulk = p->plan->target->compute_major >= BULK_MAJOR;
+    bool bulk = can_bulk && p->max_tokens == 1;
+    out[1] = out[0];
+    params_set(&out[0], "LOAD_BULK", bulk);
+    params_set(&out[1], "LOAD_BULK", !bulk);
+    return can_bulk ? 2 : 1;
 }
 
 static Cost decode_cost(const Problem *p, const Params *params) {
@@ -219,11 +226,11 @@ static void decode_lower(const Problem *p, const Params *params, const Cost *cos
     int records =
         plan_buffer(plan, phase, "attention_records", rows * splits * decode_record_floats(p) * 4);
     int64_t fit = (block + SHARED_ALIGN) / (shared + SHARED_ALIGN);
-    int64_t resident = plan->target->sms * (p->max_tokens <= DECODE_FEW ? 1 : fit);
+    int64_t resident = plan->target->sms * (p->max_tokens == 1 ? 1 : fit);
     resident = rows * splits < resident ? rows * splits : resident;
     Step *s = plan_step(plan, phase, op, "kernels/attention_decode.cu", "attention_decode", params);
     s->grid[0] = (int)resident;
-    s->block = WARP_LANES * (int)params_get(params, "WARPS");
+    s->block = WARP_LANES * (int)(params_get(params, "WARPS") + params_get(params, "LOAD_BULK"));
     s->shared_bytes = (int)shared;
     s->cost = *cost;
     step_reads(s, op, plan, phase);

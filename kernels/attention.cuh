@@ -1,6 +1,7 @@
 // What: the paged KV cache as attention reads it, and what the two kernels have in common.
 // Idea: layout in runtime/payload.h: page p of a layer holds keys, then values, each [kv_head]
-//     [PAGE_TOKENS][HEAD_DIM] of act; a sequence's pages are a row of the page table.
+//     [PAGE_TOKENS][HEAD_DIM] of act, rows as in kv_layout.cuh; a sequence's pages are a row of the
+//     page table.
 // Parameters: HEADS, KV_HEADS, HEAD_DIM, PAGE_TOKENS, PAGES_PER_SEQ, KV_PAGE_BYTES, KV_VALUES_AT
 //     (bytes from a page's keys to its values); SCALE_BITS, the factor on q k^T (fp32); WINDOW: a
 //     token sees keys at positions > its own - WINDOW, 0: all before it; SOFTCAP_BITS (fp32): c > 0
@@ -8,6 +9,8 @@
 //     places[e].
 #ifndef ATTENTION_CUH
 #define ATTENTION_CUH
+
+#include "kv_layout.cuh"
 
 static_assert(HEADS > 0 && KV_HEADS > 0 && HEADS % KV_HEADS == 0, "heads");
 static_assert(HEAD_DIM % 8 == 0 && HEAD_DIM >= 8 && HEAD_DIM <= 256, "HEAD_DIM");

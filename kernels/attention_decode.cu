@@ -21,9 +21,8 @@
 //       P^T                  two 8 x 8 transposes in registers (movmatrix) make it the B of
 //       out^T += V^T P^T     16 elements x 8 heads a tile, V by ldmatrix.trans
 //
-//     Shared memory: for each warp a ring of STAGES runs, each 16 keys, then 16 values, in rows of
-//     STRIDE bytes, which spreads them over the banks; then the states of the warps. What is behind
-//     HEAD_DIM up to a multiple of 16 is zeros.
+//     Shared memory: a ring of STAGES tiles of STEP keys, then their values, rows as in the pages
+//     (kv_layout.cuh); a warp uses 16 keys and values of each. Then the states of the warps.
 //
 //     A record: out[BLOCK_HEADS][HEAD_DIM] before division, max[BLOCK_HEADS] (in exponents of 2),
 //     sum[BLOCK_HEADS], how many parts it holds, padded to 4 floats.
@@ -33,20 +32,21 @@
 //     cycles to read and a warp about 800 to use. Times: docs/performance.md.
 //
 // (5) the parameters of attention.cuh; SPLITS 1 .. 64, the parts at most in which a row's keys are
-//     cut; WARPS 2 or 4; STAGES 2 ..; SHARED_BYTES, as the launch reserves them.
+//     cut; WARPS 2 or 4; STAGES 2 ..; LOAD_BULK 0: each warp copies its keys (cp.async), 1: one more
+//     warp copies them all, from sm_90 on; SHARED_BYTES, as the launch reserves them.
 //     Where the cuts are depends on the row's length only. The warps of a part are added up in their
 //     order, then the parts in theirs, in one accumulator: so a row's bits do not depend on which
 //     block had which part, nor on what else is in the batch. With a window, the cuts are of what it
 //     leaves, from a multiple of 16 on.
 //
-// (6) Grid {blocks, 1, 1}, 32 * WARPS threads. All parts of all rows and KV heads, one behind the
-//     other, are dealt out in equal runs, so a block may begin and end inside of a row. Parts from
-//     the first of a row on are added up in registers (KEEPS); others leave a record each. Whoever comes last
-//     to a row that several blocks share adds up its records.
+// (6) Grid {blocks, 1, 1}, 32 * WARPS threads, with LOAD_BULK 32 more. All parts of all rows and KV
+//     heads, one behind the other, are dealt out in equal runs, so a block may begin and end inside
+//     of a row. Parts from the first of a row on are added up in registers (KEEPS); others leave a
+//     record each. Whoever comes last to a row that several blocks share adds up its records.
 //     What earlier steps wrote (positions, slots, pages, keys of tokens before this step's) is read
 //     before the block waits for the kernel before it; behind the wait are q and the new keys.
 //
-// (7) Read from the bottom: attention_decode, feed_open, run_copy, attend, run_use; part_end,
+// (7) Read from the bottom: attention_decode, produce or feed_open; attend, run_use; part_end,
 //     segment_end.
 #include "ptx.cuh"
 #include "attention.cuh"
@@ -62,20 +62,21 @@ constexpr int ROW_UNITS   = KV_HEADS * BLOCKS;
 constexpr int STEPS       = (HEAD_DIM + 15) / 16; // of 16 elements
 constexpr bool PADDED     = HEAD_DIM % 16 != 0;   // the right half of the last step is zeros
 constexpr int CHUNKS      = HEAD_DIM / 8;         // of 16 bytes, in a row of the cache
-constexpr int STRIDE      = STEPS * 32 + 16;
-constexpr int STAGE_BYTES = 2 * RUN * STRIDE; // of a warp
-constexpr int RING_BYTES  = STAGES * STAGE_BYTES;
+constexpr int VALUES_AT   = STEP * ROW_BYTES; // of a stage
+constexpr int STAGE_BYTES = 2 * VALUES_AT;
 constexpr int HEAD_STRIDE = HEAD_DIM + 4; // floats in shared memory: spreads the heads over the banks
 constexpr int STATE_BYTES = (BLOCK_HEADS * (HEAD_STRIDE + 2) * 4 + 15) / 16 * 16;
-constexpr int STATES_AT   = WARPS * RING_BYTES;
+constexpr int STATES_AT   = STAGES * STAGE_BYTES;
 constexpr int FLAG_AT     = STATES_AT + WARPS * STATE_BYTES;
+constexpr int BARRIERS_AT = FLAG_AT + 16; // LOAD_BULK: full and empty of each stage
 constexpr int OUTS        = BLOCK_HEADS * HEAD_DIM;
 constexpr int RECORD      = (OUTS + 2 * BLOCK_HEADS + 1 + 3) / 4 * 4;
 constexpr int FOLDS       = (OUTS + THREADS * 4 - 1) / (THREADS * 4); // groups of 4 outs of a thread
 constexpr bool KEEPS       = FOLDS <= 4; // adds up in registers; else parts always leave records
 static_assert(SPLITS >= 1 && SPLITS <= 64, "SPLITS");
 static_assert((WARPS == 2 || WARPS == 4) && STAGES >= 2, "WARPS, STAGES");
-static_assert(SHARED_BYTES == FLAG_AT + 16, "kernel_attention.c");
+static_assert(SHARED_BYTES == BARRIERS_AT + STAGES * 16, "kernel_attention.c");
+static_assert(!LOAD_BULK || PTX_ARCH == 0 || PTX_ARCH >= 900, "LOAD_BULK");
 
 struct Operands {
     const act_t *q;
@@ -210,24 +211,85 @@ __device__ __forceinline__ int segment_runs(const Segment &s) {
     return (s.end - s.begin + STEP - 1) / STEP;
 }
 
-// The warp's runs of all segments, in order, STAGES - 1 ahead of their use: so the next segment is on
-// its way while the last one ends. Pages are fetched for 32 runs at once.
-struct Feed {
-    Units left;
-    Segment s;
-    u32 ring;  // of this warp
-    s32 pages; // of run `next / 32 * 32 + lane`
-    int next, runs; // to be copied; of the segment
-    int stage;
-};
+__device__ __forceinline__ int run_first(const Segment &s, int run) {
+    return s.begin + (run * WARPS + (int)threadIdx.x / WARP_LANES) * RUN;
+}
 
 __device__ __forceinline__ int stage_next(int stage) {
     return stage + 1 == STAGES ? 0 : stage + 1;
 }
 
-__device__ __forceinline__ int run_first(const Segment &s, int run) {
-    return s.begin + (run * WARPS + (int)threadIdx.x / WARP_LANES) * RUN;
+#if LOAD_BULK
+// A warp of its own copies tiles of STEP keys and values, up to STAGES ahead of their use. It waits
+// for the kernel before when it meets the first keys of this step; what lies behind the last key of
+// a row is not copied.
+
+enum { BARRIER_FULL = 0, BARRIER_EMPTY = 8 };
+
+__device__ __forceinline__ u32 barrier_of(u32 shared, int stage, int which) {
+    return shared + (u32)(BARRIERS_AT + stage * 16 + which);
 }
+__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
+    while (!mbarrier_try_wait_parity(barrier, parity)) {
+    }
+}
+
+__device__ __forceinline__ void barriers_init(u32 shared) {
+    for (int stage = 0; stage < STAGES && threadIdx.x == 0; stage++) {
+        mbarrier_init(barrier_of(shared, stage, BARRIER_FULL), 1);
+        mbarrier_init(barrier_of(shared, stage, BARRIER_EMPTY), WARPS);
+    }
+    fence_proxy_async();
+}
+
+// Keys and values [from, to) of a tile that begins at key `first`, page by page.
+__device__ __forceinline__ void tile_copy(const Segment &s, int first, int from, int to, u32 stage,
+                                          u32 full) {
+    while (from < to) {
+        int rows     = min(PAGE_TOKENS - from % PAGE_TOKENS, to - from);
+        const u8 *p  = kv_row(s.head, kv_page(s.head, from), from);
+        u32 place    = stage + (u32)((from - first) * ROW_BYTES);
+        cp_async_bulk(place, p, (u32)(rows * ROW_BYTES), full);
+        cp_async_bulk(place + VALUES_AT, p + KV_VALUES_AT, (u32)(rows * ROW_BYTES), full);
+        from += rows;
+    }
+}
+
+// By one thread.
+__device__ __forceinline__ void produce(const Operands &o, Units left, u32 shared) {
+    Segment s;
+    bool waited = false;
+    int stage   = 0;
+    u32 parity  = 1;
+    while (segment_next(o, left, s)) {
+        for (int first = s.begin; first < s.end; first += STEP) {
+            int last = min(first + STEP, s.end), old = min(max(first, s.old), last);
+            u32 full = barrier_of(shared, stage, BARRIER_FULL);
+            u32 to   = shared + (u32)(stage * STAGE_BYTES);
+            barrier_wait(barrier_of(shared, stage, BARRIER_EMPTY), parity);
+            mbarrier_arrive_expect_tx(full, (u32)((last - first) * 2 * ROW_BYTES));
+            tile_copy(s, first, first, old, to, full);
+            if (old < last && !waited) {
+                griddepcontrol_wait();
+                waited = true;
+            }
+            tile_copy(s, first, old, last, to, full);
+            stage = stage_next(stage);
+            parity ^= stage == 0;
+        }
+    }
+}
+#else
+// The warp's runs of all segments, in order, STAGES - 1 ahead of their use: so the next segment is on
+// its way while the last one ends. Pages are fetched for 32 runs at once.
+struct Feed {
+    Units left;
+    Segment s;
+    u32 ring;  // of this warp: its keys of stage 0
+    s32 pages; // of run `next / 32 * 32 + lane`
+    int next, runs; // to be copied; of the segment
+    int stage;
+};
 
 // Which keys of a run are copied. What earlier steps wrote needs not wait for the kernel before.
 enum { COPY_ALL, COPY_OLD, COPY_NEW };
@@ -253,15 +315,15 @@ template <int WHICH> __device__ __forceinline__ bool run_copy(const Operands &o,
             u32 to         = feed.ring + (u32)(feed.stage * STAGE_BYTES);
 #pragma unroll // copies in flight
             for (int at = 0; at < RUN * CHUNKS; at += WARP_LANES) {
-                int chunk = at + lane, row = chunk / CHUNKS, column = chunk % CHUNKS;
+                int chunk = at + lane, row = chunk / CHUNKS;
                 bool is_old = first + row < feed.s.old;
                 bool wanted = WHICH == COPY_ALL || is_old == (WHICH == COPY_OLD);
                 if (wanted && (RUN * CHUNKS % WARP_LANES == 0 || row < RUN)) {
                     int bytes   = first + row < feed.s.end ? 16 : 0;
                     const u8 *p = from + chunk * 16;
-                    u32 place   = to + (u32)(row * STRIDE + column * 16);
+                    u32 place   = to + (u32)(chunk * 16);
                     cp_async_16_zfill(place, p, bytes);
-                    cp_async_16_zfill(place + RUN * STRIDE, p + KV_VALUES_AT, bytes);
+                    cp_async_16_zfill(place + VALUES_AT, p + KV_VALUES_AT, bytes);
                 }
             }
         }
@@ -287,12 +349,60 @@ __device__ __forceinline__ void feed_open(const Operands &o, Feed &feed) {
         run_copy<COPY_NEW>(o, again);
     }
 }
+#endif
 
-// The zeros behind every row of the rings, which no copy touches.
-__device__ __forceinline__ void clear_padding(u32 shared) {
-    for (int row = (int)threadIdx.x; PADDED && row < STATES_AT / STRIDE; row += THREADS) {
-        st_shared_v4(shared + (u32)(row * STRIDE + ROW_BYTES), make_uint4(0, 0, 0, 0));
+// The stages as a warp uses them: its run of each is there after `run_wait`, and may be written over
+// after `run_release`.
+struct Runs {
+    u32 shared;
+    int stage;
+#if LOAD_BULK
+    u32 parity;
+#else
+    Feed feed;
+#endif
+};
+
+// Where the warp's keys of the stage are.
+__device__ __forceinline__ u32 run_keys(const Runs &r) {
+    return r.shared + (u32)(r.stage * STAGE_BYTES +
+                            (int)threadIdx.x / WARP_LANES * (RUN * ROW_BYTES));
+}
+
+#if LOAD_BULK
+// What is behind the last key gets weights of 0, which no infinity must meet.
+__device__ __forceinline__ void values_clear(u32 values, int rows) {
+    int lane = (int)threadIdx.x % WARP_LANES;
+    for (int at = rows * CHUNKS + lane; at < RUN * CHUNKS; at += WARP_LANES) {
+        st_shared_v4(values + (u32)(at * 16), make_uint4(0, 0, 0, 0));
     }
+    fence_proxy_async(); // before the next copy to this place
+    __syncwarp();
+}
+#endif
+
+__device__ __forceinline__ void run_wait(const Operands &o, Runs &r, const Segment &s, int first) {
+#if LOAD_BULK
+    barrier_wait(barrier_of(r.shared, r.stage, BARRIER_FULL), r.parity);
+    if (first < s.end && first + RUN > s.end) {
+        values_clear(run_keys(r) + VALUES_AT, s.end - first);
+    }
+#else
+    run_copy<COPY_ALL>(o, r.feed);
+    cp_async_wait<STAGES - 1>();
+    __syncwarp(); // the copies of all lanes are there
+#endif
+}
+
+__device__ __forceinline__ void run_release(Runs &r) {
+    __syncwarp(); // all lanes have read
+#if LOAD_BULK
+    if (threadIdx.x % WARP_LANES == 0) {
+        mbarrier_arrive(barrier_of(r.shared, r.stage, BARRIER_EMPTY));
+    }
+    r.parity ^= r.stage + 1 == STAGES;
+#endif
+    r.stage = stage_next(r.stage);
 }
 
 // B fragments: k 16 step + 2c .. and + 8, head g. Columns behind the last head of the block read
@@ -334,11 +444,21 @@ __device__ __forceinline__ void state_clear(State &s) {
     }
 }
 
+// Where a lane's row of eight elements lies for ldmatrix: in step 0, and in others.
+__device__ __forceinline__ u32 row_at(u32 tile, int row, int half) {
+    return tile + (u32)(row * ROW_BYTES + kv_chunk(row, half) * 16);
+}
+__device__ __forceinline__ u32 step_at(u32 row, int step) {
+    constexpr u32 EXCHANGED = KV_SPREAD * 16 - 1; // rows are aligned to it
+    u32 bytes = (u32)step * 32;
+    return (row ^ (bytes & EXCHANGED)) + (bytes & ~EXCHANGED);
+}
+
 __device__ __forceinline__ void scores(float score[TILES][4], u32 keys,
                                        const u32 queries[TILES][STEPS][2]) {
     int lane = (int)threadIdx.x % WARP_LANES;
     // quarters of 16 x 16: (keys 0-7, left), (8-15, left), (0-7, right), (8-15, right)
-    u32 address = keys + (u32)(lane % 16 * STRIDE + lane / 16 * 16);
+    u32 row = row_at(keys, lane % 16, lane / 16);
     float odd[TILES][4]; // of every other step: half the way from the first product to the last
 #pragma unroll // scores stay in registers
     for (int at = 0; at < TILES * 4; at++) {
@@ -347,7 +467,10 @@ __device__ __forceinline__ void scores(float score[TILES][4], u32 keys,
 #pragma unroll // fragments stay in registers
     for (int step = 0; step < STEPS; step++) {
         u32 a[4];
-        ldmatrix_x4(a, address + step * 32);
+        ldmatrix_x4(a, step_at(row, step));
+        if (PADDED && step == STEPS - 1) {
+            a[2] = a[3] = 0; // behind the row is another one
+        }
 #pragma unroll // fragments stay in registers
         for (int tile = 0; tile < TILES; tile++) {
             mma_m16n8k16_act(step % 2 ? odd[tile] : score[tile], a[0], a[1], a[2], a[3],
@@ -405,11 +528,11 @@ __device__ __forceinline__ void add_values(State &s, u32 values, const float wei
         high[tile] = movmatrix_trans(act2_from_f32(weight[tile][2], weight[tile][3]));
     }
     // transposed quarters: (keys 0-7, left), (0-7, right), (8-15, left), (8-15, right)
-    u32 address = values + (u32)((lane % 8 + lane / 16 * 8) * STRIDE + lane / 8 % 2 * 16);
+    u32 row = row_at(values, lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll // fragments stay in registers
     for (int step = 0; step < STEPS; step++) {
         u32 a[4];
-        ldmatrix_x4_trans(a, address + step * 32);
+        ldmatrix_x4_trans(a, step_at(row, step));
 #pragma unroll // fragments stay in registers
         for (int tile = 0; tile < TILES; tile++) {
             mma_m16n8k16_act(s.out[tile][step], a[0], a[1], a[2], a[3], low[tile], high[tile]);
@@ -417,15 +540,15 @@ __device__ __forceinline__ void add_values(State &s, u32 values, const float wei
     }
 }
 
-__device__ __forceinline__ void run_use(State &s, const Segment &segment, int first, u32 stage,
+__device__ __forceinline__ void run_use(State &s, const Segment &segment, int first, u32 keys,
                                         const u32 queries[TILES][STEPS][2]) {
     float score[TILES][4];
-    scores(score, stage, queries);
+    scores(score, keys, queries);
 #pragma unroll // the state stays in registers
     for (int tile = 0; tile < TILES; tile++) {
         softmax(s, tile, score[tile], first, segment);
     }
-    add_values(s, stage + RUN * STRIDE, score);
+    add_values(s, keys + VALUES_AT, score);
 }
 
 // ---- parts --------------------------------------------------------------------------------------
@@ -455,6 +578,11 @@ __device__ __forceinline__ void fold(Fold &a, const Fold &b) {
     a.out = added(scaled(a.out, of_a), b.out, of_b);
     a.sum = __fmaf_rn(b.sum, of_b, __fmul_rn(a.sum, of_a));
     a.max = most;
+}
+
+// The warps that attend.
+__device__ __forceinline__ void warps_sync() {
+    bar_sync(1, THREADS);
 }
 
 __device__ __forceinline__ u32 state_at(u32 shared, int warp) {
@@ -544,7 +672,7 @@ __device__ __forceinline__ void out_store(const Operands &o, const Segment &s, i
 __device__ __forceinline__ void part_end(const Operands &o, const Segment &s, int part, u32 shared,
                                          const State &state, Fold folds[FOLDS]) {
     warp_store(shared, state);
-    __syncthreads();
+    warps_sync();
 #pragma unroll // folds stay in registers
     for (int i = 0; i < FOLDS; i++) {
         int at = ((int)threadIdx.x + i * THREADS) * 4;
@@ -559,7 +687,7 @@ __device__ __forceinline__ void part_end(const Operands &o, const Segment &s, in
             }
         }
     }
-    __syncthreads();
+    warps_sync();
 }
 
 // Outs at .. at + 3 of a row from its records, in the order of its parts. The first one says which
@@ -604,7 +732,7 @@ __device__ __forceinline__ Fold records_fold(const Operands &o, const Segment &s
 
 // Is this block the last one that comes to the row? What others stored is visible then.
 __device__ __forceinline__ bool row_complete(const Operands &o, const Segment &s, u32 shared) {
-    __syncthreads(); // all of this block's records are written
+    warps_sync(); // all of this block's records are written
     if (threadIdx.x == 0) {
         u32 *count = o.counts + (s64)s.token * ROW_UNITS + s.unit;
         u32 mine   = (u32)(s.last_part - s.first_part);
@@ -614,7 +742,7 @@ __device__ __forceinline__ bool row_complete(const Operands &o, const Segment &s
         }
         st_shared_u32(shared + FLAG_AT, last);
     }
-    __syncthreads();
+    warps_sync();
     return ld_shared_u32(shared + FLAG_AT) != 0;
 }
 
@@ -642,8 +770,7 @@ __device__ __forceinline__ void segment_end(const Operands &o, const Segment &s,
 
 // ---- a block ------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void attend(const Operands &o, const Segment &s, u32 shared, Feed &feed,
-                                       int &stage) {
+__device__ __forceinline__ void attend(const Operands &o, const Segment &s, Runs &r) {
     u32 queries[TILES][STEPS][2];
     State state;
     Fold folds[FOLDS];
@@ -653,19 +780,16 @@ __device__ __forceinline__ void attend(const Operands &o, const Segment &s, u32 
         state_clear(state);
         int last = min(runs, run + of_part);
         for (; run < last; run++) {
-            run_copy<COPY_ALL>(o, feed);
             int first = run_first(s, run);
-            cp_async_wait<STAGES - 1>();
-            __syncwarp(); // the copies of all lanes are there
+            run_wait(o, r, s, first);
             if (first < s.end) {
-                run_use(state, s, first, feed.ring + (u32)(stage * STAGE_BYTES), queries);
+                run_use(state, s, first, run_keys(r), queries);
             }
-            stage = stage_next(stage);
-            __syncwarp(); // all lanes have read
+            run_release(r);
         }
-        part_end(o, s, part, shared, state, folds);
+        part_end(o, s, part, r.shared, state, folds);
     }
-    segment_end(o, s, shared, folds);
+    segment_end(o, s, r.shared, folds);
 }
 
 // Rows without a sequence.
@@ -680,29 +804,50 @@ __device__ __forceinline__ void empty_rows_clear(const Operands &o) {
     }
 }
 
+// What the warps do, but for the one that copies.
+__device__ __forceinline__ void consume(const Operands &o, Units u, u32 shared) {
+    Runs r;
+    Segment s;
+    r.shared  = shared;
+    r.stage   = 0;
+#if !LOAD_BULK
+    r.feed.left = u;
+    r.feed.ring = run_keys(r);
+    r.feed.next = r.feed.runs = r.feed.stage = 0;
+#endif
+    bool some = segment_next(o, u, s);
+#if LOAD_BULK
+    r.parity = 0;
+    griddepcontrol_wait(); // for q
+#else
+    feed_open(o, r.feed);
+#endif
+    while (some) {
+        attend(o, s, r);
+        some = segment_next(o, u, s);
+    }
+    empty_rows_clear(o);
+}
+
 extern __shared__ __align__(128) u8 block_shared[];
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS + LOAD_BULK * WARP_LANES, 1)
     attention_decode(const act_t *q, const u8 *kv, const s32 *positions, const s32 *slots,
                      const s32 *page_table, float *records, u32 *counts, const s32 *places,
                      act_t *out, s64 tokens) {
     u32 shared = shared_address(block_shared);
-    griddepcontrol_launch_dependents();
-    clear_padding(shared);
-    __syncthreads();
     Operands o = {q, kv, positions, slots, page_table, records, counts, places, out, (int)tokens};
+    griddepcontrol_launch_dependents();
     Units u = units_open(o);
-    Segment s;
-    int stage = 0;
-    Feed feed;
-    feed.left = u;
-    feed.ring = shared + (u32)((int)threadIdx.x / WARP_LANES * RING_BYTES);
-    feed.next = feed.runs = feed.stage = 0;
-    bool some = segment_next(o, u, s);
-    feed_open(o, feed);
-    while (some) {
-        attend(o, s, shared, feed, stage);
-        some = segment_next(o, u, s);
+#if LOAD_BULK
+    barriers_init(shared);
+    __syncthreads();
+    if (threadIdx.x >= THREADS) {
+        if (threadIdx.x == THREADS) {
+            produce(o, u, shared);
+        }
+        return;
     }
-    empty_rows_clear(o);
+#endif
+    consume(o, u, shared);
 }

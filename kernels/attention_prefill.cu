@@ -87,7 +87,7 @@ __device__ __forceinline__ void load_tile(u32 shared, const Block &b, s32 page, 
         if (KEYS * CHUNKS % THREADS == 0 || row < KEYS) {
             int key     = min(first + row, b.end - 1);
             s32 of_key  = PAGE_PER_TILE ? page : kv_page(b.head, key);
-            const u8 *p = kv_row(b.head, of_key, key) + values_at + column * 16;
+            const u8 *p = kv_row(b.head, of_key, key) + values_at + kv_chunk(key, column) * 16;
             cp_async_16(shared + (u32)(row * STRIDE + column * 16), p);
         }
     }

@@ -176,6 +176,14 @@ template <int ROWS_OF_TILE> __device__ __forceinline__ u32 copier_place(const Co
            (chunk % 8 ^ row % 8) * 16;
 }
 
+// The same for chunk `chunk` as it lies in a row of the cache: with 64 elements a row is exchanged there
+// as the tile is, and is copied as it is.
+__device__ __forceinline__ u32 kv_place(const Copier &c, int pass) {
+    Copier exchanged = c;
+    exchanged.chunk  = kv_chunk(c.row + pass * PASS_ROWS, c.chunk);
+    return copier_place<KEYS>(exchanged, pass);
+}
+
 __device__ __forceinline__ void queries_copy(const Operands &o, const Work &w, const Copier &c,
                                              u32 shared) {
     const act_t *base = o.q + w.kv_index * (GROUP_HEADS * HEAD_DIM) + c.chunk * 8;
@@ -206,7 +214,7 @@ __device__ __forceinline__ void tile_copy(const Work &w, const Copier &c, int fi
         int left = w.end - (first + c.row + at * PASSES * PASS_ROWS); // rows that exist
 #pragma unroll // copies in flight
         for (int pass = 0; pass < PASSES; pass++) {
-            cp_async_16_zfill(shared + copier_place<KEYS>(c, at * PASSES + pass),
+            cp_async_16_zfill(shared + kv_place(c, at * PASSES + pass),
                               page + pass * (PASS_ROWS * ROW_BYTES),
                               pass * PASS_ROWS < left ? 16 : 0);
         }

@@ -18,6 +18,9 @@
 #define EPILOGUE_ADD 1
 #define EPILOGUE_ACT_MUL 2
 #define EPILOGUE_ROPE_KV 3
+#if EPILOGUE == EPILOGUE_ROPE_KV
+#include "kv_layout.cuh"
+#endif
 
 static_assert(EPILOGUE >= EPILOGUE_STORE && EPILOGUE <= EPILOGUE_ROPE_KV, "EPILOGUE");
 static_assert(ROWS % 16 == 0 && OUT_FEATURES <= ROWS, "ROWS");
@@ -38,7 +41,7 @@ struct EpilogueOperands {
 // Where a token stands: the same for all rows.
 struct TokenPlace {
     int position;
-    u8 *page; // of this layer: keys, then values; already at the token's row of head 0
+    u8 *page; // of this layer: keys, then values; already at the token's row of head 0, its chunk 0
 };
 
 __device__ __forceinline__ TokenPlace token_place(const EpilogueOperands &o, int token) {
@@ -52,7 +55,8 @@ __device__ __forceinline__ TokenPlace token_place(const EpilogueOperands &o, int
         page = ld_global_u32(o.page_table + (s64)slot * PAGES_PER_SEQ + position / PAGE_TOKENS);
     }
     place.page = o.kv + (s64)page * KV_PAGE_BYTES +
-                 (s64)(position % PAGE_TOKENS) * HEAD_DIM * (s64)sizeof(act_t);
+                 (s64)(position % PAGE_TOKENS) * HEAD_DIM * (s64)sizeof(act_t) +
+                 kv_chunk(place.position, 0) * 16;
 #endif
     return place;
 }
@@ -155,9 +159,9 @@ __device__ __forceinline__ act_t *part_address(const EpilogueOperands &o, const 
     }
     bool is_key = tile < Q_TILES + K_TILES;
     head = (tile - Q_TILES - (is_key ? 0 : K_TILES)) / HEAD_TILES;
-    act_t *row = (act_t *)(place.page + (is_key ? 0 : (s64)KV_VALUES_AT)) +
-                 (s64)head * PAGE_TOKENS * HEAD_DIM;
-    return row + (is_key ? head_tile * 8 + part * (HEAD_DIM / 2) : head_tile * 16 + part * 8);
+    u32 chunk = (u32)(is_key ? head_tile + part * (HEAD_DIM / 16) : head_tile * 2 + part);
+    u32 row   = (u32)head * (PAGE_TOKENS * HEAD_DIM * 2) + (is_key ? 0 : (u32)KV_VALUES_AT);
+    return (act_t *)kv_chunk_at(place.page, row, chunk);
 #else
     constexpr int FEATURES = EPILOGUE == EPILOGUE_ACT_MUL ? OUT_FEATURES / 2 : OUT_FEATURES;
     int feature = EPILOGUE == EPILOGUE_ACT_MUL ? tile * 8 : tile * 16 + part * 8;

@@ -21,6 +21,7 @@
 //
 // (7) Read: the entry.
 #include "ptx.cuh"
+#include "kv_layout.cuh"
 
 constexpr int THREADS    = 256;
 constexpr int ELEMS      = 8; // of an item
@@ -49,6 +50,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     uint4 elems = ld_global_v4((is_key ? k : v) + (token * HALF_ITEMS + at) * ELEMS);
     s64 row     = (s64)head * PAGE_TOKENS + position % PAGE_TOKENS;
     st_global_v4(kv + page * (s64)KV_PAGE_BYTES + (is_key ? 0 : (s64)KV_VALUES_AT) +
-                     (row * HEAD_ITEMS + at % HEAD_ITEMS) * 16,
+                     (row * HEAD_ITEMS + kv_chunk((int)position, at % HEAD_ITEMS)) * 16,
                  elems);
 }

@@ -118,7 +118,8 @@ typedef struct ModelInfo {
 //
 // REGION_KV holds pages; page p of layer L, for keys (which = 0) and values (which = 1):
 //   base + p * kv_page_bytes + L * kv_layer_stride + which * kv_layer_stride / 2
-//   then [kv_head][page_tokens][head_dim] elements of kv_dtype.
+//   then [kv_head][page_tokens][head_dim] elements of kv_dtype; GPUs exchange the order of 16-byte
+//   pieces inside of a row (kernels/kv_layout.cuh).
 // Page 0 is scratch: rows of a batch that stand for no sequence write there.
 
 typedef enum TargetDevice { DEVICE_CPU, DEVICE_CUDA } TargetDevice;

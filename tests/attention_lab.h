@@ -2,6 +2,7 @@
 #ifndef ATTENTION_LAB_H
 #define ATTENTION_LAB_H
 
+#include "tests/kv_lab.h"
 #include "tests/random_weight.h"
 #include "tests/step_lab.h"
 
@@ -55,7 +56,7 @@ static inline void attention_model(AttentionRun *run, const Target *target, Aren
                         .max_seq_len = longest + 3 * c->page,
                         .max_batch_size = ATTENTION_SLOTS,
                         .max_head_rows = 8,
-                        .max_num_tokens = run->rows > 8 ? run->rows : 8,
+                        .max_num_tokens = run->rows,
                         .page_tokens = c->page};
     info->kv_layer_stride = 2LL * c->kv_heads * c->page * c->head_dim * 2;
     info->kv_page_bytes = ATTENTION_LAYERS * info->kv_layer_stride;
@@ -129,9 +130,13 @@ static inline bool attention_add(AttentionRun *run, const AttentionCase *c, Atte
                        .max_tokens = run->phase.max_tokens,
                        .phase = c->tokens ? PHASE_PREFILL : PHASE_DECODE};
     Params candidates[KERNEL_MAX_CANDIDATES], *params = &candidates[choice.candidate];
-    if (!kernel->accepts(&problem, run->reason) ||
-        choice.candidate >= kernel->candidates(&problem, candidates))
+    if (!kernel->accepts(&problem, run->reason))
         return false;
+    int count = kernel->candidates(&problem, candidates);
+    if (choice.candidate >= count)
+        return false;
+    if (lab->folder && kernel == &kernel_attention_decode && params_get(params, "LOAD_BULK"))
+        params = &candidates[1 - choice.candidate]; // bulk copies are not emulated
     if (choice.splits)
         params_set(params, "SPLITS", choice.splits);
     Cost cost = kernel->cost(&problem, params);
@@ -151,7 +156,7 @@ static inline int attention_slot(const AttentionRun *run, int row) {
     return run->c->lengths[row] < 0 ? -1 : (row * 3 + 2) % ATTENTION_SLOTS;
 }
 
-// Index, in halves, of key (which = 0) or value (1) `position` of `head`.
+// Index, in halves, of the row of key (which = 0) or value (1) `position` of `head`.
 static inline int64_t attention_at(const AttentionRun *run, int slot, int position, int head,
                                    int which) {
     const AttentionCase *c = run->c;
@@ -197,8 +202,9 @@ static inline void attention_fill(AttentionRun *run, Random *r) {
             for (int head = 0; head < c->kv_heads; head++)
                 for (int which = 0; which < 2; which++) {
                     int64_t to = attention_at(run, attention_slot(run, row), position, head, which);
+                    int64_t flip = kv_lab_flip(c->head_dim, position);
                     for (int element = 0; element < c->head_dim; element++)
-                        run->kv[to + element] = lab_act(random_normal(r), c->bf16);
+                        run->kv[to + (element ^ flip)] = lab_act(random_normal(r), c->bf16);
                 }
     }
 }
@@ -296,9 +302,10 @@ static inline void attention_reference(const AttentionRun *run, int row, int hea
     double cap = (double)c->softcap;
     for (int key = first; key < length; key++) {
         const uint16_t *k = run->kv + attention_at(run, slot, key, kv_head, 0);
+        int64_t flip = kv_lab_flip(c->head_dim, key);
         double score = 0;
         for (int e = 0; e < c->head_dim; e++)
-            score += attention_value(run, q[e]) * attention_value(run, k[e]);
+            score += attention_value(run, q[e]) * attention_value(run, k[e ^ flip]);
         score *= (double)run->op->attention.scale;
         weight[key] = cap > 0 ? cap * tanh(score / cap) : score;
         most = fmax(most, weight[key]);
@@ -307,11 +314,12 @@ static inline void attention_reference(const AttentionRun *run, int row, int hea
         out[e] = size[e] = 0;
     for (int key = first; key < length; key++) {
         const uint16_t *v = run->kv + attention_at(run, slot, key, kv_head, 1);
+        int64_t flip = kv_lab_flip(c->head_dim, key);
         double w = exp(weight[key] - most);
         sum += w;
         for (int e = 0; e < c->head_dim; e++) {
-            out[e] += w * attention_value(run, v[e]);
-            size[e] += w * fabs(attention_value(run, v[e]));
+            out[e] += w * attention_value(run, v[e ^ flip]);
+            size[e] += w * fabs(attention_value(run, v[e ^ flip]));
         }
     }
     for (int e = 0; e < c->head_dim; e++) {

@@ -171,7 +171,9 @@ static int choices_add(AttentionRun *runs, const AttentionCase *c, int splits, S
         exit(1);
     }
     AttentionChoice choice = {.kernel = &kernel_attention_wgmma};
-    for (; c->tokens && count < CHOICES; choice.candidate++, count++)
+    if (!c->tokens)
+        choice = (AttentionChoice){.splits = splits, .candidate = 1};
+    for (; count < CHOICES; choice.candidate++, count++)
         if (!attention_add(&runs[count], c, choice, lab))
             break;
     return count;
@@ -228,7 +230,8 @@ static void time_print(const AttentionRun *run, const TimeCase *c, const Timing 
     if (c->bar > 0)
         printf("  %.2f of cuDNN's %.2f", rate / c->bar, c->bar);
     if (!c->tokens)
-        printf("  splits %lld", (long long)params_get(params, "SPLITS"));
+        printf("  splits %lld bulk %lld", (long long)params_get(params, "SPLITS"),
+               (long long)params_get(params, "LOAD_BULK"));
     else if (strcmp(run->phase.steps[0].entry, "attention_wgmma") == 0)
         printf("  consumers %lld keys %lld slots %lld", (long long)params_get(params, "CONSUMERS"),
                (long long)params_get(params, "KEYS"), (long long)params_get(params, "SLOTS"));

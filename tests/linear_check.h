@@ -3,6 +3,7 @@
 #ifndef LINEAR_CHECK_H
 #define LINEAR_CHECK_H
 
+#include "tests/kv_lab.h"
 #include "tests/linear_lab.h"
 
 enum { CHECK_TOKENS = 200 };
@@ -191,8 +192,9 @@ static inline void compare_rope(const Run *run, const Data *d, Result *r, const 
     if (head >= c->heads)
         row = kv_row(run, d, r, m, rotated ? head - c->heads : head - c->heads - c->kv_heads,
                      !rotated);
-    compare(r, act_at(c, row, first), low, bound + act_bound(run, low) + 1e-4, m, at);
-    compare(r, act_at(c, row, second), high, bound + act_bound(run, high) + 1e-4, m, at + 8);
+    int64_t flip = head < c->heads ? 0 : kv_lab_flip(c->head_dim, d->positions[m]);
+    compare(r, act_at(c, row, first ^ flip), low, bound + act_bound(run, low) + 1e-4, m, at);
+    compare(r, act_at(c, row, second ^ flip), high, bound + act_bound(run, high) + 1e-4, m, at + 8);
 }
 
 static inline double gate(Activation act, double x) {

@@ -3,6 +3,7 @@
 #ifndef ROWS_LAB_H
 #define ROWS_LAB_H
 
+#include "tests/kv_lab.h"
 #include "tests/random_weight.h"
 #include "tests/step_lab.h"
 
@@ -527,10 +528,11 @@ static inline bool rows_cache_is_right(const RowsRun *run, StepLab *lab, Arena *
         uint16_t act =
             lab_act((float)rows_in(run, (int)which, token, head * c->width + element), c->bf16);
         int64_t row = head * ROWS_PAGE + rows_positions[token] % ROWS_PAGE;
+        int64_t place = row * c->width + (element ^ kv_lab_flip(c->width, rows_positions[token]));
         if (rows_slots[token] >= 0)
             memcpy(expected + (token + 1) * info->kv_page_bytes +
                        ROWS_LAYER * info->kv_layer_stride + which * info->kv_layer_stride / 2 +
-                       (row * c->width + element) * 2,
+                       place * 2,
                    &act, 2);
     }
     memcpy(expected + ROWS_LAYER * info->kv_layer_stride,
