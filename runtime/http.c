@@ -2,11 +2,10 @@
 //
 // evhttp parses HTTP, bounds headers and bodies and writes what the socket takes; http_connections.c
 // watches over slow and absent clients. A request is ours from the route's handler to its reply; a
-// client that leaves before ends it (HttpRequest.closed). What is not HTTP at all, and bodies that
-// are too large, are refused by evhttp itself, with a page in place of a JSON object.
+// client that leaves before ends it (HttpRequest.closed). What is not HTTP at all, and what is too
+// large, evhttp refuses before it gets here (http_refusal.c has the words).
 #include "http.h"
 
-#include "cli_text.h"
 #include "http_connections.h"
 
 #include <errno.h>
@@ -26,7 +25,6 @@
 #include <sys/resource.h>
 
 enum {
-    MAX_HEADER_BYTES = 32 << 10,
     BACKLOG = 4096,
     SPARE_FILES = 64, // of the process, besides connections
 };
@@ -50,59 +48,6 @@ struct HttpRequest {
     void *user;
     bool head; // the body is left out
 };
-
-// ---- refusals -----------------------------------------------------------------------------------
-
-bool refusal_set(Refusal *why, int status, const char *code, const char *param, const char *format,
-                 ...) {
-    *why = (Refusal){.status = status, .code = code};
-    snprintf(why->param, sizeof why->param, "%s", param ? param : "");
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(why->message, sizeof why->message, format, arguments);
-    va_end(arguments);
-    return false;
-}
-
-// A JSON string of text that may have been cut inside of a character; NULL: no memory.
-static char *quoted(const char *text) {
-    TextStream valid = {.out = NULL};
-    Error err;
-    bool done = text_add(&valid, (Bytes){(const unsigned char *)text, strlen(text)}, &err) &&
-                text_end(&valid, &err);
-    char *json = done ? text_json(valid.text ? valid.text : "", valid.size) : NULL;
-    free(valid.text);
-    return json;
-}
-
-// OpenAI's types; what has none of its own is invalid_request_error.
-static const char *refusal_type(int status) {
-    static const struct {
-        int status;
-        const char *type;
-    } types[] = {
-        {401, "authentication_error"},
-        {404, "not_found_error"},
-        {429, "rate_limit_error"},
-    };
-    for (size_t at = 0; at < sizeof types / sizeof *types; at++)
-        if (types[at].status == status)
-            return types[at].type;
-    return status >= 500 ? "server_error" : "invalid_request_error";
-}
-
-char *refusal_json(const Refusal *why) {
-    char *message = quoted(why->message), *param = quoted(why->param), *json = NULL;
-    const char *mark = why->code ? "\"" : "";
-    if (!message || !param ||
-        asprintf(&json, "{\"error\":{\"message\":%s,\"type\":\"%s\",\"param\":%s,\"code\":%s%s%s}}",
-                 message, refusal_type(why->status), why->param[0] ? param : "null", mark,
-                 why->code ? why->code : "null", mark) < 0)
-        json = NULL;
-    free(message);
-    free(param);
-    return json;
-}
 
 // ---- replies ------------------------------------------------------------------------------------
 
@@ -368,8 +313,8 @@ static bool server_start(HttpServer *s, struct event_base *base, Error *err) {
         .tv_sec = (time_t)o->client_seconds,
         .tv_usec = (suseconds_t)((o->client_seconds - (double)(time_t)o->client_seconds) * 1e6)};
     evhttp_set_timeout_tv(s->http, &timeout);
-    evhttp_set_max_headers_size(s->http, MAX_HEADER_BYTES);
-    evhttp_set_max_body_size(s->http, o->max_body_bytes);
+    evhttp_set_max_headers_size(s->http, HTTP_MAX_HEADER_BYTES);
+    evhttp_set_max_body_size(s->http, HTTP_MAX_BODY_BYTES);
     evhttp_set_default_content_type(s->http, NULL);
     evhttp_set_allowed_methods(s->http, UINT16_MAX);
     evhttp_set_gencb(s->http, request_came, s);

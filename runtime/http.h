@@ -29,6 +29,11 @@ char *refusal_json(const Refusal *why);
 
 enum { HTTP_GET = 1, HTTP_POST = 2 };
 
+enum {
+    HTTP_MAX_HEADER_BYTES = 32 << 10, // with the request's line
+    HTTP_MAX_BODY_BYTES = 32 << 20,
+};
+
 typedef struct HttpRoute {
     const char *path; // found with and without /v1 before it; one that ends with '/' is the start
                       // of the paths that it stands for
@@ -41,9 +46,8 @@ typedef struct HttpRoute {
 
 typedef struct HttpOptions {
     const char *host;
-    int port;            // 0: any free one
-    const char *api_key; // NULL: none is asked for
-    int64_t max_body_bytes;
+    int port;                // 0: any free one
+    const char *api_key;     // NULL: none is asked for
     int64_t max_connections; // more wait to be accepted; lowered to what the process may open
     double client_seconds;   // for a client to send a request, and without progress on either side
     const HttpRoute *routes; // [route_count]; outlives the server

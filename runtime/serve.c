@@ -14,10 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-enum {
-    MAX_BODY_BYTES = 32 << 20,
-    MAX_KEY_BYTES = 4096,
-};
+enum { MAX_KEY_BYTES = 4096 };
 
 typedef struct Server {
     Cli *cli;
@@ -196,7 +193,6 @@ static bool server_open(Server *s, Error *err) {
     HttpOptions http = {.host = o->host ? o->host : "127.0.0.1",
                         .port = (int)o->port,
                         .api_key = s->key,
-                        .max_body_bytes = MAX_BODY_BYTES,
                         .max_connections = o->connections,
                         .client_seconds = (double)o->client_seconds,
                         .routes = api_routes,

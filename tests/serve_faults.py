@@ -111,23 +111,41 @@ def test_paths_and_methods():
     assert b" 200 " in reply and reply.endswith(b"\r\n\r\n"), reply
 
 
+def error_of(raw):
+    """The status and the error object of a reply; evhttp's own refusals have one, too."""
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    assert b"Content-Type: application/json" in head and b"Connection: close" in head, raw[:300]
+    error = json.loads(rest)["error"]
+    assert sorted(error) == ["code", "message", "param", "type"] and error["message"], raw[:300]
+    status = status_of(head)
+    assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error") and error["code"], raw[:300]
+    return status
+
+
 def test_not_http():
-    for raw in [b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01" + bytes(500), b"x" * 100000,
-                b"GET / HTTP/1.1\r\nno colon\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20000 + b"\r\n",
-                b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\n\r\n", b"POST /v1/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-                b"POST /v1/completions HTTP/1.1\r\nContent-Length: x\r\n\r\n",
-                b"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
-                b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-                b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
-                b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"]:
-        status = status_of(send(raw))
-        assert status == 0 or 400 <= status < 500, (raw[:60], status)
+    post = b"POST /v1/completions HTTP/1.1\r\n"
+    for raw, expected in [(b"GET / HTTP/9.9\r\n\r\n", 400), (b"x" * 100000, 431), (b"GET\r\n\r\n", 400), (b"\r\n\r\n", 400),
+                          (b"\x16\x03\x01\x02\x00\x01" + bytes(500) + b"\r\n\r\n", 400),
+                          (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400), (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20000 + b"\r\n", 431),
+                          (b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\n\r\n", 431), (b"get / HTTP/1.1\r\nConnection: close\r\n\r\n", 405),
+                          (b"BREW /health HTTP/1.1\r\nConnection: close\r\n\r\n", 405),
+                          (b"BREW /nowhere HTTP/1.1\r\nConnection: close\r\n\r\n", 404),
+                          (post + b"Expect: magic\r\nContent-Length: 2\r\n\r\n{}", 417),
+                          (post + b"Content-Length: -5\r\n\r\n", 400), (post + b"Content-Length: x\r\n\r\n", 400),
+                          (post + b"Content-Length: 99999999999999999999\r\n\r\n", 413),
+                          (post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 413),
+                          (post + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n", 413),
+                          (post + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400)]:
+        reply = send(raw)
+        assert reply, raw[:60]
+        status = error_of(reply)
+        assert status == expected, (raw[:60], status, reply)
 
 
 def test_large_bodies():
     with connect() as s:
         s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 40000000\r\n\r\n" + b"x" * 1000)
-        assert status_of(s.recv(4096)) == 413
+        assert error_of(read_all(s)) == 413
     size = 33 << 20
     with connect() as s:
         reply = b""
