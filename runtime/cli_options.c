@@ -46,7 +46,7 @@ static const OptionSpec specs[] = {
      "run batch chat serve", "R", "1 = off"},
     {"-s --seed", OPTION_INT, AT(seed), -1, 9e18, "run chat", "N",
      "same seed, same text (-1: a new one each time)"},
-    {"--speculate", OPTION_INT, AT(speculate), 0, SPECULATE_MAX, "run chat", "N",
+    {"--speculate", OPTION_INT, AT(speculate), 0, SPECULATE_MAX, "run chat serve", "N",
      "try N tokens at once where the text repeats itself; the answer is the same"},
     {"--raw", OPTION_FLAG, AT(raw), 0, 0, "run", NULL,
      "the prompt as it is, without the model's chat template"},

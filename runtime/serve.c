@@ -145,6 +145,7 @@ void api_set(Api *api, Cli *cli) {
     p->min_p = (float)o->min_p;
     p->repetition_penalty = (float)o->repetition_penalty;
     p->logprobs = -1;
+    p->speculate = (int32_t)o->speculate;
     api->tool_markers = tool_markers_find(cli->tokenizer);
     Bytes tools = executable_segment(&cli->executable, SEGMENT_TOOL_TEMPLATE);
     Bytes chat = executable_segment(&cli->executable, SEGMENT_TEMPLATE);

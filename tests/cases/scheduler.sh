@@ -27,17 +27,22 @@ accepted=$(sed -n 's/^speculation: \([0-9]*\) of .*/\1/p' "$work/stats" | sort -
 
 # ---- together -----------------------------------------------------------------------------------
 
-"$exe" serve --port 0 -c 1024 --kv-tokens 1280 --drain-timeout 1 2>"$work/serve.log" &
-pid=$!
-for _ in $(seq 200); do
-    ! grep -q '^ready' "$work/serve.log" || break
-    sleep 0.05
-done
-url=$(sed -n 's/^listening on //p' "$work/serve.log")
-if python3 - "$url" >"$work/together" 2>&1 <<'PYTHON'; then ok together; else not_ok together "$(tail -n 3 "$work/together")"; fi
+# answers COUNT AT_ONCE NAME OPTIONS...: what a server with these options says to COUNT requests, one
+# after the other or AT_ONCE, to $work/NAME.json with its metrics.
+answers() {
+    local count=$1 at_once=$2 name=$3 pid status=0
+    shift 3
+    "$exe" serve --port 0 -c 1024 --drain-timeout 1 "$@" 2>"$work/$name.log" &
+    pid=$!
+    for _ in $(seq 200); do
+        ! grep -q '^ready' "$work/$name.log" || break
+        sleep 0.05
+    done
+    python3 - "$(sed -n 's/^listening on //p' "$work/$name.log")" "$count" "$at_once" \
+        >"$work/$name.json" 2>>"$work/$name.log" <<'PYTHON' || status=$?
 import concurrent.futures, json, sys, urllib.request
 
-url = sys.argv[1]
+url, count, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 story = "Once upon a time there was a little house at the end of a long road. " * 6
 
 
@@ -50,22 +55,33 @@ def complete(at):
     return json.load(urllib.request.urlopen(request, timeout=100))["choices"][0]["text"]
 
 
-def metrics():
-    lines = urllib.request.urlopen(url + "/metrics").read().decode().split("\n")
-    return {line.split(" ")[0].split("{")[0]: float(line.rsplit(" ", 1)[1])
-            for line in lines if line and line[0] != "#"}
-
-
-alone = [complete(at) for at in range(10)]
-before = metrics()
-with concurrent.futures.ThreadPoolExecutor(10) as pool:
-    together = list(pool.map(complete, range(10)))
-after = metrics()
-more = {name: after["gptq_compile_" + name] - before["gptq_compile_" + name]
-        for name in ("num_preemptions_total", "prefix_cache_hits_total", "steps_total")}
-print(more)
-assert more["num_preemptions_total"] > 0 and more["prefix_cache_hits_total"] > 0, more
-assert together == alone, [at for at in range(10) if together[at] != alone[at]]
+with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+    texts = list(pool.map(complete, range(count)))
+lines = urllib.request.urlopen(url + "/metrics").read().decode().split("\n")
+print(json.dumps({"texts": texts, "metrics": {
+    line.split(" ")[0].split("{")[0].replace("gptq_compile_", ""): float(line.rsplit(" ", 1)[1])
+    for line in lines if line and line[0] != "#"}}))
 PYTHON
-kill -TERM "$pid"
-wait "$pid"
+    kill -TERM "$pid"
+    wait "$pid"
+    return $status
+}
+
+# same_answers NAME OTHER METRIC...: both said the same, and the metrics of OTHER are not 0.
+same_answers() {
+    if python3 - "$work" "$@" >"$work/same" 2>&1 <<'PYTHON'; then ok "$2"; else not_ok "$2" "$(tail -n 1 "$work/same")"; fi
+import json, sys
+
+one, other = (json.load(open("%s/%s.json" % (sys.argv[1], name))) for name in sys.argv[2:4])
+different = [at for at, text in enumerate(other["texts"]) if text != one["texts"][at]]
+assert other["texts"] and not different, different
+for name in sys.argv[4:]:
+    assert other["metrics"][name] > 0, (name, other["metrics"])
+PYTHON
+}
+
+answers 10 1 alone
+answers 10 10 together --kv-tokens 1280
+same_answers alone together num_preemptions_total prefix_cache_hits_total
+answers 10 3 drafted --speculate 8
+same_answers alone drafted spec_decode_num_draft_tokens_total spec_decode_num_accepted_tokens_total
