@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""check_page.py chromedriver PAGE [--server URL] [--screenshot FILE]: the page of `serve` in headless Chromium, by
-clicks and keys, over the WebDriver protocol. A small server here speaks the same events with answers that are
-known (markdown, hostile HTML, errors, endless ones); --server: also one chat with a real server at URL.
+"""check_page.py chromedriver PAGE [--browser FILE] [--server URL] [--screenshot FILE]: the page of `serve` in headless
+Chromium, by clicks and keys, over the WebDriver protocol. A small server here speaks the same events with answers
+that are known (markdown, hostile HTML, errors, endless ones); --browser: not the driver's own choice; --server: also
+one chat with a real server at URL.
 """
 import argparse
 import base64
@@ -86,15 +87,18 @@ class Fake(http.server.BaseHTTPRequestHandler):
 class Browser:
     """WebDriver (W3C) over HTTP."""
 
-    def __init__(self, driver, profile):
-        self.process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    def __init__(self, driver, binary, folder):
+        # The profile is the driver's to make: chromium-headless-shell hangs with another one.
+        self.process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                        env=os.environ | {"TMPDIR": folder})
         for line in self.process.stdout:
             if "started successfully on port" in line:
                 self.base = f"http://127.0.0.1:{line.strip().rstrip('.').split()[-1]}"
                 break
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1000,900",
-                     f"--user-data-dir={profile}", "--hide-scrollbars"]
-        capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": {"args": arguments},
+                     "--hide-scrollbars"]
+        options = {"args": arguments} | ({"binary": binary} if binary else {})
+        capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options,
                                         "goog:loggingPrefs": {"browser": "ALL"}}}
         session = self.call("POST", "/session", {"capabilities": capabilities})
         self.base += "/session/" + session["sessionId"]
@@ -297,6 +301,7 @@ def main():
     options = argparse.ArgumentParser()
     options.add_argument("driver")
     options.add_argument("page")
+    options.add_argument("--browser")
     options.add_argument("--server")
     options.add_argument("--screenshot")
     o = options.parse_args()
@@ -308,8 +313,8 @@ def main():
     url = f"http://127.0.0.1:{server.server_port}/"
     tests = [test_chat, test_settings, test_kept, test_stop, test_errors, test_hostile, test_markdown, test_accessible, test_light,
              test_dark, test_quiet]
-    with tempfile.TemporaryDirectory(prefix="gptq-compile-page.") as profile:
-        browser = Browser(o.driver, profile)
+    with tempfile.TemporaryDirectory(prefix="gptq-compile-page.") as folder:
+        browser = Browser(o.driver, o.browser, folder)
         try:
             for test in tests + ([real_chat] if o.server else []):
                 try:

@@ -5,8 +5,8 @@
 #
 #   tests/setup.sh            for the build, executables for aarch64 included
 #   tests/setup.sh nvrtc      also NVRTC, which compiles CUDA kernels, if no CUDA toolkit is here, and
-#                             C libraries of an older Debian and clients of the server, for the tests
-#   tests/setup.sh chromium   also Chromium, which tests the page of `serve`
+#                             C libraries of an older Debian, clients of the server and Chromium, for
+#                             the tests
 #   tests/setup.sh sources    only what is fetched as source
 #
 # Packages go into the system, everything else into build/. Nothing here needs git.
@@ -210,10 +210,28 @@ fetch_clients() {
     mv build/python.new build/python
 }
 
+# Clicks on the page of `serve`: the headless part of Chromium, its driver, and what libraries of
+# theirs are not here, unpacked.
+fetch_chromium() {
+    local apt=$PWD/build/apt-chromium list
+    [ ! -d build/chromium ] || return 0
+    ! command -v chromedriver >/dev/null || return 0
+    apt_folder "$apt"
+    apt_options+=(-o Dir::State::status=/var/lib/dpkg/status)
+    apt-get "${apt_options[@]}" update || true
+    list=$(apt-get "${apt_options[@]}" -s install --no-install-recommends chromium-headless-shell |
+        sed -n 's/^Inst \([^ ]*\) .*/\1/p') || list=
+    rm -rf "$apt"
+    if [ -z "$list" ]; then
+        echo "setup: chromium-headless-shell is not to be had"
+        return
+    fi
+    echo "setup: fetching Chromium (apt-get download, 110 MB) into build/chromium"
+    unpack_packages "$(dpkg --print-architecture)" build/chromium <<<"$list chromium-driver" ||
+        echo "setup: chromium-driver is not to be had"
+}
+
 mkdir -p build
-if [ "${1:-}" = chromium ]; then
-    packages+=" chromium chromium-driver"
-fi
 [ "${1:-}" = sources ] || install_packages
 fetch_sources
 fetch_sysroot
@@ -221,4 +239,5 @@ if [ "${1:-}" = nvrtc ]; then
     fetch_nvrtc
     fetch_old_systems
     fetch_clients
+    fetch_chromium
 fi
