@@ -1,5 +1,5 @@
 // Attention on a GPU: kernels/attention_decode.cu for rows of different sequences (and for a few
-// tokens of one), for many tokens of one sequence kernels/attention_wgmma.cu on Hopper and
+// tokens of some), for many tokens of some sequences kernels/attention_wgmma.cu on Hopper and
 // kernels/attention_prefill.cu elsewhere. The constants here are twins of those at the top of the
 // files.
 #include "kernel_rows.h"
@@ -259,7 +259,7 @@ static int64_t prefill_shared_bytes(const Problem *p) {
 
 static bool prefill_accepts(const Problem *p, char reason[REASON_BYTES]) {
     if (p->phase != PHASE_PREFILL) {
-        snprintf(reason, REASON_BYTES, "rows of several sequences, takes tokens of one");
+        snprintf(reason, REASON_BYTES, "one row of each sequence, takes runs of them");
         return false;
     }
     if (group_heads(p) > BLOCK_ROWS) {

@@ -53,6 +53,18 @@ __device__ __forceinline__ void store_pair(act_t *row, const s32 *places, int at
     }
 }
 
+// Behind the last token of a run, that of slot slots[first]: from `first` on, at most `last`.
+__device__ __forceinline__ int run_end(const s32 *slots, int first, int last) {
+    int slot = slots[first], end = first + 1;
+    if (slots[last - 1] == slot) {
+        return last; // a sequence has one run
+    }
+    while (slots[end] == slot) {
+        end++;
+    }
+    return end;
+}
+
 // One KV head of one sequence.
 struct KvHead {
     const u8 *keys;   // of page 0

@@ -1,12 +1,12 @@
-// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for `tokens`
-//     consecutive tokens t of one sequence; k and v of KV head h / (HEADS / KV_HEADS); j = 0 ..
-//     positions[0] + t, of them the last WINDOW (if any).
+// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for `tokens` tokens t,
+//     runs of consecutive ones of several sequences; k and v of KV head h / (HEADS / KV_HEADS) of
+//     slot slots[t]; j = 0 .. positions[t], of them the last WINDOW (if any).
 //
 // (2) operand     dtype  shape                      notes
 //     q           act    [tokens, HEADS, HEAD_DIM]  rotated
 //     kv          act    pages, see attention.cuh   of this layer, with k and v of all the tokens
-//     positions   int32  [tokens]                   only the first is read: the tokens follow it
-//     slots       int32  [tokens]                   only the first is read; -1: out is left alone
+//     positions   int32  [tokens]                   in a run one follows the other
+//     slots       int32  [tokens]                   of a run the same; -1: out is left alone
 //     page_table  int32  [slots, PAGES_PER_SEQ]
 //     places      int32  [HEADS * HEAD_DIM]         null without HAS_PLACES
 //     out         act    [tokens, HEADS, HEAD_DIM]
@@ -31,9 +31,10 @@
 // (5) the parameters of attention.cuh, and SHARED_BYTES, as the launch reserves them.
 //
 // (6) Grid {KV_HEADS, ceil(tokens / BLOCK_TOKENS), 1}, 128 threads, warp w has rows 16 w .. + 15.
-//     The last tokens come first: they have the most keys. Per tile of keys, values arrive while
-//     scores are made, and the next keys while scores become weights and meet the values. With a
-//     window, the tiles before that of the block's first token are skipped.
+//     The last tokens come first: they have the most keys. Where runs meet, a block has a part for
+//     each. Per tile of keys, values arrive while scores are made, and the next keys while scores
+//     become weights and meet the values. With a window, the tiles before that of the part's first
+//     token are skipped.
 //
 // (7) Read: load_tile; load_query; scores, mask, softmax, add_values; store_rows; attend_block is
 //     the loop.
@@ -61,11 +62,11 @@ constexpr float LEAST_MAX = -1e20f;
 static_assert(BLOCK_TOKENS >= 1, "at most 64 query heads per KV head");
 static_assert(SHARED_BYTES == 2 * TILE_BYTES + (QUERY_SHARED ? BLOCK_ROWS * STRIDE : 0), "launch");
 
-struct Block {
+struct Block { // or the part of it that is of one sequence
     KvHead head;
-    int first_token, tokens; // of this block
-    int start;               // position of the block's first token
-    int end;                 // keys that its last token sees, but for those before a window
+    int first_token, tokens;
+    int start; // position of the first token
+    int end;   // keys that its last token sees, but for those before a window
 };
 
 // ---- loads --------------------------------------------------------------------------------------
@@ -319,15 +320,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, HEAD_DIM <= 64 ? 3 : 2)
     extern __shared__ __align__(16) u8 shared[];
     griddepcontrol_launch_dependents();
     griddepcontrol_wait(); // q and the new keys are the work of the kernel before
-    int kv_index = (int)blockIdx.x, slot = slots[0];
-    Block b;
-    b.first_token = (int)(gridDim.y - 1 - blockIdx.y) * BLOCK_TOKENS;
-    b.tokens      = min(BLOCK_TOKENS, (int)tokens - b.first_token);
-    b.start       = positions[0] + b.first_token;
-    b.end         = b.start + b.tokens;
-    if (slot < 0 || b.tokens <= 0) {
-        return;
+    int kv_index = (int)blockIdx.x;
+    int first = (int)(gridDim.y - 1 - blockIdx.y) * BLOCK_TOKENS;
+    int last  = min(first + BLOCK_TOKENS, (int)tokens);
+    while (first < last) {
+        Block b;
+        b.first_token = first;
+        b.tokens      = run_end(slots, first, last) - first;
+        b.start       = positions[first];
+        b.end         = b.start + b.tokens;
+        if (slots[first] >= 0) {
+            b.head = kv_head(kv, page_table, slots[first], kv_index);
+            attend_block(b, q, places, out, kv_index, shared_address(shared));
+        }
+        first += b.tokens;
+        if (first < last) {
+            __syncthreads(); // nobody reads the last values
+        }
     }
-    b.head = kv_head(kv, page_table, slot, kv_index);
-    attend_block(b, q, places, out, kv_index, shared_address(shared));
 }

@@ -1,12 +1,12 @@
-// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for consecutive tokens
-//     t of one sequence; k and v of KV head h / (HEADS / KV_HEADS) of slot slots[0]; j = 0 ..
-//     positions[t], of them the last WINDOW (if any). On Hopper, by wgmma.
+// (1) out[t][h] = sum over j of softmax_j(cap(q[t][h] . k[j] * scale)) v[j], for tokens t, runs of
+//     consecutive ones of several sequences; k and v of KV head h / (HEADS / KV_HEADS) of slot
+//     slots[t]; j = 0 .. positions[t], of them the last WINDOW (if any). On Hopper, by wgmma.
 //
 // (2) operand     dtype  shape                          notes
 //     q           act    [tokens, HEADS, HEAD_DIM]      rotated
 //     kv          act    pages, see attention.cuh       of this layer, with the new k and v
-//     positions   int32  [tokens]                       positions[t] = positions[0] + t
-//     slots       int32  [tokens]                       all the same; -1: nothing is done
+//     positions   int32  [tokens]                       in a run one follows the other
+//     slots       int32  [tokens]                       of a run the same; -1: nothing is done
 //     page_table  int32  [slots, PAGES_PER_SEQ]
 //     places      int32  [HEADS * HEAD_DIM]             null without HAS_PLACES
 //     out         act    [tokens, HEADS, HEAD_DIM]
@@ -32,8 +32,9 @@
 //     and are taken from the last to the first, so that a row's sums depend on its own position
 //     only, not on where a prompt was cut.
 //
-// (6) Grid {blocks, 1, 1}, (CONSUMERS + 1) * 128 threads: blocks take works in turn, the longest
-//     first, every second turn backwards.
+// (6) Grid {blocks, 1, 1}, (CONSUMERS + 1) * 128 threads: blocks take works in turn, those of the
+//     last tokens first (of one sequence the longest), every second turn backwards. A work is a KV
+//     head and BLOCK_TOKENS tokens; where runs meet in it, it has a part for each.
 //
 //     warpgroup 0      copies, 16 bytes a lane, into the ring; it runs ahead into the next work
 //     warpgroup 1 ..   the scores of the next tile and the values of this one are multiplied while
@@ -81,10 +82,11 @@ struct Operands {
     const u8 *kv;
     const s32 *page_table, *places;
     act_t *out;
-    int tokens, start, slot; // position of the first token
+    const s32 *positions, *slots;
+    int tokens;
 };
 
-struct Work {
+struct Work { // or the part of it that is of one sequence
     KvHead head;
     int kv_index;
     int first_token, tokens;
@@ -94,7 +96,7 @@ struct Work {
 };
 
 __device__ __forceinline__ int work_count(const Operands &o) {
-    return o.slot < 0 ? 0 : (o.tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS * KV_HEADS;
+    return (o.tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS * KV_HEADS;
 }
 
 // The work of this block in a turn; behind the last one: -1 or a number that is too large.
@@ -103,17 +105,26 @@ __device__ __forceinline__ int work_number(int turn) {
     return turn * blocks + (turn % 2 ? blocks - 1 - block : block);
 }
 
-__device__ __forceinline__ Work work_open(const Operands &o, int number) {
+// The tokens of a work.
+__device__ __forceinline__ int work_first(const Operands &o, int number) {
+    int blocks = (o.tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    return (blocks - 1 - number / KV_HEADS) * BLOCK_TOKENS;
+}
+__device__ __forceinline__ int work_last(const Operands &o, int number) {
+    return min(work_first(o, number) + BLOCK_TOKENS, o.tokens);
+}
+
+// The part that begins with token `first`, of slot `slot`.
+__device__ __forceinline__ Work work_open(const Operands &o, int number, int first, int slot) {
     Work w;
     w.kv_index    = number % KV_HEADS;
-    w.first_token = ((o.tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS - 1 - number / KV_HEADS) *
-                    BLOCK_TOKENS;
-    w.tokens     = min(BLOCK_TOKENS, o.tokens - w.first_token);
-    w.start      = o.start + w.first_token;
-    w.end        = w.start + w.tokens;
-    w.top        = (w.end - 1) / KEYS * KEYS;
-    w.bottom     = first_key(w.start) / KEYS * KEYS;
-    w.head       = kv_head(o.kv, o.page_table, o.slot, w.kv_index);
+    w.first_token = first;
+    w.tokens      = run_end(o.slots, first, work_last(o, number)) - first;
+    w.start       = o.positions[first];
+    w.end         = w.start + w.tokens;
+    w.top         = (w.end - 1) / KEYS * KEYS;
+    w.bottom      = first_key(w.start) / KEYS * KEYS;
+    w.head        = kv_head(o.kv, o.page_table, slot, w.kv_index);
     return w;
 }
 
@@ -502,8 +513,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     griddepcontrol_launch_dependents();
     Ring ring = ring_open();
     griddepcontrol_wait(); // q and the new keys are the work of the kernel before
-    Operands o = {q, kv, page_table, places, out, (int)tokens, positions[0], slots[0]};
+    Operands o = {q, kv, page_table, places, out, positions, slots, (int)tokens};
     int works  = work_count(o);
+    u32 done   = 0; // parts
     // Each role has a loop of its own: behind a common one nobody could tell how many registers a
     // thread has.
     if (threadIdx.x < GROUP_THREADS) {
@@ -511,7 +523,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         Copier c   = {(int)threadIdx.x / ROW_LANES, (int)threadIdx.x % ROW_LANES};
         Cursor cursor = {0, 0};
         for (int turn = 0; work_number(turn) < works; turn++) {
-            produce(o, work_open(o, work_number(turn)), c, ring, cursor, (u32)turn);
+            int number = work_number(turn);
+#pragma unroll 1 // one part, nearly always
+            for (int first = work_first(o, number); first < work_last(o, number);) {
+                Work w = work_open(o, number, first, o.slots[first]);
+                if (o.slots[first] >= 0) {
+                    produce(o, w, c, ring, cursor, done++);
+                }
+                first += w.tokens;
+            }
         }
         cp_async_wait_all(); // nothing is written behind the block's end
     } else {
@@ -527,7 +547,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             turn_pass(c); // the first consumer begins
         }
         for (int turn = 0; work_number(turn) < works; turn++) {
-            consume(o, work_open(o, work_number(turn)), c, (u32)turn);
+            int number = work_number(turn);
+#pragma unroll 1 // one part, nearly always
+            for (int first = work_first(o, number); first < work_last(o, number);) {
+                Work w = work_open(o, number, first, o.slots[first]);
+                if (o.slots[first] >= 0) {
+                    consume(o, w, c, done++);
+                }
+                first += w.tokens;
+            }
         }
         if (c.index == 0) {
             turn_wait(c); // what the last consumer has passed on

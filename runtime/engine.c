@@ -5,6 +5,7 @@
 #include "sampler.h"
 #include "speculate.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -299,30 +300,44 @@ static bool rows_visit(Engine *en, int64_t position, int32_t first, int32_t rows
     return true;
 }
 
-static bool chunk_run(Engine *en, int32_t slot, const int32_t *ids, int32_t count, Error *err) {
+// Tokens that follow a sequence, into the batch block from row `row` on.
+static void rows_put(Engine *en, int32_t row, int32_t slot, const int32_t *ids, int32_t count) {
     const BatchLayout *b = &en->e->batch;
     Sequence *s = &en->sequences[slot];
-    for (int32_t row = 0; row < count; row++) {
-        ints(en, b->token_ids)[row] = ids[row];
-        ints(en, b->positions)[row] = (int32_t)s->length + row;
-        ints(en, b->slots)[row] = slot;
+    for (int32_t at = 0; at < count; at++) {
+        ints(en, b->token_ids)[row + at] = ids[at];
+        ints(en, b->positions)[row + at] = (int32_t)s->length++;
+        ints(en, b->slots)[row + at] = slot;
     }
+}
+
+static bool rows_run(Engine *en, int32_t count, Error *err) {
+    const BatchLayout *b = &en->e->batch;
     TRY(upload(en, b->token_ids, count * 4, err) && upload(en, b->positions, count * 4, err));
     TRY(upload(en, b->slots, count * 4, err));
     TRY(en->device->type->run(en->device, PHASE_PREFILL, count, err));
-    s->length += count;
     en->last_row = count - 1;
     en->row_count = 0;
     return true;
 }
 
-bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
-                    const LogitsVisit *visit, Error *err) {
+static bool chunk_run(Engine *en, int32_t slot, const int32_t *ids, int32_t count, Error *err) {
+    rows_put(en, 0, slot, ids, count);
+    return rows_run(en, count, err);
+}
+
+static bool ids_check(const Engine *en, const int32_t *ids, int64_t count, Error *err) {
     for (int64_t at = 0; at < count; at++)
         if (ids[at] < 0 || ids[at] >= en->e->info.vocab_size)
             return fail(err, ERR_USAGE, 845, "token id %d is outside the vocabulary of %lld",
                         ids[at], (long long)en->e->info.vocab_size);
+    return true;
+}
+
+bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
+                    const LogitsVisit *visit, Error *err) {
     int64_t most = en->e->info.max_num_tokens;
+    TRY(ids_check(en, ids, count, err));
     TRY(engine_reserve(en, slot, en->sequences[slot].length + count, err));
     for (int64_t first = 0; first < count; first += most) {
         int32_t rows = (int32_t)(count - first < most ? count - first : most);
@@ -371,16 +386,48 @@ int32_t engine_token(const Engine *en, int32_t slot) {
     return en->sequences[slot].last;
 }
 
-bool engine_sample_begin(Engine *en, int32_t slot, Error *err) {
+// A token after each of so many head rows, which are in the block.
+static bool rows_sample(Engine *en, int32_t rows, Error *err) {
     const BatchLayout *b = &en->e->batch;
     const DeviceType *type = en->device->type;
-    ints(en, b->head_rows)[0] = en->last_row;
-    ints(en, b->head_slots)[0] = slot;
-    TRY(upload(en, b->head_rows, 4, err) && upload(en, b->head_slots, 4, err));
-    TRY(type->run(en->device, PHASE_HEAD, 1, err) && type->run(en->device, PHASE_SAMPLE, 1, err));
-    en->drawn_slots[en->drawn_count++] = slot;
+    TRY(upload(en, b->head_rows, rows * 4, err) && upload(en, b->head_slots, rows * 4, err));
+    TRY(type->run(en->device, PHASE_HEAD, rows, err));
+    TRY(type->run(en->device, PHASE_SAMPLE, rows, err));
+    for (int32_t row = 0; row < rows; row++)
+        en->drawn_slots[en->drawn_count++] = ints(en, b->head_slots)[row];
     en->row_count = 0;
     return true;
+}
+
+bool engine_sample_begin(Engine *en, int32_t slot, Error *err) {
+    ints(en, en->e->batch.head_rows)[0] = en->last_row;
+    ints(en, en->e->batch.head_slots)[0] = slot;
+    return rows_sample(en, 1, err);
+}
+
+// max_head_rows is max_batch_size or more: every chunk may draw.
+bool engine_prompts_begin(Engine *en, const PromptChunk *chunks, int32_t count, Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    int32_t rows = 0, draws = 0;
+    for (int32_t at = 0; at < count; at++) {
+        const PromptChunk *c = &chunks[at];
+        TRY(ids_check(en, c->ids, c->count, err));
+        TRY(engine_reserve(en, c->slot, en->sequences[c->slot].length + c->count, err));
+    }
+    for (int32_t at = 0; at < count; at++) {
+        const PromptChunk *c = &chunks[at];
+        for (int32_t id = 0; id < c->count; id++)
+            seen_add(en, c->slot, c->ids[id]);
+        TRY(seen_upload(en, c->slot, err));
+        rows_put(en, rows, c->slot, c->ids, c->count);
+        rows += c->count;
+        if (!c->draw)
+            continue;
+        ints(en, b->head_rows)[draws] = rows - 1;
+        ints(en, b->head_slots)[draws++] = c->slot;
+    }
+    assert(rows <= en->e->info.max_num_tokens && draws <= en->e->info.max_head_rows);
+    return rows_run(en, rows, err) && (!draws || rows_sample(en, draws, err));
 }
 
 bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err) {

@@ -65,6 +65,14 @@ bool engine_decode(Engine *en, const int32_t *slots, int32_t count, int32_t *tok
 // The same without waiting for the device: any number of these for different slots, then one
 // engine_finish, after which engine_token tells what was drawn last in a slot.
 bool engine_sample_begin(Engine *en, int32_t slot, Error *err);
+// Appends chunks of prompts to sequences, each another one, in one run: max_num_tokens tokens at
+// most. ERR_RESOURCE: one does not fit, and nothing was done.
+typedef struct PromptChunk {
+    const int32_t *ids;
+    int32_t count, slot;
+    bool draw; // the token that follows it, too
+} PromptChunk;
+bool engine_prompts_begin(Engine *en, const PromptChunk *chunks, int32_t count, Error *err);
 bool engine_decode_begin(Engine *en, const int32_t *slots, int32_t count, Error *err);
 bool engine_finish(Engine *en, Error *err);
 int32_t engine_token(const Engine *en, int32_t slot);

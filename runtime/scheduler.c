@@ -124,6 +124,7 @@ static void scheduler_free(Scheduler *s) {
     pthread_mutex_destroy(&s->lock);
     free(s->running);
     free(s->slots);
+    free(s->chunks);
     free(s->slot_used);
     free(s);
 }
@@ -155,9 +156,10 @@ bool scheduler_open(Scheduler **out, Engine *en, const Tokenizer *t, const Sched
     conditions_open(s);
     s->running = calloc(slots, sizeof *s->running);
     s->slots = calloc(slots, sizeof *s->slots);
+    s->chunks = calloc(slots, sizeof *s->chunks);
     s->slot_used = calloc(slots, sizeof *s->slot_used);
-    bool done = (s->running && s->slots && s->slot_used) ||
-                fail(err, ERR_RESOURCE, 1116, "no memory for the slots of the scheduler");
+    bool done = (s->running && s->slots && s->chunks && s->slot_used) ||
+                fail(err, ERR_RESOURCE, 1116, "no memory for the scheduler");
     if (!done || !thread_start(s, err)) {
         scheduler_free(s);
         return false;

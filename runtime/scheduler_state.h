@@ -60,6 +60,7 @@ struct Scheduler {
     // Of the thread alone
     SchedulerStats now;
     int32_t *slots;                                    // [max_batch_size]: of a decode step
+    PromptChunk *chunks;                               // [max_batch_size]: of a step's prompts
     bool *slot_used;                                   // [max_batch_size]
     TokenLogprob logprob, top[SCHEDULER_MAX_LOGPROBS]; // of the event that is told now
     int32_t top_count;

@@ -144,17 +144,21 @@ static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-// A chunk of what the cache lacks; with the last one a token is drawn.
-static bool prefill(Scheduler *s, Request *r, int64_t *budget, Error *err) {
-    int64_t done = engine_length(s->engine, r->slot);
-    int64_t chunk = least(r->count - done, *budget);
-    TRY(engine_prefill(s->engine, r->slot, r->ids + done, chunk, NULL, err));
-    *budget -= chunk;
-    if (done + chunk < r->count)
-        return true;
-    r->prefilled = true;
-    r->drawn_count = 1;
-    return engine_sample_begin(s->engine, r->slot, err);
+// Chunks of what the cache lacks, in one run; behind the last one of a prompt a token is drawn.
+static bool prefill(Scheduler *s, int64_t budget, Error *err) {
+    int32_t count = 0;
+    for (int32_t at = 0; at < s->running_count && budget > 0; at++) {
+        Request *r = s->running[at];
+        if (r->prefilled)
+            continue;
+        int64_t done = engine_length(s->engine, r->slot), chunk = least(r->count - done, budget);
+        r->prefilled = done + chunk == r->count;
+        r->drawn_count = r->prefilled;
+        s->chunks[count++] = (PromptChunk){
+            .ids = r->ids + done, .count = (int32_t)chunk, .slot = r->slot, .draw = r->prefilled};
+        budget -= chunk;
+    }
+    return !count || engine_prompts_begin(s->engine, s->chunks, count, err);
 }
 
 // ---- decode -------------------------------------------------------------------------------------
@@ -200,9 +204,6 @@ bool step_run(Scheduler *s, Error *err) {
     }
     int64_t budget = s->token_budget - sequences;
     budget = budget > LEAST_PREFILL ? budget : least(LEAST_PREFILL, s->token_budget);
-    TRY(decode(s, sequences, err));
-    for (int32_t at = 0; at < s->running_count && budget > 0; at++)
-        if (!s->running[at]->prefilled)
-            TRY(prefill(s, s->running[at], &budget, err));
+    TRY(decode(s, sequences, err) && prefill(s, budget, err));
     return engine_finish(s->engine, err);
 }

@@ -15,7 +15,7 @@ typedef enum StepRegion { // ORDER REGIONS (compiler/compile.h uses the same num
 } StepRegion;
 
 typedef enum StepPhase { // ORDER PHASES
-    PHASE_PREFILL, // any number of tokens of one sequence; leaves hidden states in the arena
+    PHASE_PREFILL, // runs of tokens, each of a sequence; leaves hidden states in the arena
     PHASE_HEAD,    // logits of head_rows[0 .. rows)
     PHASE_SAMPLE,  // draws `rows` tokens from those logits into sampled[head_slots[row]]
     PHASE_DECODE,  // one token for each of `tokens` rows: embed, layers, head (row r = slot row)

@@ -8,7 +8,13 @@
 
 #include <math.h>
 
-enum { ATTENTION_ROWS_MAX = 64, ATTENTION_LAYERS = 2, ATTENTION_LAYER = 1, ATTENTION_SLOTS = 64 };
+enum {
+    ATTENTION_ROWS_MAX = 64,
+    ATTENTION_LAYERS = 2,
+    ATTENTION_LAYER = 1,
+    ATTENTION_SLOTS = 64,
+    ATTENTION_RUNS_MAX = 8,
+};
 
 typedef struct AttentionCase {
     const char *name;
@@ -17,6 +23,10 @@ typedef struct AttentionCase {
     int lengths[ATTENTION_ROWS_MAX];
     // prefill: tokens that follow `start` others of one sequence; 0: this is a decode case
     int tokens, start;
+    // prefill: as many tokens and start of further sequences, whose rows come behind
+    struct {
+        int tokens, start;
+    } more[ATTENTION_RUNS_MAX];
     int window;    // 0: none
     float softcap; // 0: none
     bool places, bf16;
@@ -44,13 +54,56 @@ static inline int32_t *attention_batch(const AttentionRun *run, int64_t offset) 
     return (int32_t *)(void *)(run->batch + offset);
 }
 
+// The tokens of one sequence side by side: rows [first, first + count).
+typedef struct AttentionTokens {
+    int slot, start, first, count; // slot -1: an empty row
+} AttentionTokens;
+
+static inline int attention_sequences(const AttentionCase *c) {
+    int count = 0;
+    if (c->tokens)
+        for (count = 1; count <= ATTENTION_RUNS_MAX && c->more[count - 1].tokens;)
+            count++;
+    else
+        while (count < ATTENTION_ROWS_MAX && c->lengths[count])
+            count++;
+    return count;
+}
+
+static inline AttentionTokens attention_sequence(const AttentionCase *c, int at) {
+    if (!c->tokens)
+        return (AttentionTokens){.slot = c->lengths[at] < 0 ? -1 : (at * 3 + 2) % ATTENTION_SLOTS,
+                                 .start = c->lengths[at] - 1,
+                                 .first = at,
+                                 .count = 1};
+    AttentionTokens t = {.slot = 3 + 5 * at, .start = c->start, .count = c->tokens};
+    for (int before = 0; before < at; before++) {
+        t.first += t.count;
+        t.start = c->more[before].start;
+        t.count = c->more[before].tokens;
+    }
+    return t;
+}
+
+static inline AttentionTokens attention_tokens(const AttentionCase *c, int row) {
+    AttentionTokens t = attention_sequence(c, 0);
+    for (int at = 1; row >= t.first + t.count; at++)
+        t = attention_sequence(c, at);
+    return t;
+}
+
+static inline int attention_length(const AttentionCase *c, int row) { // keys that a row sees
+    AttentionTokens t = attention_tokens(c, row);
+    return t.start + row - t.first + 1;
+}
+
 // ---- set-up -------------------------------------------------------------------------------------
 
 static inline void attention_model(AttentionRun *run, const Target *target, Arena *a) {
     const AttentionCase *c = run->c;
-    int longest = c->tokens + c->start;
-    for (int row = 0; row < run->rows && !c->tokens; row++)
-        longest = c->lengths[row] > longest ? c->lengths[row] : longest;
+    int longest = 0;
+    for (int row = 0; row < run->rows; row++)
+        longest = attention_length(c, row) > longest ? attention_length(c, row) : longest;
     ModelInfo *info = &run->plan.info;
     *info = (ModelInfo){.vocab_size = 64,
                         .max_seq_len = longest + 3 * c->page,
@@ -112,9 +165,8 @@ typedef struct AttentionChoice {
 static inline bool attention_add(AttentionRun *run, const AttentionCase *c, AttentionChoice choice,
                                  StepLab *lab) {
     Arena *a = &lab->arena;
-    *run = (AttentionRun){.c = c, .rows = c->tokens};
-    while (!c->tokens && run->rows < ATTENTION_ROWS_MAX && c->lengths[run->rows])
-        run->rows++;
+    const AttentionTokens last = attention_sequence(c, attention_sequences(c) - 1);
+    *run = (AttentionRun){.c = c, .rows = last.first + last.count};
     attention_graph(run, a);
     attention_model(run, lab->target, a);
     Error err;
@@ -147,15 +199,6 @@ static inline bool attention_add(AttentionRun *run, const AttentionCase *c, Atte
 
 // ---- data ---------------------------------------------------------------------------------------
 
-static inline int attention_length(const AttentionRun *run, int row) { // keys that a row sees
-    return run->c->tokens ? run->c->start + row + 1 : run->c->lengths[row];
-}
-static inline int attention_slot(const AttentionRun *run, int row) {
-    if (run->c->tokens)
-        return 3;
-    return run->c->lengths[row] < 0 ? -1 : (row * 3 + 2) % ATTENTION_SLOTS;
-}
-
 // Index, in halves, of the row of key (which = 0) or value (1) `position` of `head`.
 static inline int64_t attention_at(const AttentionRun *run, int slot, int position, int head,
                                    int which) {
@@ -173,18 +216,16 @@ static inline int64_t attention_at(const AttentionRun *run, int slot, int positi
 static inline void attention_pages(AttentionRun *run) {
     const AttentionCase *c = run->c;
     const BatchLayout *b = &run->plan.batch;
-    int pages = 1, last = c->tokens ? 1 : run->rows;
-    for (int row = 0; row < last; row++) {
-        int length = c->tokens ? c->start + c->tokens : c->lengths[row];
-        pages += length > 0 ? (length + c->page - 1) / c->page : 0;
+    int pages = 1, next = 1, sequences = attention_sequences(c);
+    for (int at = 0; at < sequences; at++) {
+        AttentionTokens t = attention_sequence(c, at);
+        pages += t.slot >= 0 ? (t.start + t.count + c->page - 1) / c->page : 0;
     }
     run->kv_bytes = pages * run->plan.info.kv_page_bytes;
-    int next = 1;
-    for (int row = 0; row < last; row++) {
-        int length = c->tokens ? c->start + c->tokens : c->lengths[row];
-        int32_t *table =
-            attention_batch(run, b->page_table) + attention_slot(run, row) * b->pages_per_seq;
-        for (int page = 0; page * c->page < length; page++)
+    for (int at = 0; at < sequences; at++) {
+        AttentionTokens t = attention_sequence(c, at);
+        int32_t *table = attention_batch(run, b->page_table) + t.slot * b->pages_per_seq;
+        for (int page = 0; t.slot >= 0 && page * c->page < t.start + t.count; page++)
             table[page] = pages - next++; // backwards: no run of pages is contiguous
     }
 }
@@ -195,13 +236,12 @@ static inline void attention_fill(AttentionRun *run, Random *r) {
         bool loud = at / c->head_dim % 3 == 2; // peaked weights
         run->q_act[at] = lab_act(random_normal(r) * (loud ? 6.0f : 1.0f), c->bf16);
     }
-    int last = c->tokens ? 1 : run->rows;
-    for (int row = 0; row < last; row++) {
-        int length = c->tokens ? c->start + c->tokens : c->lengths[row];
-        for (int position = 0; position < length; position++)
+    for (int at = 0; at < attention_sequences(c); at++) {
+        AttentionTokens t = attention_sequence(c, at);
+        for (int position = 0; t.slot >= 0 && position < t.start + t.count; position++)
             for (int head = 0; head < c->kv_heads; head++)
                 for (int which = 0; which < 2; which++) {
-                    int64_t to = attention_at(run, attention_slot(run, row), position, head, which);
+                    int64_t to = attention_at(run, t.slot, position, head, which);
                     int64_t flip = kv_lab_flip(c->head_dim, position);
                     for (int element = 0; element < c->head_dim; element++)
                         run->kv[to + (element ^ flip)] = lab_act(random_normal(r), c->bf16);
@@ -215,8 +255,8 @@ static inline void attention_data(AttentionRun *run, StepLab *lab) {
     const BatchLayout *b = &run->plan.batch;
     run->batch = arena_alloc(a, (size_t)b->bytes);
     for (int row = 0; row < run->rows; row++) {
-        attention_batch(run, b->positions)[row] = attention_length(run, row) - 1;
-        attention_batch(run, b->slots)[row] = attention_slot(run, row);
+        attention_batch(run, b->positions)[row] = attention_length(run->c, row) - 1;
+        attention_batch(run, b->slots)[row] = attention_tokens(run->c, row).slot;
     }
     attention_pages(run);
     run->kv = arena_alloc(a, (size_t)run->kv_bytes);
@@ -294,7 +334,7 @@ static inline double attention_value(const AttentionRun *run, uint16_t act) {
 static inline void attention_reference(const AttentionRun *run, int row, int head, double *out,
                                        double *size) {
     const AttentionCase *c = run->c;
-    int length = attention_length(run, row), slot = attention_slot(run, row);
+    int length = attention_length(c, row), slot = attention_tokens(c, row).slot;
     int first = c->window && c->window < length ? length - c->window : 0;
     int kv_head = head / (c->heads / c->kv_heads);
     const uint16_t *q = run->q_act + ((int64_t)row * c->heads + head) * c->head_dim;
@@ -329,9 +369,11 @@ static inline void attention_reference(const AttentionRun *run, int row, int hea
     free(weight);
 }
 
-// Large cases are checked at the ends and at every seventh token.
+// Large cases are checked at the ends of sequences and at some tokens between.
 static inline bool attention_checked(const AttentionRun *run, int row) {
-    return run->rows <= 64 || row < 4 || row >= run->rows - 4 || row % 29 == 0;
+    AttentionTokens t = attention_tokens(run->c, row);
+    int at = row - t.first;
+    return run->rows <= 64 || at < 4 || at >= t.count - 4 || row % 29 == 0;
 }
 
 // Weights are rounded to fp16 (2^-11; bf16: 2^-8) before they meet the values, and the result is.
@@ -341,7 +383,7 @@ static inline bool attention_compare(const AttentionRun *run, const uint16_t *fo
     char where[160] = "";
     for (int row = 0; row < run->rows; row++)
         for (int head = 0; head < c->heads && attention_checked(run, row); head++) {
-            bool empty = attention_slot(run, row) < 0;
+            bool empty = attention_tokens(c, row).slot < 0;
             if (!empty)
                 attention_reference(run, row, head, out, size);
             for (int e = 0; e < c->head_dim; e++) {
@@ -365,16 +407,18 @@ static inline bool attention_compare(const AttentionRun *run, const uint16_t *fo
     return worst <= 1;
 }
 
-// A row must give the same bits alone as in its batch, and every run the same as the one before.
+// A sequence must give the same bits alone as among others, and every run the same as the one before.
 static inline bool attention_same_bits(AttentionRun *run, StepLab *lab, const uint16_t *found) {
     int64_t width = (int64_t)run->c->heads * run->c->head_dim;
+    int sequences = attention_sequences(run->c);
     lab->backwards = true;
     const uint16_t *again = attention_run(run, lab, 0, run->rows);
     lab->backwards = false;
     bool same = memcmp(found, again, (size_t)(run->rows * width * 2)) == 0;
-    for (int row = 0; row < run->rows && same && !run->c->tokens; row++) {
-        const uint16_t *alone = attention_run(run, lab, row, 1);
-        same = memcmp(found + row * width, alone, (size_t)(width * 2)) == 0;
+    for (int at = 0; at < sequences && same && sequences > 1; at++) {
+        AttentionTokens t = attention_sequence(run->c, at);
+        const uint16_t *alone = attention_run(run, lab, t.first, t.count);
+        same = memcmp(found + t.first * width, alone, (size_t)(t.count * width * 2)) == 0;
     }
     if (!same)
         printf("NOT OK %s: other bits in another run or batch\n", run->c->name);

@@ -113,6 +113,16 @@ static const AttentionCase check_cases[] = {
      .tokens = 1200, .bf16 = true},
     {.name = "prefill hd128 small window", .heads = 8, .kv_heads = 8, .head_dim = 128, .page = 64,
      .tokens = 600, .start = 40, .window = 20},
+    {.name = "prefill hd128 runs", .heads = 32, .kv_heads = 8, .head_dim = 128, .page = 64,
+     .tokens = 500, .start = 12, .more = {{512, 0}, {1, 700}, {3, 0}, {40, 1100}, {31, 128}}},
+    {.name = "prefill hd64 runs window", .heads = 8, .kv_heads = 4, .head_dim = 64, .page = 16,
+     .tokens = 7, .more = {{90, 250}, {2, 4}, {130, 0}, {64, 64}}, .window = 60, .bf16 = true},
+    {.name = "prefill hd96 runs", .heads = 8, .kv_heads = 2, .head_dim = 96, .page = 32,
+     .tokens = 300, .more = {{20, 20}}, .places = true},
+    {.name = "prefill hd256 runs", .heads = 4, .kv_heads = 1, .head_dim = 256, .page = 64,
+     .tokens = 33, .more = {{33, 5}, {33, 500}, {200, 0}}},
+    {.name = "prefill hd80 runs", .heads = 20, .kv_heads = 1, .head_dim = 80, .page = 16,
+     .tokens = 2, .start = 5, .more = {{1, 0}, {50, 0}}},
     {.name = "prefill hd256 gemma2", .heads = 8, .kv_heads = 4, .head_dim = 256, .page = 64,
      .tokens = 400, .start = 70, .window = 128, .softcap = 50, .places = true, .bf16 = true},
 };
@@ -243,8 +253,8 @@ static void time_attention(StepLab *lab, AttentionRun *run, const TimeCase *c) {
     const BatchLayout *batch = &run->plan.batch;
     run->batch = arena_alloc(&scratch, (size_t)batch->bytes);
     for (int row = 0; row < run->rows; row++) {
-        attention_batch(run, batch->positions)[row] = attention_length(run, row) - 1;
-        attention_batch(run, batch->slots)[row] = attention_slot(run, row);
+        attention_batch(run, batch->positions)[row] = attention_length(run->c, row) - 1;
+        attention_batch(run, batch->slots)[row] = attention_tokens(run->c, row).slot;
     }
     attention_pages(run);
     const Buffer *q = &run->phase.buffers[run->phase.value_buffer[run->q]];

@@ -47,7 +47,7 @@ story = "Once upon a time there was a little house at the end of a long road. " 
 
 
 def complete(at):
-    body = {"prompt": story * (1 + at % 2) + "Number %d said" % (at // 2), "max_tokens": 60 + 37 * at % 120,
+    body = {"prompt": story * (1 + at % 2) + "Number %d said" % (at // 2), "max_tokens": 150 + 37 * at % 120,
             "temperature": 0.8 * (at % 3 > 0), "seed": at, "ignore_eos": True,
             "frequency_penalty": 0.3 * (at % 4 == 1)}
     request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(),

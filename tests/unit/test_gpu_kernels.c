@@ -67,6 +67,12 @@ static const AttentionCase attention_cases[] = {
      .tokens = 40, .start = 520, .window = 512, .bf16 = true},
     {.name = "prefill hd248 gqa9", .heads = 9, .kv_heads = 1, .head_dim = 248, .page = 16,
      .tokens = 20, .places = true},
+    {.name = "prefill hd64 runs", .heads = 4, .kv_heads = 1, .head_dim = 64, .page = 16,
+     .tokens = 5, .start = 30, .more = {{1, 0}, {3, 90}, {40, 0}, {16, 64}}},
+    {.name = "prefill hd32 runs", .heads = 4, .kv_heads = 2, .head_dim = 32, .page = 16,
+     .tokens = 40, .more = {{30, 5}, {20, 60}}, .window = 24, .softcap = 50, .bf16 = true},
+    {.name = "prefill hd192 runs", .heads = 8, .kv_heads = 1, .head_dim = 192, .page = 32,
+     .tokens = 3, .start = 33, .more = {{9, 0}, {2, 40}}, .places = true},
 };
 static const int64_t vocabularies[] = {259, 8192, 128256};
 // clang-format on
