@@ -18,6 +18,7 @@ typedef struct Device Device;
 
 typedef struct DeviceType {
     const char *name; // "cpu", "cuda"
+    bool queues;      // run and decode may return before they are done: upload keeps their order
     // batch: the host's batch block (executable.batch), which outlives the device.
     bool (*open)(Device **out, const Executable *e, unsigned char *batch, const DeviceOptions *o,
                  Error *err);
@@ -25,7 +26,8 @@ typedef struct DeviceType {
     // Nothing of this kind is in this machine, nor a driver for it. NULL: there always is one.
     bool (*absent)(void);
     // What open would run, in words: "NVIDIA H200, cuda:0: sm_90a, made for ..." in text[size].
-    bool (*choice)(const Executable *e, const DeviceOptions *o, char *text, size_t size, Error *err);
+    bool (*choice)(const Executable *e, const DeviceOptions *o, char *text, size_t size,
+                   Error *err);
     // The calling thread is the one that runs steps from now on.
     bool (*attach)(Device *d, Error *err);
     // The host changed bytes [offset, offset + size) of the batch block.

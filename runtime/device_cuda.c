@@ -410,6 +410,7 @@ static bool cuda_download(Device *device, int64_t offset, int64_t size, Error *e
 
 const DeviceType device_cuda = {
     .name = "cuda",
+    .queues = true,
     .open = cuda_open,
     .close = cuda_close,
     .absent = cuda_absent,

@@ -95,6 +95,8 @@ void metrics_print(const Metrics *m, const SchedulerStats *s, int64_t connection
          (double)s->cached_tokens},
         {"generation_tokens_total", "counter", "Tokens of answers.", "", (double)s->output_tokens},
         {"steps_total", "counter", "Steps of the model.", "", (double)s->steps},
+        {"device_idle_seconds_total", "counter",
+         "Between one step and the next, while requests ran.", "", s->idle_seconds},
         {"num_preemptions_total", "counter", "Requests that lost their pages and began anew.", "",
          (double)s->preemptions},
         {"spec_decode_num_draft_tokens_total", "counter", "Tokens that speculation guessed.", "",

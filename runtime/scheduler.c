@@ -64,24 +64,54 @@ static void numbers_publish(Scheduler *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+typedef void AnswerDo(Scheduler *s, Request *r);
+
+static void running_each(Scheduler *s, AnswerDo *action) {
+    for (int32_t at = 0; at < s->running_count;) {
+        int32_t before = s->running_count;
+        action(s, s->running[at]);
+        at += s->running_count == before; // an answer that ended has left the list
+    }
+}
+
+static void drawn_take(Scheduler *s, Request *r) {
+    if (r->drawn_count)
+        answer_take(s, r);
+    else
+        answer_know(s, r);
+}
+
+// What a step drew is in the next one before it is text, while the device works.
+static void late_tell(Scheduler *s, Request *r) {
+    if (r->count > r->told)
+        answer_tell(s, r);
+}
+
 static void step(Scheduler *s) {
     Error err = {0};
     step_admit(s);
+    double stepped_s = s->stepped_s;
+    s->stepped_s = 0;
     if (!s->running_count)
         return;
     s->now.steps++;
-    if (!step_run(s, &err)) {
+    bool done = step_begin(s, &err);
+    if (stepped_s > 0)
+        s->now.idle_seconds += seconds() - stepped_s;
+    if (done)
+        running_each(s, late_tell);
+    if (!done || !step_end(s, &err)) {
         step_fail(s, &err);
         return;
     }
-    for (int32_t at = 0; at < s->running_count;) {
-        int32_t before = s->running_count;
-        if (s->running[at]->drawn_count)
-            answer_take(s, s->running[at]);
-        else
-            answer_know(s, s->running[at]);
-        at += s->running_count == before; // an answer that ended has left the list
-    }
+    s->stepped_s = seconds();
+    running_each(s, drawn_take);
 }
 
 static void *thread_run(void *argument) {

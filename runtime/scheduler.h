@@ -88,6 +88,7 @@ typedef struct SchedulerStats {
     int64_t running, waiting, kv_pages, kv_pages_used, kv_pages_cached;
     int64_t prompt_tokens, cached_tokens, output_tokens, steps, preemptions, drafted, accepted;
     int64_t finished[FINISH_ERROR + 1];
+    double idle_seconds; // of the device, from the end of a step to the next one that was ready
 } SchedulerStats;
 
 // Owns nothing of engine and tokenizer, which outlive it. Starts the thread.

@@ -87,30 +87,42 @@ static void tell(const Scheduler *s, Request *r, FinishReason finish) {
     r->callback(r->user, r->number, &event);
 }
 
-// Does the token end the answer?
-static bool token_take(const Scheduler *s, Request *r, int32_t id, FinishReason *finish) {
+// Does the token end the answer? A stop string is looked for later.
+static FinishReason token_take(const Scheduler *s, Request *r, int32_t id) {
     r->ids[r->count++] = id;
-    *finish = FINISH_NONE;
-    if (is_stop(s, r, id)) {
-        *finish = FINISH_STOP;
-        return true;
-    }
-    if (r->grammar && !grammar_advance(r->grammar, id)) {
-        *finish = FINISH_STOP;
-        return true;
-    }
-    bool stops = r->count - r->prompt_count >= r->params.min_tokens;
-    TRY(answer_text_add(&r->text, id, stops, &r->error));
-    if (r->text.stop)
-        *finish = FINISH_STOP;
-    else if (r->count == r->limit)
-        *finish = FINISH_LENGTH;
-    return true;
+    if (is_stop(s, r, id) || (r->grammar && !grammar_advance(r->grammar, id)))
+        return FINISH_STOP;
+    r->spoken = r->count;
+    return r->count == r->limit ? FINISH_LENGTH : FINISH_NONE;
 }
 
 void answer_know(Scheduler *s, Request *r) {
     if (s->prefix_cache)
         engine_know(s->engine, r->slot, r->ids, r->count);
+}
+
+// Tokens to text; what was drawn behind a stop string is no part of the answer.
+static bool text_take(Scheduler *s, Request *r, FinishReason *finish) {
+    while (r->texted < r->spoken && !r->text.stop) {
+        bool stops = r->texted + 1 - r->prompt_count >= r->params.min_tokens;
+        TRY(answer_text_add(&r->text, r->ids[r->texted++], stops, &r->error));
+    }
+    if (!r->text.stop)
+        return true;
+    s->now.output_tokens -= r->count - r->texted;
+    r->count = r->spoken = r->texted;
+    *finish = FINISH_STOP;
+    return true;
+}
+
+void answer_tell(Scheduler *s, Request *r) {
+    FinishReason finish = r->finish;
+    if (!text_take(s, r, &finish))
+        finish = FINISH_ERROR;
+    if (finish != FINISH_NONE)
+        answer_end(s, r, finish);
+    else
+        tell(s, r, FINISH_NONE);
 }
 
 void answer_take(Scheduler *s, Request *r) {
@@ -123,8 +135,7 @@ void answer_take(Scheduler *s, Request *r) {
         r->drawn[0] = engine_token(s->engine, r->slot);
     for (int32_t at = 0; at < r->drawn_count && finish == FINISH_NONE; at++) {
         s->now.output_tokens++;
-        if (!token_take(s, r, r->drawn[at], &finish))
-            finish = FINISH_ERROR;
+        finish = token_take(s, r, r->drawn[at]);
     }
     if (r->params.logprobs >= 0)
         logprobs_take(s, r);
@@ -134,10 +145,10 @@ void answer_take(Scheduler *s, Request *r) {
         finish = FINISH_STOP;
     if (finish != FINISH_ERROR)
         answer_know(s, r);
-    if (finish != FINISH_NONE)
-        answer_end(s, r, finish);
-    else
-        tell(s, r, FINISH_NONE);
+    r->finish = finish;
+    // Those of the event that is told now are the logprobs that are known.
+    if (finish != FINISH_NONE || r->params.logprobs >= 0 || !engine_device(s->engine)->type->queues)
+        answer_tell(s, r);
 }
 
 void answer_end(Scheduler *s, Request *r, FinishReason finish) {
@@ -146,7 +157,8 @@ void answer_end(Scheduler *s, Request *r, FinishReason finish) {
         step_remove(s, r);
         pthread_mutex_unlock(&s->lock);
     }
-    if (finish != FINISH_ERROR && !answer_text_end(&r->text, &r->error))
+    if (finish != FINISH_ERROR &&
+        !(text_take(s, r, &finish) && answer_text_end(&r->text, &r->error)))
         finish = FINISH_ERROR;
     if (finish == FINISH_LENGTH && r->text.stop) // only the end of the text made it whole
         finish = FINISH_STOP;

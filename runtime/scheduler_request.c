@@ -127,7 +127,7 @@ bool request_make(Request **out, const Scheduler *s, const int32_t *ids, int64_t
     int64_t room = engine_context(s->engine) - count;
     r->slot = -1;
     r->speculate = (Speculate){.most = p->speculate, .length = p->speculate};
-    r->prompt_count = r->count = r->told = count;
+    r->prompt_count = r->count = r->told = r->texted = r->spoken = count;
     r->limit = count + (p->max_tokens && p->max_tokens < room ? p->max_tokens : room);
     if (!request_copy(r, s, ids, p, err)) {
         request_free(r);

@@ -23,6 +23,8 @@ struct Request {
     int64_t prompt_count, count;
     int64_t limit;  // of count
     int64_t told;   // of ids, by events
+    int64_t texted; // of ids, made text
+    int64_t spoken; // of ids that have text: a stop token has none
     int64_t cached; // tokens of the prompt that the prefix cache had, when it ran first
     int32_t slot;   // -1: waiting
     bool prefilled; // everything but the last id is in the KV cache
@@ -31,6 +33,7 @@ struct Request {
     Speculate speculate;
     bool masked;           // not all tokens may be drawn
     bool ended;            // the grammar's text is whole: no token may be drawn
+    FinishReason finish;   // what the tokens say; the text may have a stop string
     GrammarState *grammar; // NULL: any text
     Error error;           // FINISH_ERROR
     AnswerText text;
@@ -59,9 +62,10 @@ struct Scheduler {
 
     // Of the thread alone
     SchedulerStats now;
-    int32_t *slots;                                    // [max_batch_size]: of a decode step
-    PromptChunk *chunks;                               // [max_batch_size]: of a step's prompts
-    bool *slot_used;                                   // [max_batch_size]
+    double stepped_s;    // when the last step ended; 0: nothing ran since
+    int32_t *slots;      // [max_batch_size]: of a decode step
+    PromptChunk *chunks; // [max_batch_size]: of a step's prompts
+    bool *slot_used;     // [max_batch_size]
     TokenLogprob logprob, top[SCHEDULER_MAX_LOGPROBS]; // of the event that is told now
     int32_t top_count;
 };
@@ -72,14 +76,17 @@ bool request_make(Request **out, const Scheduler *s, const int32_t *ids, int64_t
 void request_free(Request *r);
 
 // scheduler_step.c
-void step_admit(Scheduler *s);              // from the queue into slots
-bool step_run(Scheduler *s, Error *err);    // false: the device failed
+void step_admit(Scheduler *s); // from the queue into slots
+// One step of the device: false, it failed.
+bool step_begin(Scheduler *s, Error *err);
+bool step_end(Scheduler *s, Error *err);
 void step_remove(Scheduler *s, Request *r); // frees its slot and pages; under the lock
 
 // scheduler_answer.c
 // Which tokens the next draw may give.
 bool answer_mask(Scheduler *s, Request *r, Error *err);
 void answer_take(Scheduler *s, Request *r); // the tokens that the step drew
+void answer_tell(Scheduler *s, Request *r); // their text, to whoever asked
 void answer_know(Scheduler *s, Request *r); // its full pages may be shared
 // Its last event. Frees the request.
 void answer_end(Scheduler *s, Request *r, FinishReason finish);

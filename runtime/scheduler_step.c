@@ -195,7 +195,7 @@ static bool decode(Scheduler *s, int32_t sequences, Error *err) {
     return rows == 0 || engine_decode_begin(s->engine, s->slots, rows, err);
 }
 
-bool step_run(Scheduler *s, Error *err) {
+bool step_begin(Scheduler *s, Error *err) {
     TRY(decode_reserve(s, err));
     int32_t sequences = 0;
     for (int32_t at = 0; at < s->running_count; at++) {
@@ -204,6 +204,9 @@ bool step_run(Scheduler *s, Error *err) {
     }
     int64_t budget = s->token_budget - sequences;
     budget = budget > LEAST_PREFILL ? budget : least(LEAST_PREFILL, s->token_budget);
-    TRY(decode(s, sequences, err) && prefill(s, budget, err));
+    return decode(s, sequences, err) && prefill(s, budget, err);
+}
+
+bool step_end(Scheduler *s, Error *err) {
     return engine_finish(s->engine, err);
 }

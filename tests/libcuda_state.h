@@ -8,6 +8,7 @@
 
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -86,6 +87,8 @@ typedef struct Stub {
     long launches, graph_launches, copies;
     char times[256]; // STUB_CUDA_US
     double clock_us; // advanced by kernels
+    long graph_us;   // STUB_CUDA_GRAPH_US
+    double due_s;    // when the graphs that were launched are done
 } Stub;
 
 static Stub stub;
@@ -133,6 +136,7 @@ static void configure(void) {
     stub.version = (int)setting("STUB_CUDA_VERSION", 13000);
     stub.devices = (int)setting("STUB_CUDA_DEVICES", 1);
     stub.integrated = (int)setting("STUB_CUDA_INTEGRATED", 0);
+    stub.graph_us = setting("STUB_CUDA_GRAPH_US", 0);
     stub.total = (size_t)setting("STUB_CUDA_MEMORY", 8000000000);
     stub.log = log ? fopen(log, "w") : NULL;
 }

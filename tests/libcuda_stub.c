@@ -20,7 +20,8 @@
 // STUB_CUDA_INTEGRATED (0; 1: managed memory is shared with the host, like a Jetson's),
 // STUB_CUDA_LOG (a file that gets a line per call), STUB_CUDA_FAIL (SYMBOL:N:CODE, the N-th call of
 // SYMBOL returns CODE), STUB_CUDA_US (how long kernels take, "linear_gemm:5,linear:50"; without it
-// any two events are a millisecond apart).
+// any two events are a millisecond apart), STUB_CUDA_GRAPH_US (how long a graph takes, while the
+// host goes on).
 //
 // Source: the documentation of the CUDA driver API. A driver keeps its state between calls, so
 // there is one mutable object at file scope. Non-goals: several threads, several streams at a time.
@@ -307,10 +308,28 @@ DRIVER(cuStreamCreate, (CUstream * handle, unsigned flags)) {
     return CUDA_SUCCESS;
 }
 
+static double now_s(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+// A graph takes STUB_CUDA_GRAPH_US, behind those before it.
+static void graph_start(void) {
+    double now = now_s();
+    stub.due_s = (stub.due_s > now ? stub.due_s : now) + (double)stub.graph_us * 1e-6;
+}
+
+static void graphs_wait(void) {
+    while (stub.graph_us && now_s() < stub.due_s)
+        ;
+}
+
 DRIVER(cuStreamSynchronize, (CUstream handle)) {
     ENTER("cuStreamSynchronize", true);
     Object *stream = object_of(handle, KIND_STREAM, "cuStreamSynchronize");
     not_capturing("cuStreamSynchronize");
+    graphs_wait();
     stream_flush(stream);
     return CUDA_SUCCESS;
 }
@@ -416,7 +435,7 @@ static unsigned shared_limit(void) {
     const struct {
         int major, minor;
         unsigned kilobytes;
-    } limits[] = {{8, 0, 163}, {8, 6, 99},   {8, 7, 163}, {8, 9, 99},
+    } limits[] = {{8, 0, 163}, {8, 6, 99},   {8, 7, 163},  {8, 9, 99},
                   {9, 0, 227}, {10, 0, 227}, {11, 0, 227}, {12, 0, 99}};
     unsigned found = 99;
     for (size_t at = 0; at < sizeof limits / sizeof *limits; at++)
@@ -593,6 +612,7 @@ DRIVER(cuGraphLaunch, (CUgraphExec handle, CUstream stream_handle)) {
     not_capturing("cuGraphLaunch");
     queue_run(exec); // the checks, now and again when it runs
     op_append(stream, &(Op){.kind = OP_GRAPH, .object = exec, .what = "cuGraphLaunch"});
+    graph_start();
     stub.graph_launches++;
     return CUDA_SUCCESS;
 }

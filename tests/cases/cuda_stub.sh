@@ -40,6 +40,17 @@ passes stub_bench "${gpu[@]}" "$exe" bench -p 300 -n 4 -b 1,2,5,16 --json
 logged graph_per_batch '^cuGraphInstantiate' 4
 seq 1 500 >"$work/text"
 passes stub_perplexity "${gpu[@]}" "$exe" perplexity "$work/text" --ctx 128 --windows 2 --json
+# Streams: text is made while the device works, and what it works on stays as it is.
+STUB_CUDA_GRAPH_US=1000 "${gpu[@]}" "$exe" serve --port 0 --device cuda:0 2>"$work/serve" &
+pid=$!
+for _ in $(seq 200); do
+    ! grep -q '^ready' "$work/serve" || break
+    sleep 0.05
+done
+passes stub_serve python3 tests/serve_load.py "$(sed -n 's/^listening on //p' "$work/serve")" \
+    --concurrency 12 --requests 48 --prompt-tokens 40 --output-tokens 50
+kill -TERM "$pid"
+wait "$pid" && ok stub_serve_ends || not_ok stub_serve_ends "$(tail -n 1 "$work/serve")"
 rm "$work/log"
 passes stub_cpu "${gpu[@]}" "$exe" -p x -n 2 --device cpu
 [ ! -e "$work/log" ] && ok cpu_needs_no_driver || not_ok cpu_needs_no_driver "$(head -n 1 "$work/log")"

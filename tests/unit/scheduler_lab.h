@@ -66,6 +66,10 @@ static inline void lab_event(void *user, uint64_t request, const GenerateEvent *
     pthread_mutex_unlock(&a->lab->lock);
 }
 
+// device_cpu, and whether it says that it queues what it is given.
+static DeviceType lab_type;
+static bool lab_queues;
+
 static inline void lab_open_scheduler(Lab *lab, const DeviceType *type, const DeviceOptions *d,
                                       const SchedulerOptions *o) {
     Error err = {0};
@@ -74,8 +78,12 @@ static inline void lab_open_scheduler(Lab *lab, const DeviceType *type, const De
     lab->tokenizer = lab_open("samples/storyteller", 8192, &lab->arena);
     pthread_mutex_init(&lab->lock, NULL);
     pthread_cond_init(&lab->ended, NULL);
-    if (!engine_open(&lab->engine, &lab->file.e, type, d, &err) ||
-        !scheduler_open(&lab->scheduler, lab->engine, lab->tokenizer, o, &err))
+    if (!engine_open(&lab->engine, &lab->file.e, type, d, &err))
+        failed("%s", err.message);
+    lab_type = *type;
+    lab_type.queues = lab_queues;
+    engine_device(lab->engine)->type = &lab_type;
+    if (!scheduler_open(&lab->scheduler, lab->engine, lab->tokenizer, o, &err))
         failed("%s", err.message);
 }
 

@@ -157,7 +157,7 @@ static bool gated_run(Device *d, StepPhase phase, int32_t rows, Error *err) {
 }
 
 static void gate_hold(Lab *lab, DeviceType *type) {
-    *type = device_cpu;
+    *type = lab_type;
     type->run = gated_run;
     engine_device(lab->engine)->type = type;
     pthread_mutex_lock(&gate);
@@ -716,10 +716,10 @@ static void test_failing_device(void **state) {
     Lab lab;
     int failures = 0;
     (void)state;
-    failing = device_cpu;
-    failing.decode = failing_decode;
     atomic_store(&steps_to_fail, 1 << 30);
     lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    failing = lab_type;
+    failing.decode = failing_decode;
     engine_device(lab.engine)->type = &failing;
     atomic_store(&steps_to_fail, 5);
     for (uint32_t at = 0; at < 12; at++) {
@@ -736,28 +736,38 @@ static void test_failing_device(void **state) {
         }
     }
     assert_in_range(failures, 1, FAKE_BATCH);
-    engine_device(lab.engine)->type = &device_cpu;
+    engine_device(lab.engine)->type = &lab_type;
     lab_close(&lab);
 }
 
+// Everything once more with a device that says that it queues: text is made a step later then.
+static int queues_set(void **state) {
+    (void)state;
+    lab_queues = true;
+    return 0;
+}
+
+#define TESTS(_)                 \
+    _(test_together_as_alone)    \
+    _(test_chunks_beside_decode) \
+    _(test_stops)                \
+    _(test_no_allocation)        \
+    _(test_grammar)              \
+    _(test_speculation)          \
+    _(test_prefix_cache)         \
+    _(test_prefix_of_answer)     \
+    _(test_drafts)               \
+    _(test_logprobs)             \
+    _(test_min_tokens)           \
+    _(test_cancel)               \
+    _(test_close_and_drain)      \
+    _(test_refusals)             \
+    _(test_full_queue)           \
+    _(test_failing_device)
+#define TEST(name)        cmocka_unit_test(name),
+#define TEST_QUEUED(name) {"queued_" #name, name, queues_set, NULL, NULL},
+
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_together_as_alone),
-        cmocka_unit_test(test_chunks_beside_decode),
-        cmocka_unit_test(test_stops),
-        cmocka_unit_test(test_no_allocation),
-        cmocka_unit_test(test_grammar),
-        cmocka_unit_test(test_speculation),
-        cmocka_unit_test(test_prefix_cache),
-        cmocka_unit_test(test_prefix_of_answer),
-        cmocka_unit_test(test_drafts),
-        cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_min_tokens),
-        cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_close_and_drain),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_full_queue),
-        cmocka_unit_test(test_failing_device),
-    };
+    const struct CMUnitTest tests[] = {TESTS(TEST) TESTS(TEST_QUEUED)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
