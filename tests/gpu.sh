@@ -158,12 +158,13 @@ large() {
     "$dir/$shape.out" bench -p 1024 -n 64 -b 1 --device cuda:0 --json
 }
 
-# Seconds from the start of a process to its first 200 at /health; the server goes on: $pid, $url.
+# serve_start LOG EXECUTABLE OPTIONS...: seconds from the start of a process to its first 200 at /health; the
+# server goes on: $pid, $url.
 serve_start() {
-    local log=$1 start
-    shift
+    local log=$1 exe=$2 start
+    shift 2
     start=$(date +%s.%N)
-    "$@" serve --port 18080 --device cuda:0 2>"$log" &
+    "$exe" serve --port 18080 --device cuda:0 "$@" 2>"$log" &
     pid=$!
     url=http://127.0.0.1:18080
     until curl -fs -o /dev/null "$url/health"; do
@@ -172,6 +173,20 @@ serve_start() {
     done
     echo "/health answers 200 after $(python3 -c "import time; print(round(time.time() - $start, 2))") s"
     grep '^ready' "$log"
+}
+
+# Answers with drafts and without. They may differ where two tokens are nearly equal: the rows of a draft go
+# through the kernels of prompts.
+drafts() {
+    local log=$1.log name
+    for name in plain drafted; do
+        if [ $name = plain ]; then serve_start "$log" "$1"; else serve_start "$log" "$1" --speculate 8; fi
+        python3 tests/serve_answers.py "$url" 12 3 >"$1.$name"
+        kill "$pid"
+        wait "$pid"
+    done
+    python3 tests/serve_answers.py "$1.plain" "$1.drafted" spec_decode_num_draft_tokens_total \
+        spec_decode_num_accepted_tokens_total || true
 }
 
 serve() {
@@ -188,9 +203,14 @@ serve() {
     python3 tests/serve_load.py "$url" --concurrency 1 --requests 16 $load
     python3 tests/serve_load.py "$url" --concurrency 8,64,256 --requests 256 $load
     python3 tests/serve_load.py "$url" --concurrency 64 --seconds 10 --prompts 64 --check --pid "$pid" $load
+    python3 tests/serve_load.py "$url" --concurrency 64 --decode --json --prompt-tokens 512 --output-tokens 512 \
+        --vocab 120000 >"$dir/decode.json"
     kill "$pid"
     wait "$pid"
+    python3 tests/serve_load.py "$dir/decode.json" --against "$dir/$shape.out bench --device cuda:0"
     "$dir/$shape.out" bench -p 512 -n 128 -b 1,64 --device cuda:0
+    cp "$folder/storyteller" "$dir/"
+    drafts "$dir/storyteller"
 }
 
 word=${1:-all}

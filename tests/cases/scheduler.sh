@@ -38,30 +38,8 @@ answers() {
         ! grep -q '^ready' "$work/$name.log" || break
         sleep 0.05
     done
-    python3 - "$(sed -n 's/^listening on //p' "$work/$name.log")" "$count" "$at_once" \
-        >"$work/$name.json" 2>>"$work/$name.log" <<'PYTHON' || status=$?
-import concurrent.futures, json, sys, urllib.request
-
-url, count, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-story = "Once upon a time there was a little house at the end of a long road. " * 6
-
-
-def complete(at):
-    body = {"prompt": story * (1 + at % 2) + "Number %d said" % (at // 2), "max_tokens": 150 + 37 * at % 120,
-            "temperature": 0.8 * (at % 3 > 0), "seed": at, "ignore_eos": True,
-            "frequency_penalty": 0.3 * (at % 4 == 1)}
-    request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(),
-                                     {"Content-Type": "application/json"})
-    return json.load(urllib.request.urlopen(request, timeout=100))["choices"][0]["text"]
-
-
-with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-    texts = list(pool.map(complete, range(count)))
-lines = urllib.request.urlopen(url + "/metrics").read().decode().split("\n")
-print(json.dumps({"texts": texts, "metrics": {
-    line.split(" ")[0].split("{")[0].replace("gptq_compile_", ""): float(line.rsplit(" ", 1)[1])
-    for line in lines if line and line[0] != "#"}}))
-PYTHON
+    python3 tests/serve_answers.py "$(sed -n 's/^listening on //p' "$work/$name.log")" "$count" "$at_once" \
+        >"$work/$name.json" 2>>"$work/$name.log" || status=$?
     kill -TERM "$pid"
     wait "$pid"
     return $status
@@ -69,15 +47,12 @@ PYTHON
 
 # same_answers NAME OTHER METRIC...: both said the same, and the metrics of OTHER are not 0.
 same_answers() {
-    if python3 - "$work" "$@" >"$work/same" 2>&1 <<'PYTHON'; then ok "$2"; else not_ok "$2" "$(tail -n 1 "$work/same")"; fi
-import json, sys
-
-one, other = (json.load(open("%s/%s.json" % (sys.argv[1], name))) for name in sys.argv[2:4])
-different = [at for at, text in enumerate(other["texts"]) if text != one["texts"][at]]
-assert other["texts"] and not different, different
-for name in sys.argv[4:]:
-    assert other["metrics"][name] > 0, (name, other["metrics"])
-PYTHON
+    local name=$2
+    if python3 tests/serve_answers.py "$work/$1.json" "$work/$2.json" "${@:3}" >"$work/same" 2>&1; then
+        ok "$name"
+    else
+        not_ok "$name" "$(tail -n 1 "$work/same")"
+    fi
 }
 
 answers 10 1 alone
