@@ -183,18 +183,16 @@ static void stops_set(const Grammar *g, uint32_t *mask, bool allowed) {
     }
 }
 
-void grammar_mask(const GrammarState *s, uint32_t *mask) {
+// Under the lock: what the walk says, which may be NULL.
+static void mask_give(const GrammarState *s, const uint32_t *tokens, uint32_t *mask) {
     const Grammar *g = s->g;
     size_t words = ((size_t)g->vocabulary->size + 31) / 32;
+    bool ends = s->at.ended || walk_accepts(g->walk, s->at.state);
     uint32_t any = 0;
-    memset(mask, 0, words * sizeof *mask);
-    pthread_mutex_lock(&g->shared->lock);
-    walk_tidy(g->walk);
-    const uint32_t *tokens = s->at.ended ? NULL : walk_mask(g->walk, s->at.state, s->at.opening);
     if (tokens)
         memcpy(mask, tokens, words * sizeof *mask);
-    bool ends = s->at.ended || walk_accepts(g->walk, s->at.state);
-    pthread_mutex_unlock(&g->shared->lock);
+    else
+        memset(mask, 0, words * sizeof *mask);
     stops_set(g, mask, false);
     for (size_t at = 0; at < words; at++)
         any |= mask[at];
@@ -202,7 +200,28 @@ void grammar_mask(const GrammarState *s, uint32_t *mask) {
         stops_set(g, mask, true);
 }
 
-bool grammar_advance(GrammarState *s, int32_t token) {
+void grammar_mask(const GrammarState *s, uint32_t *mask) {
+    const Grammar *g = s->g;
+    pthread_mutex_lock(&g->shared->lock);
+    walk_tidy(g->walk);
+    mask_give(s, s->at.ended ? NULL : walk_mask(g->walk, s->at.state, s->at.opening), mask);
+    pthread_mutex_unlock(&g->shared->lock);
+}
+
+bool grammar_mask_try(const GrammarState *s, uint32_t *mask) {
+    const Grammar *g = s->g;
+    if (pthread_mutex_trylock(&g->shared->lock) != 0)
+        return false;
+    const uint32_t *kept = walk_mask_kept(g->walk, s->at.state, s->at.opening);
+    bool made = kept || s->at.ended;
+    if (made)
+        mask_give(s, s->at.ended ? NULL : kept, mask);
+    pthread_mutex_unlock(&g->shared->lock);
+    return made;
+}
+
+// Under the lock.
+static bool token_advance(GrammarState *s, int32_t token) {
     const Grammar *g = s->g;
     Bytes bytes = vocabulary_bytes(g->vocabulary, token, s->at.opening);
     if (s->at.ended)
@@ -211,7 +230,6 @@ bool grammar_advance(GrammarState *s, int32_t token) {
         s->at.ended = true;
         return false;
     }
-    pthread_mutex_lock(&g->shared->lock);
     walk_tidy(g->walk);
     bool silent = s->at.opening && vocabulary_bytes(g->vocabulary, token, false).size;
     int32_t state = bytes.size || silent ? s->at.state : WALK_DEAD;
@@ -221,8 +239,22 @@ bool grammar_advance(GrammarState *s, int32_t token) {
         s->at.state = state;
         s->at.opening = false;
     }
-    pthread_mutex_unlock(&g->shared->lock);
     return state != WALK_DEAD;
+}
+
+bool grammar_advance(GrammarState *s, int32_t token) {
+    pthread_mutex_lock(&s->g->shared->lock);
+    bool taken = token_advance(s, token);
+    pthread_mutex_unlock(&s->g->shared->lock);
+    return taken;
+}
+
+bool grammar_advance_try(GrammarState *s, int32_t token, bool *taken) {
+    if (pthread_mutex_trylock(&s->g->shared->lock) != 0)
+        return false;
+    *taken = token_advance(s, token);
+    pthread_mutex_unlock(&s->g->shared->lock);
+    return true;
 }
 
 bool grammar_may_end(const GrammarState *s) {

@@ -24,6 +24,10 @@ void grammar_state_close(GrammarState *s);
 void grammar_mask(const GrammarState *s, uint32_t *mask);
 // false: the token was not allowed, or it was a stop token (the text has ended).
 bool grammar_advance(GrammarState *s, int32_t token);
+// Both without waiting. false, and nothing has changed: the mask is not made yet (which takes
+// milliseconds with a large vocabulary), or another thread is at one of this grammar.
+bool grammar_mask_try(const GrammarState *s, uint32_t *mask);
+bool grammar_advance_try(GrammarState *s, int32_t token, bool *taken);
 bool grammar_may_end(const GrammarState *s);
 // Speculation: a copy of the state, to walk drafts.
 bool grammar_state_copy(GrammarState *to, const GrammarState *from, Error *err);

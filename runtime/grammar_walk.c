@@ -398,8 +398,16 @@ static void trie_walk(Walk *w, const TokenTrie *trie, int32_t state, uint32_t *m
     }
 }
 
+static const TokenTrie *trie_of(const Walk *w, bool opening) {
+    return opening && w->v->opening.count ? &w->v->opening : &w->v->trie;
+}
+
+const uint32_t *walk_mask_kept(const Walk *w, int32_t state, bool opening) {
+    return w->t.states[state].mask[trie_of(w, opening) == &w->v->opening];
+}
+
 const uint32_t *walk_mask(Walk *w, int32_t state, bool opening) {
-    const TokenTrie *trie = opening && w->v->opening.count ? &w->v->opening : &w->v->trie;
+    const TokenTrie *trie = trie_of(w, opening);
     int which = trie == &w->v->opening;
     size_t words = ((size_t)w->v->size + 31) / 32;
     uint32_t *mask = w->t.states[state].mask[which];

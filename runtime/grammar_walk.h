@@ -30,6 +30,8 @@ void walk_tidy(Walk *w);
 int32_t walk_step(Walk *w, int32_t state, unsigned char byte);
 // [ceil(vocab / 32)] tokens that lead on from a state; owned by the walk, valid until the next call.
 const uint32_t *walk_mask(Walk *w, int32_t state, bool opening);
+// The same, if it was made before; else NULL.
+const uint32_t *walk_mask_kept(const Walk *w, int32_t state, bool opening);
 bool walk_accepts(const Walk *w, int32_t state);
 
 #endif

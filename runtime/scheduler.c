@@ -10,13 +10,18 @@ enum { DEFAULT_QUEUE = 1024 };
 
 // ---- the thread ---------------------------------------------------------------------------------
 
+// One whose mask is being made ends a moment later.
+static bool ends_now(const Request *r, bool all) {
+    return all || (atomic_load(&r->cancelled) && atomic_load(&r->mask_stage) != MASK_ASKED);
+}
+
 // Requests that were cancelled, or all of them.
 static void cancelled_end(Scheduler *s, bool all) {
     Request *ended = NULL;
     pthread_mutex_lock(&s->lock);
     for (Request **at = &s->queue; *at;) {
         Request *r = *at;
-        if (all || atomic_load(&r->cancelled)) {
+        if (ends_now(r, all)) {
             *at = r->next;
             s->waiting--;
             r->next = ended;
@@ -32,7 +37,7 @@ static void cancelled_end(Scheduler *s, bool all) {
         ended = next;
     }
     for (int32_t at = s->running_count; at-- > 0;)
-        if (all || atomic_load(&s->running[at]->cancelled))
+        if (ends_now(s->running[at], all))
             answer_end(s, s->running[at], FINISH_CANCELLED);
 }
 
@@ -89,17 +94,33 @@ static void drawn_take(Scheduler *s, Request *r) {
 
 // What a step drew is in the next one before it is text, while the device works.
 static void late_tell(Scheduler *s, Request *r) {
-    if (r->count > r->told)
+    if (r->count > r->told && step_takes(r))
         answer_tell(s, r);
+}
+
+static void masked_take(Scheduler *s, Request *r) {
+    if (atomic_load(&r->mask_stage) == MASK_DONE)
+        answer_masked(s, r);
+}
+
+static bool step_has_work(const Scheduler *s) {
+    for (int32_t at = 0; at < s->running_count; at++)
+        if (step_takes(s->running[at]))
+            return true;
+    return false;
 }
 
 static void step(Scheduler *s) {
     Error err = {0};
     step_admit(s);
+    running_each(s, masked_take);
     double stepped_s = s->stepped_s;
     s->stepped_s = 0;
-    if (!s->running_count)
+    if (!step_has_work(s)) {
+        if (s->running_count)
+            masks_wait(s);
         return;
+    }
     s->now.steps++;
     bool done = step_begin(s, &err);
     if (stepped_s > 0)
@@ -175,7 +196,7 @@ bool scheduler_open(Scheduler **out, Engine *en, const Tokenizer *t, const Sched
     size_t slots = (size_t)m->max_batch_size;
     Scheduler *s = calloc(1, sizeof *s);
     if (!s)
-        return fail(err, ERR_RESOURCE, 1112, "no memory for the scheduler");
+        return fail(err, ERR_RESOURCE, 1116, "no memory for the scheduler");
     s->engine = en;
     s->tokenizer = t;
     s->token_count = tokenizer_token_count(t);
@@ -190,7 +211,9 @@ bool scheduler_open(Scheduler **out, Engine *en, const Tokenizer *t, const Sched
     s->slot_used = calloc(slots, sizeof *s->slot_used);
     bool done = (s->running && s->slots && s->chunks && s->slot_used) ||
                 fail(err, ERR_RESOURCE, 1116, "no memory for the scheduler");
-    if (!done || !thread_start(s, err)) {
+    if (!done || !masks_start(s, err) || !thread_start(s, err)) {
+        if (done)
+            masks_end(s);
         scheduler_free(s);
         return false;
     }
@@ -207,6 +230,7 @@ void scheduler_close(Scheduler *s) {
     pthread_cond_broadcast(&s->work);
     pthread_mutex_unlock(&s->lock);
     pthread_join(s->thread, NULL);
+    masks_end(s);
     scheduler_free(s);
 }
 

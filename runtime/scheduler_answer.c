@@ -39,21 +39,34 @@ static void stops_clear(const Scheduler *s, const Request *r, uint32_t *mask, in
         grammar_mask(r->grammar, mask);
 }
 
-bool answer_mask(Scheduler *s, Request *r, Error *err) {
-    bool young = r->count - r->prompt_count < r->params.min_tokens, was = r->masked;
+static bool is_young(const Request *r) {
+    return r->count - r->prompt_count < r->params.min_tokens;
+}
+
+// The slot's mask is there, but for stop tokens.
+static bool mask_set(Scheduler *s, Request *r, Error *err) {
     int64_t words = ceil_div(engine_model(s->engine)->vocab_size, 32);
     uint32_t *mask = engine_mask(s->engine, r->slot);
-    r->masked = young || r->grammar;
-    if (was == r->masked && !r->grammar)
-        return true;
-    if (r->grammar)
-        grammar_mask(r->grammar, mask);
-    else
-        memset(mask, 0xff, (size_t)words * sizeof *mask);
-    if (young)
+    if (is_young(r))
         stops_clear(s, r, mask, words);
     r->ended = mask_empty(mask, words);
     return r->ended || engine_mask_set(s->engine, r->slot, r->masked, err);
+}
+
+bool answer_mask(Scheduler *s, Request *r, Error *err) {
+    int64_t words = ceil_div(engine_model(s->engine)->vocab_size, 32);
+    uint32_t *mask = engine_mask(s->engine, r->slot);
+    bool was = r->masked;
+    r->masked = is_young(r) || r->grammar;
+    if ((was == r->masked && !r->grammar) || atomic_load(&r->mask_stage) != MASK_NONE)
+        return true;
+    if (r->grammar && !grammar_mask_try(r->grammar, mask)) {
+        mask_ask(s, r, -1);
+        return true;
+    }
+    if (!r->grammar)
+        memset(mask, 0xff, (size_t)words * sizeof *mask);
+    return mask_set(s, r, err);
 }
 
 // Logprobs of the token that was drawn last, if they were asked for.
@@ -88,9 +101,18 @@ static void tell(const Scheduler *s, Request *r, FinishReason finish) {
 }
 
 // Does the token end the answer? A stop string is looked for later.
-static FinishReason token_take(const Scheduler *s, Request *r, int32_t id) {
+static FinishReason token_take(Scheduler *s, Request *r, int32_t id) {
+    bool taken = true;
     r->ids[r->count++] = id;
-    if (is_stop(s, r, id) || (r->grammar && !grammar_advance(r->grammar, id)))
+    if (is_stop(s, r, id))
+        return FINISH_STOP;
+    if (r->grammar && r->params.logprobs >= 0) { // its event is told now
+        taken = grammar_advance(r->grammar, id);
+    } else if (r->grammar && !grammar_advance_try(r->grammar, id, &taken)) {
+        mask_ask(s, r, id);
+        return FINISH_NONE;
+    }
+    if (!taken)
         return FINISH_STOP;
     r->spoken = r->count;
     return r->count == r->limit ? FINISH_LENGTH : FINISH_NONE;
@@ -146,12 +168,34 @@ void answer_take(Scheduler *s, Request *r) {
     if (finish != FINISH_ERROR)
         answer_know(s, r);
     r->finish = finish;
+    if (r->spoken < r->count && finish == FINISH_NONE)
+        return; // answer_masked will know whether it ends
     // Those of the event that is told now are the logprobs that are known.
     if (finish != FINISH_NONE || r->params.logprobs >= 0 || !engine_device(s->engine)->type->queues)
         answer_tell(s, r);
 }
 
+void answer_masked(Scheduler *s, Request *r) {
+    mask_wait(s, r); // takes it from the count
+    atomic_store(&r->mask_stage, MASK_NONE);
+    r->finish = r->mask_ended ? FINISH_STOP : FINISH_NONE;
+    if (!r->mask_ended) {
+        int64_t words = ceil_div(engine_model(s->engine)->vocab_size, 32);
+        r->spoken = r->count;
+        r->finish = r->count == r->limit ? FINISH_LENGTH : FINISH_NONE;
+        memcpy(engine_mask(s->engine, r->slot), r->mask, (size_t)words * sizeof *r->mask);
+        if (!mask_set(s, r, &r->error))
+            r->finish = FINISH_ERROR;
+        else if (r->ended && r->finish == FINISH_NONE)
+            r->finish = FINISH_STOP;
+    }
+    if (r->count > r->told || r->finish != FINISH_NONE)
+        answer_tell(s, r);
+}
+
 void answer_end(Scheduler *s, Request *r, FinishReason finish) {
+    if (atomic_load(&r->mask_stage) != MASK_NONE)
+        mask_wait(s, r);
     if (r->slot >= 0) {
         pthread_mutex_lock(&s->lock);
         step_remove(s, r);

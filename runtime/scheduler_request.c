@@ -79,7 +79,7 @@ static bool prompt_check(const Scheduler *s, const int32_t *ids, int64_t count, 
 
 static void *copy_of(const void *from, size_t count, size_t elem_bytes) {
     void *to = malloc(count * elem_bytes + 1); // counts are bounded by ranges_check
-    if (to && count)
+    if (to && from && count)
         memcpy(to, from, count * elem_bytes);
     return to;
 }
@@ -111,8 +111,12 @@ static bool request_copy(Request *r, const Scheduler *s, const int32_t *ids,
     if (!r->params.stop_ids || !r->params.bias || !r->params.stops || !r->ids)
         return fail(err, ERR_RESOURCE, 1110, "no memory for a request");
     memcpy(r->ids, ids, (size_t)r->prompt_count * sizeof *ids);
-    if (p->grammar)
+    if (p->grammar) {
+        r->mask = copy_of(NULL, (size_t)ceil_div(engine_model(s->engine)->vocab_size, 32), 4);
+        if (!r->mask)
+            return fail(err, ERR_RESOURCE, 1110, "no memory for a request");
         TRY(grammar_state_open(&r->grammar, p->grammar, err));
+    }
     return answer_text_open(&r->text, s->tokenizer, r->params.stops, r->params.stop_count,
                             r->params.include_stop, err);
 }
@@ -144,6 +148,7 @@ void request_free(Request *r) {
     free((void *)(uintptr_t)r->params.stop_ids);
     free((void *)(uintptr_t)r->params.bias);
     free((void *)(uintptr_t)r->params.stops);
+    free(r->mask);
     free(r->ids);
     free(r);
 }

@@ -138,6 +138,10 @@ static bool decode_reserve(Scheduler *s, Error *err) {
     return true;
 }
 
+bool step_takes(const Request *r) {
+    return atomic_load(&r->mask_stage) == MASK_NONE;
+}
+
 // ---- prompts ------------------------------------------------------------------------------------
 
 static int64_t least(int64_t a, int64_t b) {
@@ -149,7 +153,7 @@ static bool prefill(Scheduler *s, int64_t budget, Error *err) {
     int32_t count = 0;
     for (int32_t at = 0; at < s->running_count && budget > 0; at++) {
         Request *r = s->running[at];
-        if (r->prefilled)
+        if (r->prefilled || !step_takes(r))
             continue;
         int64_t done = engine_length(s->engine, r->slot), chunk = least(r->count - done, budget);
         r->prefilled = done + chunk == r->count;
@@ -183,7 +187,7 @@ static bool decode(Scheduler *s, int32_t sequences, Error *err) {
     int32_t rows = 0;
     for (int32_t at = 0; at < s->running_count; at++) {
         Request *r = s->running[at];
-        if (!r->prefilled || r->drawn_count)
+        if (!r->prefilled || r->drawn_count || !step_takes(r))
             continue;
         if (sequences <= SPECULATE_SEQUENCES)
             TRY(speculate(s, r, err));

@@ -69,6 +69,23 @@ bool grammar_advance(GrammarState *s, int32_t token) {
     return allowed;
 }
 
+// Some take time.
+static atomic_int tries;
+
+bool grammar_mask_try(const GrammarState *s, uint32_t *mask) {
+    if (atomic_fetch_add(&tries, 1) % 3 == 1)
+        return false;
+    grammar_mask(s, mask);
+    return true;
+}
+
+bool grammar_advance_try(GrammarState *s, int32_t token, bool *taken) {
+    if (atomic_fetch_add(&tries, 1) % 5 == 3)
+        return false;
+    *taken = grammar_advance(s, token);
+    return true;
+}
+
 static void expected_ids(const int32_t *prompt, int64_t count, const GenerateParams *p,
                          int32_t *out) {
     const SampleParams sample = {.temperature = p->temperature,
