@@ -122,9 +122,12 @@ static void step(Scheduler *s) {
         return;
     }
     s->now.steps++;
+    double begin_s = seconds();
     bool done = step_begin(s, &err);
+    if (engine_device(s->engine)->type->queues) // else it has run
+        begin_s = seconds();
     if (stepped_s > 0)
-        s->now.idle_seconds += seconds() - stepped_s;
+        s->now.idle_seconds += begin_s - stepped_s;
     if (done)
         running_each(s, late_tell);
     if (!done || !step_end(s, &err)) {

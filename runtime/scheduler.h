@@ -101,7 +101,8 @@ void scheduler_close(Scheduler *s);
 // fit into the context; id 1102: the queue is full.
 bool scheduler_submit(Scheduler *s, const int32_t *ids, int64_t count, const GenerateParams *p,
                       GenerateCallback *callback, void *user, uint64_t *request, Error *err);
-// Frees its pages before the next step; its last event still comes. Unknown numbers are ignored.
+// Frees its pages before the next step (or once the mask that is being made for it is there); its
+// last event still comes. Unknown numbers are ignored.
 void scheduler_cancel(Scheduler *s, uint64_t request);
 // No new request is taken; returns when all are done or `seconds` have passed (then false).
 bool scheduler_drain(Scheduler *s, double seconds);
