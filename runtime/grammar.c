@@ -31,10 +31,9 @@ struct GrammarState {
 
 // ---- grammars -----------------------------------------------------------------------------------
 
-static bool vocabulary_get(Grammar *g, const Tokenizer *t, Error *err) {
+bool grammar_prepare(const Tokenizer *t, Error *err) {
     pthread_mutex_lock(&t->shared->lock);
     bool done = t->shared->vocabulary || vocabulary_open(&t->shared->vocabulary, t, err);
-    g->vocabulary = t->shared->vocabulary;
     pthread_mutex_unlock(&t->shared->lock);
     return done;
 }
@@ -45,7 +44,9 @@ static bool grammar_open(Grammar **out, const Tokenizer *t, Error *err) {
         return fail(err, ERR_RESOURCE, 1220, "no memory for a grammar");
     g->tokenizer = t->shared;
     *out = g;
-    return vocabulary_get(g, t, err);
+    TRY(grammar_prepare(t, err));
+    g->vocabulary = t->shared->vocabulary; // stays as it is
+    return true;
 }
 
 static void grammar_end(Grammar *g) {

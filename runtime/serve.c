@@ -23,7 +23,8 @@ typedef struct Server {
     char *key; // owner: this
     struct event *wake, *stop[2], *drain;
     pthread_t loader;
-    bool loading, stopping;
+    bool loading, stopping; // loading: the loop has not seen the end of it
+    bool loader_runs;       // to be joined
     // The loader's, until `loaded`:
     Engine *engine;
     Scheduler *scheduler;
@@ -41,12 +42,14 @@ static void *load(void *user) {
         scheduler_open(&s->scheduler, s->engine, s->cli->tokenizer, &options, &s->load_error);
     atomic_store(&s->loaded, true);
     inbox_wake(s->api.inbox);
+    Error ignored; // the first grammar will say it
+    if (s->scheduler)
+        grammar_prepare(s->cli->tokenizer, &ignored);
     return NULL;
 }
 
 static void load_finish(Server *s) {
     Api *api = &s->api;
-    pthread_join(s->loader, NULL);
     s->loading = false;
     if (!s->scheduler || s->stopping) {
         event_base_loopbreak(api->base);
@@ -203,18 +206,19 @@ static bool server_open(Server *s, Error *err) {
     bool bracket = strchr(http.host, ':') != NULL;
     fprintf(stderr, "listening on http://%s%s%s:%d\n", bracket ? "[" : "", http.host,
             bracket ? "]" : "", http_port(s->api.http));
-    s->loading = true;
-    if (pthread_create(&s->loader, NULL, load, s) != 0) {
-        s->loading = false;
-        return fail(err, ERR_RESOURCE, 1168, "no thread to load the model");
-    }
-    return true;
+    s->loading = s->loader_runs = pthread_create(&s->loader, NULL, load, s) == 0;
+    return s->loading || fail(err, ERR_RESOURCE, 1168, "no thread to load the model");
+}
+
+static void loader_join(Server *s) {
+    if (s->loader_runs)
+        pthread_join(s->loader, NULL);
+    s->loader_runs = s->loading = false;
 }
 
 static void server_close(Server *s) {
     struct event *events[] = {s->wake, s->drain, s->stop[0], s->stop[1]};
-    if (s->loading)
-        pthread_join(s->loader, NULL);
+    loader_join(s);
     if (s->scheduler)
         scheduler_close(s->scheduler);
     if (s->api.inbox)
@@ -237,10 +241,7 @@ bool serve(Cli *cli, ServeOpen *open, Error *err) {
     bool done = server_open(&s, err);
     if (done)
         event_base_dispatch(s.api.base);
-    if (s.loading) {
-        pthread_join(s.loader, NULL);
-        s.loading = false;
-    }
+    loader_join(&s);
     if (done && s.load_error.code && !s.stopping) {
         *err = s.load_error;
         done = false;
