@@ -108,31 +108,21 @@ static bool tokens_of(const Api *api, cJSON *request, ApiPrompt *out, Refusal *w
                       why);
 }
 
-static void tokenize(void *user, HttpRequest *r, const char *path, Bytes body) {
-    Api *api = user;
-    Writer b = {.data = NULL};
+static bool tokens_print(const Api *api, cJSON *request, Writer *b, Refusal *why) {
     ApiPrompt prompt = {.ids = NULL};
-    cJSON *request = NULL;
-    Refusal why;
-    (void)path;
-    if (!ready(api, r))
-        return;
-    if (api_body(&request, body, &why) && api_model_check(request, &api->model, &why) &&
-        tokens_of(api, request, &prompt, &why)) {
-        writer_print(&b, "{\"count\":%" PRId64 ",\"max_model_len\":%" PRId64 ",\"tokens\":[",
+    bool done = tokens_of(api, request, &prompt, why);
+    if (done) {
+        writer_print(b, "{\"count\":%" PRId64 ",\"max_model_len\":%" PRId64 ",\"tokens\":[",
                      prompt.count, api->model.context);
         for (int64_t at = 0; at < prompt.count; at++)
-            writer_print(&b, at ? ",%d" : "%d", prompt.ids[at]);
-        writer_print(&b, "]}");
-        reply_buffer(r, 200, "application/json", &b);
-    } else {
-        api_refuse(api, r, &why);
+            writer_print(b, at ? ",%d" : "%d", prompt.ids[at]);
+        writer_print(b, "]}");
     }
     free(prompt.ids);
-    cJSON_Delete(request);
+    return done;
 }
 
-static bool text_of(const Api *api, const cJSON *request, Writer *b, Refusal *why) {
+static bool text_print(const Api *api, cJSON *request, Writer *b, Refusal *why) {
     const cJSON *tokens = json_member(request, "tokens");
     ApiPrompt prompt = {.ids = NULL};
     char *text = NULL;
@@ -155,20 +145,30 @@ static bool text_of(const Api *api, const cJSON *request, Writer *b, Refusal *wh
     return done;
 }
 
-static void detokenize(void *user, HttpRequest *r, const char *path, Bytes body) {
-    Api *api = user;
+// Answers with what `print` makes of the request, or with why it does not.
+static void reply_printed(Api *api, HttpRequest *r, Bytes body,
+                          bool (*print)(const Api *, cJSON *, Writer *, Refusal *)) {
     Writer b = {.data = NULL};
     cJSON *request = NULL;
     Refusal why;
-    (void)path;
     if (!ready(api, r))
         return;
     if (api_body(&request, body, &why) && api_model_check(request, &api->model, &why) &&
-        text_of(api, request, &b, &why))
+        print(api, request, &b, &why))
         reply_buffer(r, 200, "application/json", &b);
     else
         api_refuse(api, r, &why);
     cJSON_Delete(request);
+}
+
+static void tokenize(void *user, HttpRequest *r, const char *path, Bytes body) {
+    (void)path;
+    reply_printed(user, r, body, tokens_print);
+}
+
+static void detokenize(void *user, HttpRequest *r, const char *path, Bytes body) {
+    (void)path;
+    reply_printed(user, r, body, text_print);
 }
 
 // ---- the server ---------------------------------------------------------------------------------
