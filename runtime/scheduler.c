@@ -199,7 +199,7 @@ bool scheduler_open(Scheduler **out, Engine *en, const Tokenizer *t, const Sched
     size_t slots = (size_t)m->max_batch_size;
     Scheduler *s = calloc(1, sizeof *s);
     if (!s)
-        return fail(err, ERR_RESOURCE, 1116, "no memory for the scheduler");
+        return fail(err, ERR_RESOURCE, 1112, "no memory for the scheduler");
     s->engine = en;
     s->tokenizer = t;
     s->token_count = tokenizer_token_count(t);
@@ -213,7 +213,7 @@ bool scheduler_open(Scheduler **out, Engine *en, const Tokenizer *t, const Sched
     s->chunks = calloc(slots, sizeof *s->chunks);
     s->slot_used = calloc(slots, sizeof *s->slot_used);
     bool done = (s->running && s->slots && s->chunks && s->slot_used) ||
-                fail(err, ERR_RESOURCE, 1116, "no memory for the scheduler");
+                fail(err, ERR_RESOURCE, 1116, "no memory for the slots of the scheduler");
     if (!done || !masks_start(s, err) || !thread_start(s, err)) {
         if (done)
             masks_end(s);

@@ -114,7 +114,7 @@ static bool request_copy(Request *r, const Scheduler *s, const int32_t *ids,
     if (p->grammar) {
         r->mask = copy_of(NULL, (size_t)ceil_div(engine_model(s->engine)->vocab_size, 32), 4);
         if (!r->mask)
-            return fail(err, ERR_RESOURCE, 1110, "no memory for a request");
+            return fail(err, ERR_RESOURCE, 1117, "no memory for the mask of a request");
         TRY(grammar_state_open(&r->grammar, p->grammar, err));
     }
     return answer_text_open(&r->text, s->tokenizer, r->params.stops, r->params.stop_count,
