@@ -16,6 +16,29 @@ typedef struct DeviceOptions {
 
 typedef struct Device Device;
 
+// How the weights came onto a device that has memory of its own.
+typedef struct LoadTimes {
+    int64_t bytes;
+    double seconds; // all of it, checks included
+    double read_s;  // of these: the file was read and checked
+    double wait_s;  // of these: waited for copies to the device
+    int threads;    // that read
+} LoadTimes;
+
+// What the same bytes take at least.
+typedef struct LoadLimits {
+    double read_s; // a plain read of the file by as many threads
+    double copy_s; // a plain copy from pinned memory to the device; 0: there is none
+} LoadLimits;
+
+// What the system says that the device's memory lost while it was opened: the GPU's driver, or this
+// process's size. Without weights that are mapped.
+typedef struct DeviceMemory {
+    int64_t taken; // bytes; -1: not known
+    int64_t page;  // in whole pages of so many bytes
+    int pieces;    // allocations, each of which may begin a page
+} DeviceMemory;
+
 typedef struct DeviceType {
     const char *name; // "cpu", "cuda"
     bool queues;      // run and decode may return before they are done: upload keeps their order
@@ -46,6 +69,8 @@ typedef struct DeviceType {
     // Seconds that a plain read of `bytes` of the device's memory takes, best of a few. What it
     // measured is said in *how. bytes is at most the size of the weights.
     bool (*read_seconds)(Device *d, int64_t bytes, double *seconds, const char **how, Error *err);
+    // Measures them. NULL: weights are mapped.
+    bool (*load_limits)(Device *d, LoadLimits *out, Error *err);
 } DeviceType;
 
 // Every back end's struct starts with this.
@@ -55,6 +80,8 @@ struct Device {
     char description[128];    // "AMD EPYC, 2 threads", "NVIDIA H200, cuda:0"
     char reason[160];         // why that target: "made for compute capability 9.0"
     int64_t kv_pages;         // with page 0
+    LoadTimes load;           // zeros: weights are mapped
+    DeviceMemory memory;
 };
 
 extern const DeviceType device_cpu, device_cuda;

@@ -6,7 +6,6 @@
 #include "threads.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +13,6 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
-
-enum { CHECKERS = 4 }; // threads that compare weights with their checks
 
 typedef struct CpuDevice {
     Device device;
@@ -25,12 +22,8 @@ typedef struct CpuDevice {
     Candidate *candidates; // [vocab_size], for the sampler
     float *scores;         // the same
     size_t kv_bytes;
-    // Compare the weights with their checks while the first step runs; no result leaves the device
-    // before they are done.
-    pthread_t checkers[CHECKERS];
-    int checker_count; // started and not joined yet
-    atomic_llong next_page;
-    atomic_bool damaged; // `damage` is set, by the first who saw it
+    atomic_llong next_page; // to be compared with its check
+    atomic_bool damaged;    // `damage` is set, by the first who saw it
     Error damage;
 } CpuDevice;
 
@@ -72,6 +65,29 @@ static bool reserve(unsigned char **out, size_t bytes, const char *what, Error *
     return true;
 }
 
+// Of this process, in pages; -1: not known.
+static int64_t process_pages(void) {
+    long pages = -1;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file)
+        return -1;
+    if (fscanf(file, "%ld", &pages) != 1)
+        pages = -1;
+    fclose(file);
+    return pages;
+}
+
+static bool regions_reserve(CpuDevice *d, Error *err) {
+    int64_t before = process_pages(), page = (int64_t)sysconf(_SC_PAGESIZE);
+    size_t arena = (size_t)d->e->info.arena_bytes;
+    TRY(reserve(&d->run.base[REGION_ARENA], arena, "activations", err));
+    TRY(reserve(&d->run.base[REGION_KV], d->kv_bytes, "the KV cache", err));
+    int64_t after = process_pages();
+    d->device.memory = (DeviceMemory){
+        .taken = before < 0 ? -1 : (after - before) * page, .page = page, .pieces = 2};
+    return true;
+}
+
 // At most half of this machine's memory.
 static int64_t kv_fit(const ModelInfo *m) {
     int64_t ram = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
@@ -94,46 +110,32 @@ bool device_kv_pages(int64_t *pages, const ModelInfo *m, const DeviceOptions *o,
     return true;
 }
 
-static bool page_check(const Executable *e, int64_t page, Error *err) {
-    Bytes weights = executable_segment(e, SEGMENT_WEIGHTS);
-    size_t at = (size_t)page * PAYLOAD_PAGE_BYTES;
-    size_t size = weights.size - at < PAYLOAD_PAGE_BYTES ? weights.size - at : PAYLOAD_PAGE_BYTES;
-    return executable_page_check(e, page, weights.data + at, size, err);
-}
-
-static void *pages_check(void *argument) {
-    CpuDevice *d = argument;
-    int64_t pages = ceil_div(d->e->info.weights_bytes, PAYLOAD_PAGE_BYTES), page;
-    while ((page = atomic_fetch_add(&d->next_page, 1)) < pages) {
+// One thread's share of the pages.
+static void pages_check(void *user, int thread) {
+    CpuDevice *d = user;
+    Bytes weights = executable_segment(d->e, SEGMENT_WEIGHTS);
+    int64_t page;
+    (void)thread;
+    while ((page = atomic_fetch_add(&d->next_page, 1)) * PAYLOAD_PAGE_BYTES <
+           d->e->info.weights_bytes) {
         Error err = {0};
-        if (page_check(d->e, page, &err))
+        size_t at = (size_t)page * PAYLOAD_PAGE_BYTES, left = weights.size - at;
+        if (executable_page_check(d->e, page, weights.data + at,
+                                  left < PAYLOAD_PAGE_BYTES ? left : PAYLOAD_PAGE_BYTES, &err))
             continue;
         if (!atomic_exchange(&d->damaged, true))
             d->damage = err;
         break;
     }
-    return NULL;
 }
 
-static void check_start(CpuDevice *d) {
+// Before the first step, by the threads that run it. Beside it would take longer: both read all
+// weights, at the speed of memory, and threads that wait at a barrier for one that lost its core to a
+// check do nothing.
+static bool weights_check(CpuDevice *d, Error *err) {
     Bytes weights = executable_segment(d->e, SEGMENT_WEIGHTS);
-    int threads = threads_available() < CHECKERS ? threads_available() : CHECKERS;
     madvise((void *)(uintptr_t)weights.data, weights.size, MADV_WILLNEED);
-    while (d->checker_count < threads &&
-           pthread_create(&d->checkers[d->checker_count], NULL, pages_check, d) == 0)
-        d->checker_count++;
-}
-
-static void check_join(CpuDevice *d) {
-    while (d->checker_count)
-        pthread_join(d->checkers[--d->checker_count], NULL);
-}
-
-// What every result waits for: nothing that was made from damaged weights may be seen. The first
-// call takes over the pages that are not checked yet.
-static bool check_finish(CpuDevice *d, Error *err) {
-    pages_check(d);
-    check_join(d);
+    pool_run(d->pool, pages_check, d);
     if (!atomic_load(&d->damaged))
         return true;
     *err = d->damage;
@@ -160,8 +162,6 @@ static void processor_name(char *out, size_t size, int threads) {
 
 static void cpu_close(Device *device) {
     CpuDevice *d = (CpuDevice *)(void *)device;
-    atomic_store(&d->next_page, INT64_MAX / 2);
-    check_join(d);
     pool_close(d->pool);
     if (d->run.base[REGION_ARENA])
         munmap(d->run.base[REGION_ARENA], (size_t)d->e->info.arena_bytes);
@@ -197,12 +197,10 @@ static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o
     const Executable *e = d->e;
     TRY(target_find(&d->device, e, err));
     int threads = o->threads ? o->threads : threads_available();
-    check_start(d);
     TRY(pool_open(&d->pool, threads, err));
     TRY(device_kv_pages(&d->device.kv_pages, &e->info, o, kv_fit(&e->info), err));
     d->kv_bytes = (size_t)d->device.kv_pages * (size_t)e->info.kv_page_bytes;
-    TRY(reserve(&d->run.base[REGION_ARENA], (size_t)e->info.arena_bytes, "activations", err));
-    TRY(reserve(&d->run.base[REGION_KV], d->kv_bytes, "the KV cache", err));
+    TRY(regions_reserve(d, err));
     d->candidates = calloc((size_t)e->info.vocab_size, sizeof *d->candidates);
     d->scores = calloc((size_t)e->info.vocab_size, sizeof *d->scores);
     if (!d->candidates || !d->scores)
@@ -213,7 +211,7 @@ static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o
     d->run.threads = pool_threads(d->pool);
     d->run.device = d->pool;
     processor_name(d->device.description, sizeof d->device.description, d->run.threads);
-    return true;
+    return weights_check(d, err);
 }
 
 static bool cpu_open(Device **out, const Executable *e, unsigned char *batch,
@@ -315,7 +313,7 @@ static bool cpu_decode(Device *d, int32_t rows, Error *err) {
 
 static bool cpu_logits(Device *device, int32_t rows, float *out, Error *err) {
     CpuDevice *d = (CpuDevice *)(void *)device;
-    TRY(check_finish(d, err));
+    (void)err;
     memcpy(out, d->run.base[REGION_ARENA] + d->e->info.logits_offset,
            (size_t)rows * (size_t)d->e->info.vocab_size * sizeof *out);
     return true;
@@ -327,8 +325,8 @@ static bool cpu_upload(Device *d, int64_t offset, int64_t size, Error *err) {
 }
 
 static bool cpu_download(Device *d, int64_t offset, int64_t size, Error *err) {
-    (void)offset, (void)size;
-    return check_finish((CpuDevice *)(void *)d, err);
+    (void)d, (void)offset, (void)size, (void)err;
+    return true; // the same
 }
 
 static bool cpu_wait(Device *d, Error *err) {

@@ -1,5 +1,6 @@
 // Shared by writer and reader: the batch block's layout, the hashes, and the parser of the tail.
 #include "payload.h"
+#include "payload_hash.h"
 
 #include <string.h>
 
@@ -8,9 +9,9 @@
 
 // ORDER SEGMENTS
 static const char *const segment_names[SEGMENT_COUNT] = {
-    "weights", "model",  "tokenizer", "template", "tool template", "special tokens", "targets",
-    "kernels", "cubins", "explain",   "license",  "receipt",       "checks",         "defaults",
-    "selftest", "source",
+    "weights", "model",    "tokenizer", "template", "tool template", "special tokens",
+    "targets", "kernels",  "cubins",    "explain",  "license",       "receipt",
+    "checks",  "defaults", "selftest",  "source",
 };
 
 const char *segment_name(SegmentKind kind) {
@@ -18,12 +19,22 @@ const char *segment_name(SegmentKind kind) {
 }
 
 void payload_hash128(const void *data, size_t size, uint64_t out[2]) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) {
+        payload_hash128_avx2(data, size, out);
+        return;
+    }
+#endif
     XXH128_hash_t hash = XXH3_128bits(data, size);
     out[0] = hash.low64;
     out[1] = hash.high64;
 }
 
 uint64_t payload_hash64(const void *data, size_t size) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2"))
+        return payload_hash64_avx2(data, size);
+#endif
     return XXH3_64bits(data, size);
 }
 
@@ -117,7 +128,8 @@ static bool footers_read(Bytes whole, const char *file, Payload *p, Error *err) 
             continue;
         TRY(footer_check(&found[at], whole.size, file, err));
         if (!all_zero(data + sizeof none, PAYLOAD_FOOTER_BYTES - sizeof none))
-            return fail(err, ERR_CORRUPT, 717, "%s: the payload's footer is damaged (bytes behind it)", file);
+            return fail(err, ERR_CORRUPT, 717,
+                        "%s: the payload's footer is damaged (bytes behind it)", file);
     }
     if (!there[0] && !there[1])
         return footer_check(&none, whole.size, file, err);

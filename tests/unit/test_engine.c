@@ -217,16 +217,9 @@ static void test_damaged_weights(void **state) {
         Error err = {0};
         fake_open(&f);
         f.weights[damaged[at]] ^= 1;
-        assert_true(engine_open(&en, &f.e, &device_cpu, &(DeviceOptions){.threads = 1}, &err));
-        int32_t prompt[2] = {1, 2}, token;
-        assert_true(engine_start(en, 0, &greedy, &err));
-        assert_true(engine_prefill(en, 0, prompt, 2, NULL, &err)); // the check may still run
-        for (int attempt = 0; attempt < 2; attempt++) {            // no result, ever
-            assert_false(engine_sample(en, 0, &token, &err));
-            assert_int_equal(err.code, ERR_CORRUPT);
-            assert_non_null(strstr(err.message, "weights are damaged"));
-        }
-        engine_close(en);
+        assert_false(engine_open(&en, &f.e, &device_cpu, &(DeviceOptions){.threads = 2}, &err));
+        assert_int_equal(err.code, ERR_CORRUPT);
+        assert_non_null(strstr(err.message, "weights are damaged"));
         fake_close(&f);
     }
 }

@@ -1,0 +1,32 @@
+// XXH3 once more, for AVX2: weights are checked at every start, and SSE2 would be slower than memory.
+#include "payload_hash.h"
+
+#if defined(__x86_64__)
+
+// Functions from here on may use AVX2, whatever the rest of the program is made for.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC target("avx2")
+#endif
+
+#include <immintrin.h>
+
+#define XXH_INLINE_ALL
+#define XXH_VECTOR 2 // XXH_AVX2
+#include <xxhash.h>
+
+uint64_t payload_hash64_avx2(const void *data, size_t size) {
+    return XXH3_64bits(data, size);
+}
+
+void payload_hash128_avx2(const void *data, size_t size, uint64_t out[2]) {
+    XXH128_hash_t hash = XXH3_128bits(data, size);
+    out[0] = hash.low64;
+    out[1] = hash.high64;
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif
