@@ -218,6 +218,50 @@ static cJSON *decode_json(const Decode *d) {
     return json;
 }
 
+// ---- loading the weights ------------------------------------------------------------------------
+
+static void load_print(const LoadTimes *t, const LoadLimits *limits) {
+    double bytes = (double)t->bytes;
+    double slower = limits->read_s > limits->copy_s ? limits->read_s : limits->copy_s;
+    printf("load %.2f MB: %.1f ms, %.2f GB/s, checks included = %.1f %% of the slower of\n",
+           bytes * 1e-6, t->seconds * 1e3, bytes / t->seconds * 1e-9, 100 * slower / t->seconds);
+    printf("    a plain read of the file by %d threads %.2f GB/s\n", t->threads,
+           bytes / limits->read_s * 1e-9);
+    if (limits->copy_s > 0)
+        printf("    a plain copy of pinned memory      %.2f GB/s\n", bytes / limits->copy_s * 1e-9);
+    printf("    of it reading and checking %.1f ms, waiting for copies %.1f ms\n", t->read_s * 1e3,
+           t->wait_s * 1e3);
+}
+
+static cJSON *load_json(const LoadTimes *t, const LoadLimits *limits) {
+    const double slower = limits->read_s > limits->copy_s ? limits->read_s : limits->copy_s;
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {
+        {"bytes", (double)t->bytes},      {"seconds", t->seconds},
+        {"read_check_s", t->read_s},      {"wait_s", t->wait_s},
+        {"threads", t->threads},          {"plain_read_s", limits->read_s},
+        {"plain_copy_s", limits->copy_s}, {"ratio", slower / t->seconds},
+    };
+    cJSON *json = cJSON_CreateObject();
+    for (size_t at = 0; at < sizeof numbers / sizeof *numbers; at++)
+        cJSON_AddNumberToObject(json, numbers[at].name, numbers[at].value);
+    return json;
+}
+
+static bool load_run(Bench *b, cJSON *json, Error *err) {
+    Device *d = engine_device(b->engine);
+    LoadLimits limits;
+    if (!d->type->load_limits)
+        return fail(err, ERR_USAGE, 1310, "--load: weights are mapped on a CPU, not loaded");
+    TRY(d->type->load_limits(d, &limits, err));
+    if (!b->cli->options.json)
+        load_print(&d->load, &limits);
+    cJSON_AddItemToObject(json, "load", load_json(&d->load, &limits));
+    return true;
+}
+
 // ---- command ------------------------------------------------------------------------------------
 
 static bool batches_parse(Bench *b, Error *err) {
@@ -282,6 +326,8 @@ static bool bench_run(Bench *b, cJSON *json, Error *err) {
     Device *d = engine_device(b->engine);
     cJSON_AddStringToObject(json, "device", d->description);
     cJSON_AddStringToObject(json, "target", d->target->name);
+    if (b->cli->options.load)
+        return load_run(b, json, err);
     TRY(prefill_measure(b, &prefill, err));
     cJSON_AddItemToObject(json, "prefill", prefill_json(b, &prefill));
     if (!b->cli->options.json) {

@@ -32,7 +32,7 @@ typedef struct CliOptions {
     int64_t speculate; // tokens of a draft at most
     int64_t kv_tokens; // room of the KV cache over all sequences; 0: as the command wants it
     double temperature, top_p, min_p, repetition_penalty;
-    bool raw, ignore_eos, stats, json, all, help;
+    bool raw, ignore_eos, stats, json, all, help, load, measure;
 } CliOptions;
 
 // What every command gets.

@@ -249,7 +249,8 @@ static void info_json(const Executable *e) {
 }
 
 bool command_info(Cli *cli, Error *err) {
-    (void)err;
+    if (cli->options.measure)
+        return memory_measure(cli, err);
     const Executable *e = &cli->executable;
     const ModelInfo *m = &e->info;
     if (cli->options.json) {

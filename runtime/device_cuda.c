@@ -15,6 +15,7 @@
 
 enum {
     MAX_ARGUMENTS = 32,
+    DRIVER_PAGE = 2 << 20,  // of device memory
     OVERLAP_MAJOR = 9,      // compute capability that has programmatic dependent launch
     OVERLAP_DRIVER = 12030, // CUDA version that records it into graphs
 };
@@ -298,15 +299,29 @@ static bool back_allocate(CudaDevice *d, Error *err) {
     return true;
 }
 
+static bool regions_allocate(CudaDevice *d, const DeviceOptions *o, Error *err) {
+    const ModelInfo *m = &d->e->info;
+    size_t before = 0, after = 0, total;
+    CHECK(d, memory_info(&before, &total), "cuMemGetInfo");
+    TRY(allocate(d, REGION_WEIGHTS, m->weights_bytes, "the weights", err));
+    TRY(allocate(d, REGION_ARENA, m->arena_bytes, "activations", err));
+    TRY(allocate(d, REGION_BATCH, d->e->batch.bytes, "the batch", err));
+    TRY(kv_allocate(d, o, err));
+    CHECK(d, memory_info(&after, &total), "cuMemGetInfo");
+    // Managed memory is taken page by page, when it is written.
+    d->device.memory =
+        (DeviceMemory){.taken = d->integrated ? -1 : (int64_t)before - (int64_t)after,
+                       .page = DRIVER_PAGE,
+                       .pieces = REGION_COUNT};
+    return true;
+}
+
 static bool cuda_start(CudaDevice *d, const DeviceOptions *o, Error *err) {
     const ModelInfo *m = &d->e->info;
     TRY(driver_open(&d->cu, err));
     TRY(gpu_open(d, o->index, err));
     TRY(kernels_load(d, err));
-    TRY(allocate(d, REGION_WEIGHTS, m->weights_bytes, "the weights", err));
-    TRY(allocate(d, REGION_ARENA, m->arena_bytes, "activations", err));
-    TRY(allocate(d, REGION_BATCH, d->e->batch.bytes, "the batch", err));
-    TRY(kv_allocate(d, o, err));
+    TRY(regions_allocate(d, o, err));
     TRY(clear(d, REGION_ARENA, m->arena_bytes, err));
     TRY(back_allocate(d, err));
     d->graphs = calloc((size_t)m->max_batch_size + 1, sizeof(CUgraphExec));
@@ -423,4 +438,5 @@ const DeviceType device_cuda = {
     .download = cuda_download,
     .wait = cuda_wait,
     .read_seconds = cuda_read_seconds,
+    .load_limits = cuda_load_limits,
 };

@@ -33,6 +33,8 @@ bool cuda_check(CudaDevice *d, CUresult result, const char *what, Error *err);
 
 // device_cuda_load.c: the weights to where the GPU reads them, every page checked.
 bool cuda_weights_load(CudaDevice *d, Error *err);
+// The same: DeviceType.load_limits.
+bool cuda_load_limits(Device *device, LoadLimits *out, Error *err);
 // device_cuda_read.c: DeviceType.read_seconds.
 bool cuda_read_seconds(Device *device, int64_t bytes, double *seconds, const char **how,
                        Error *err);

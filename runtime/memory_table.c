@@ -1,7 +1,6 @@
 // The table of `info`: what a run takes for so many sequences of so many tokens, on each kind of
 // device that the file has code for (payload_memory.h).
 #include "memory_table.h"
-#include "cli.h"
 #include "payload_memory.h"
 
 #include <cjson/cJSON.h>
@@ -69,4 +68,54 @@ cJSON *memory_table_json(const Executable *e) {
     cJSON *rows = cJSON_CreateArray();
     rows_visit(e, row_json, rows);
     return rows;
+}
+
+// ---- what a run really takes --------------------------------------------------------------------
+
+typedef struct Measured {
+    int64_t planned, taken; // bytes of the device, or of this process
+    int64_t allowed;        // by which they may differ: each allocation begins and ends in a page
+    bool good;
+} Measured;
+
+static Measured memory_compare(const Executable *e, const Device *d, int64_t context) {
+    bool cuda = d->type == &device_cuda;
+    MemoryUse use = memory_use(&e->info, cuda ? DEVICE_CUDA : DEVICE_CPU, context, 1);
+    Measured m = {.planned = cuda ? use.device_bytes : use.arena + use.kv,
+                  .taken = d->memory.taken,
+                  .allowed = d->memory.pieces * d->memory.page};
+    int64_t off = m.taken - m.planned;
+    m.good = off < m.allowed && -off < m.allowed;
+    return m;
+}
+
+static void measured_print(const Device *d, const Measured *m, int64_t context, bool json) {
+    if (json)
+        printf("{\"device\":\"%s\",\"context\":%lld,\"planned_bytes\":%lld,\"taken_bytes\":%lld,"
+               "\"page_bytes\":%lld}\n",
+               d->type->name, (long long)context, (long long)m->planned, (long long)m->taken,
+               (long long)d->memory.page);
+    else
+        printf("%s, 1 sequence of %lld tokens: planned %lld bytes, taken %lld, %+lld in %d "
+               "allocations of pages of %lld\n",
+               d->description, (long long)context, (long long)m->planned, (long long)m->taken,
+               (long long)(m->taken - m->planned), d->memory.pieces, (long long)d->memory.page);
+}
+
+bool memory_measure(Cli *cli, Error *err) {
+    Engine *engine = NULL;
+    TRY(cli_engine(cli, &engine, 0, err));
+    const Device *d = engine_device(engine);
+    int64_t context = engine_context(engine);
+    Measured m = memory_compare(&cli->executable, d, context);
+    bool known = d->memory.taken >= 0;
+    if (known)
+        measured_print(d, &m, context, cli->options.json);
+    engine_close(engine);
+    if (!known)
+        return fail(err, ERR_UNSUPPORTED, 1311,
+                    "--measure: this device's memory is taken page by page as it is used");
+    return m.good ||
+           fail(err, ERR_MISMATCH, 1312, "a run takes %lld bytes, the table of `info` says %lld",
+                (long long)m.taken, (long long)m.planned);
 }

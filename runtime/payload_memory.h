@@ -13,7 +13,7 @@ typedef struct MemoryUse {
     int64_t host_bytes;   // besides: the engine's blocks, and CUDA's pinned memory while it loads
 } MemoryUse;
 
-enum { MEMORY_STAGE_BYTES = 2 * 16 * PAYLOAD_PAGE_BYTES }; // device_cuda.c: two pinned buffers
+enum { MEMORY_STAGE_BYTES = 2 * 16 * PAYLOAD_PAGE_BYTES }; // device_cuda_load.c: two pinned buffers
 enum { MEMORY_SAMPLER_BYTES = 16 + 4 };                    // device_cpu.c: a candidate, a score
 
 // device_cuda.c: pinned memory for what comes back of the batch block.

@@ -85,6 +85,11 @@ env LD_PRELOAD="$PWD/build/tests/count_mmaps.so" COUNT_MMAPS="$work/mmaps" "$exe
 found=$(awk '{n += $1} END {print n}' "$work/mmaps")
 expected=$(row cpu 2048 1 'arena_bytes + kv_bytes')
 [ "$found" = "$expected" ] && ok memory_cpu || not_ok memory_cpu "mapped $found, promised $expected"
+passes measure_cpu "$exe" info --measure -c 2048 --device cpu --json
+python3 -c 'import json, sys
+m = json.load(sys.stdin)
+assert 0 <= m["taken_bytes"] - m["planned_bytes"] < 2 * m["page_bytes"], m' <"$work/stdout" &&
+    ok measured_cpu || not_ok measured_cpu "$(cat "$work/stdout")"
 fails max_memory 6 '16 sequences of 2048 tokens take' "$compiler" "$sample" -n --target cpu --max-memory 40M
 grep -qE '^  1024 +2 ' "$work/stderr" && ok max_memory_table || not_ok max_memory_table "$(cat "$work/stderr")"
 passes max_memory_fits "$compiler" "$sample" -n --target cpu --max-memory 40M --max-seq-len 1024 --max-batch-size 2
