@@ -162,12 +162,16 @@ static bool device_test(Selftest *s, const char *name, Error *err) {
         double worst = errors[0] > errors[1] ? errors[0] : errors[1];
         bool good = worst <= (double)s->header.bound;
         snprintf(detail, sizeof detail,
-                 "error %.5f in prefill, %.5f in decode, bound %.3f; %.2f s; %s (%s)", errors[0],
+                 "error %.1e in prefill, %.1e in decode, bound %.3f; %.2f s; %s (%s)", errors[0],
                  errors[1], (double)s->header.bound, cli_seconds() - started,
                  engine_device(en)->target->name, engine_device(en)->description);
         finding_add(s, name, good ? "good" : "WRONG", detail);
-        s->ran = true;
+    } else if (opened && err->code == ERR_DEVICE) { // a kernel that ran into the wall
+        finding_add(s, name, "WRONG", err->message);
+        *err = (Error){0};
+        done = true;
     }
+    s->ran = s->ran || done;
     engine_close(en);
     return done;
 }

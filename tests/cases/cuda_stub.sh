@@ -135,6 +135,10 @@ grep -qE '^cpu +good' "$work/stdout" && grep -qE '^cuda +WRONG' "$work/stdout" &
 passes stub_selftest_absent env STUB_CUDA_DEVICES=0 "$exe" selftest
 grep -qE '^cuda +absent' "$work/stdout" && ok stub_selftest_absent_says ||
     not_ok stub_selftest_absent_says "$(cat "$work/stdout")"
+# A kernel that fails is an answer of the self-test, not the lack of a device.
+fails stub_selftest_fault 8 'does not compute' env STUB_CUDA_FAIL=cuLaunchKernelEx:5:700 "$exe" selftest --device cuda
+grep -qE '^cuda +WRONG +.*CUDA error 700' "$work/stdout" && ok stub_selftest_fault_says ||
+    not_ok stub_selftest_fault_says "$(cat "$work/stdout")"
 fails stub_selftest_asked 7 'no GPU' env STUB_CUDA_DEVICES=0 "$exe" selftest --device cuda
 cp "$exe" "$work/swapped" && build/tests/plant "$work/swapped" cubin --keep-golden
 fails swapped_cubin 8 'does not compute' "$work/swapped" selftest --device cpu
@@ -150,6 +154,17 @@ expected=$("$exe" info --json | python3 -c 'import json, sys
 print(next(r["device_bytes"] for r in json.load(sys.stdin)["memory"]
            if (r["device"], r["context"], r["sequences"]) == ("cuda", 2048, 1)))')
 [ "$found" = "$expected" ] && [ "$pinned" = 3 ] && ok memory_cuda || not_ok memory_cuda "allocated $found, promised $expected"
+passes stub_measure "${gpu[@]}" "$exe" info --measure -c 2048 --device cuda
+grep -q "planned $expected bytes, taken $expected, +0 " "$work/stdout" && ok stub_measured ||
+    not_ok stub_measured "$(cat "$work/stdout")"
+fails stub_measure_integrated 3 'page by page' env STUB_CUDA_INTEGRATED=1 "$exe" info --measure --device cuda
+passes stub_load "${gpu[@]}" "$exe" bench --load --json
+python3 -c 'import json, sys
+load = json.load(sys.stdin)["load"]
+assert load["bytes"] > 12e6 and load["ratio"] > 0 and load["seconds"] >= load["read_check_s"] > 0, load
+assert abs(load["ratio"] - max(load["plain_read_s"], load["plain_copy_s"]) / load["seconds"]) < 1e-6' \
+    <"$work/stdout" && ok stub_load_json || not_ok stub_load_json "$(cat "$work/stdout")"
+fails load_mapped 2 'mapped on a CPU' "$exe" bench --load --device cpu
 # doctor NAME PATTERN SETTINGS...: a line of its output under these settings of the stand-ins.
 doctor() {
     local name=$1 pattern=$2
