@@ -346,8 +346,10 @@ bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
             seen_add(en, slot, ids[first + row]);
         TRY(seen_upload(en, slot, err) && chunk_run(en, slot, ids + first, rows, err));
         int64_t skipped = visit && visit->first > position ? visit->first - position : 0;
-        if (visit && skipped < rows)
-            TRY(rows_visit(en, position, (int32_t)skipped, rows, visit, err));
+        int64_t end =
+            visit && visit->end && visit->end - position < rows ? visit->end - position : rows;
+        if (visit && skipped < end)
+            TRY(rows_visit(en, position, (int32_t)skipped, (int32_t)end, visit, err));
     }
     return true;
 }

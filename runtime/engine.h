@@ -49,6 +49,7 @@ typedef struct LogitsVisit {
     bool (*visit)(void *user, int64_t position, const float *logits, Error *err);
     void *user;
     int64_t first; // position of the first token that is wanted
+    int64_t end;   // of the last one, + 1; 0: to the end of the prompt
 } LogitsVisit;
 
 // Appends a prompt, in chunks. visit may be NULL. ERR_USAGE: an id is outside of the vocabulary;

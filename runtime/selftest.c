@@ -1,12 +1,10 @@
 // `selftest`: does this machine compute this model right? Says for the file whether it is what the
 // compiler wrote, and for each back end how far its logits are from the oracle's, which the compiler
 // stored (payload_selftest.h). Prefill and decode are both run. Non-goal: speed; see `bench`.
+#include "selftest.h"
 #include "cli.h"
-#include "payload_selftest.h"
 
 #include <cjson/cJSON.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct Selftest {
@@ -86,85 +84,32 @@ static bool kernels_check(Selftest *s) {
 
 // ---- one back end -------------------------------------------------------------------------------
 
-// |found - expected| / |expected - its mean|: a common shift of all logits changes no probability,
-// but is an error all the same.
-static double distance(const float *found, const float *expected, int64_t count) {
-    double mean = 0, error = 0, size = 0;
-    for (int64_t id = 0; id < count; id++)
-        mean += (double)expected[id] / (double)count;
-    for (int64_t id = 0; id < count; id++) {
-        double d = (double)found[id] - (double)expected[id], e = (double)expected[id] - mean;
-        error += d * d;
-        size += e * e;
-    }
-    return isfinite(error) ? sqrt(error / (size > 0 ? size : 1)) : HUGE_VAL;
-}
-
-typedef struct Seen {
-    float *logits; // [vocab_size] of the last position
-    int64_t vocab_size;
-} Seen;
-
-static bool logits_keep(void *user, int64_t position, const float *logits, Error *err) {
-    Seen *seen = user;
-    (void)position, (void)err;
-    memcpy(seen->logits, logits, (size_t)seen->vocab_size * sizeof *logits);
-    return true;
-}
-
-// The logits of check 0 or 1 in seen->logits.
-static bool check_run(const SelftestHeader *h, Engine *en, int check, Seen *seen, Error *err) {
-    SampleParams greedy = {.top_p = 1, .repetition_penalty = 1};
-    int32_t slot = 0, token;
-    int64_t prompt = check == 0 ? h->first : h->token_count - 1;
-    LogitsVisit visit = {.visit = logits_keep, .user = seen, .first = prompt - 1};
-    TRY(engine_start(en, slot, &greedy, err));
-    if (prompt > 0)
-        TRY(engine_prefill(en, slot, h->ids, prompt, &visit, err));
-    if (check == 0 || prompt == 0)
-        return true;
-    TRY(engine_sample(en, slot, &token, err));
-    engine_force(en, slot, h->ids[prompt]);
-    TRY(engine_decode(en, &slot, 1, &token, err));
-    Device *device = engine_device(en);
-    return device->type->logits(device, 1, seen->logits, err);
-}
-
-static bool engine_test(Selftest *s, Engine *en, double errors[SELFTEST_CHECKS], Error *err) {
-    Seen seen = {.vocab_size = s->header.vocab_size};
-    seen.logits = calloc((size_t)seen.vocab_size, sizeof *seen.logits);
-    bool done = seen.logits || fail(err, ERR_RESOURCE, 1273, "no memory for the logits");
-    for (int check = 0; done && check < SELFTEST_CHECKS; check++) {
-        done = check_run(&s->header, en, check, &seen, err);
-        errors[check] =
-            distance(seen.logits, s->expected + check * seen.vocab_size, seen.vocab_size);
-    }
-    free(seen.logits);
-    return done;
-}
-
 // A device that is not here is a finding, not a failure, unless it was asked for.
 static bool device_test(Selftest *s, const char *name, Error *err) {
     const char *asked = s->cli->options.device;
-    double started = cli_seconds(), errors[SELFTEST_CHECKS] = {0};
+    double started = cli_seconds();
+    SelftestResult found;
     Engine *en = NULL;
     char detail[600];
     s->cli->options.device = name;
-    bool opened = cli_engine(s->cli, &en, SELFTEST_MAX_TOKENS, err);
+    bool opened = cli_engine(s->cli, &en, selftest_tokens(&s->cli->executable), err);
     s->cli->options.device = asked;
     if (!opened && err->code == ERR_DEVICE && !asked) {
         finding_add(s, name, "absent", err->message);
         *err = (Error){0};
         return true;
     }
-    bool done = opened && engine_test(s, en, errors, err);
+    bool done = opened && selftest_run(&s->header, s->expected, en, &found, err);
     if (done) {
-        double worst = errors[0] > errors[1] ? errors[0] : errors[1];
-        bool good = worst <= (double)s->header.bound;
+        double worst = found.prefill > found.decode ? found.prefill : found.decode;
+        bool good = worst <= (double)s->header.bound && !found.wrong_draws;
         snprintf(detail, sizeof detail,
-                 "error %.1e in prefill, %.1e in decode, bound %.3f; %.2f s; %s (%s)", errors[0],
-                 errors[1], (double)s->header.bound, cli_seconds() - started,
-                 engine_device(en)->target->name, engine_device(en)->description);
+                 "error %.1e in prefill, %.1e in decode, bound %.3f; %d step functions%s; %.2f s; "
+                 "%s (%s)",
+                 found.prefill, found.decode, (double)s->header.bound, found.functions,
+                 found.wrong_draws ? ", tokens drawn that are not the most likely" : "",
+                 cli_seconds() - started, engine_device(en)->target->name,
+                 engine_device(en)->description);
         finding_add(s, name, good ? "good" : "WRONG", detail);
     } else if (opened && err->code == ERR_DEVICE) { // a kernel that ran into the wall
         finding_add(s, name, "WRONG", err->message);

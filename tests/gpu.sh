@@ -16,7 +16,8 @@
 #   tests/gpu.sh large [SHAPE [OPTIONS]]  writes a checkpoint of that shape (llama-3.1-8b) with these
 #                              options of make-checkpoint, compiles it, times it
 #   tests/gpu.sh serve [SHAPE [OPTIONS]]  the server of such a model: its start, and under load
-#   tests/gpu.sh all           all of them but `serve`
+#   tests/gpu.sh life [sample|large]  planted faults, PTX, memory, starts (tests/gpu_life.sh)
+#   tests/gpu.sh all           all of them but `serve` and `life`
 set -eu
 cd "$(dirname "$0")/.."
 folder=build/gpu
@@ -27,6 +28,7 @@ pack() {
     strip -o "$folder/gptq-compile" build/gptq-compile
     cp build/make-checkpoint "$folder/"
     strip -o "$folder/oracle_logits" build/tests/oracle_logits
+    strip -o "$folder/plant" build/tests/plant
     build/gptq-compile samples/storyteller -o "$folder/storyteller" --target cpu,sm_90a --progress none
     for program in build/tests/gpu_*; do
         case $program in
@@ -213,11 +215,15 @@ serve() {
     drafts "$dir/storyteller"
 }
 
+life() {
+    bash tests/gpu_life.sh "$@"
+}
+
 word=${1:-all}
 [ $# -eq 0 ] || shift
 case $word in
 pack) pack "$@" ;;
-kernels | bench | ncu | model | formats | oracle | sanitize | large | serve)
+kernels | bench | ncu | model | formats | oracle | sanitize | large | serve | life)
     unpack
     "$word" "$@"
     ;;
@@ -231,7 +237,7 @@ all)
     large
     ;;
 *)
-    sed -n '2,22s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,23s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

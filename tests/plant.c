@@ -3,6 +3,8 @@
 //   tile OFFSET     inverts 512 bytes of the weights
 //   selftest OTHER  takes the expected logits of another executable of the same model
 //   cubin           gives one kernel the image of another
+//   cubin-of OTHER N  gives the N-th kernel of which OTHER, a model of the same shape, has another image
+//                   that one; says which it was
 // With --keep-golden the golden hash stays that of the compiler.
 #include "../compiler/artifact.h"
 #include "../compiler/selftest.h"
@@ -36,15 +38,22 @@ static void tile_plant(Bytes segments[SEGMENT_COUNT], size_t offset) {
     }
 }
 
+static KernelInfo *kernels_of(Bytes segments[SEGMENT_COUNT], size_t *count) {
+    *count = segments[SEGMENT_KERNELS].size / sizeof(KernelInfo);
+    return (KernelInfo *)(void *)writable(segments[SEGMENT_KERNELS]);
+}
+
 // The first two kernels of one source with different images change places, entries stay.
 static bool cubin_plant(Bytes segments[SEGMENT_COUNT], Error *err) {
-    KernelInfo *kernels = (KernelInfo *)(void *)writable(segments[SEGMENT_KERNELS]);
-    size_t count = segments[SEGMENT_KERNELS].size / sizeof *kernels;
+    size_t count;
+    KernelInfo *kernels = kernels_of(segments, &count);
     for (size_t a = 0; a < count; a++)
         for (size_t b = a + 1; b < count; b++)
             if (strcmp(kernels[a].entry, kernels[b].entry) == 0 &&
                 strcmp(kernels[a].name, "linear_decode.cu") == 0 &&
                 kernels[a].argument_count == kernels[b].argument_count &&
+                kernels[a].block == kernels[b].block &&
+                kernels[a].shared_bytes == kernels[b].shared_bytes &&
                 kernels[a].image_offset != kernels[b].image_offset) {
                 kernels[a].image_offset = kernels[b].image_offset;
                 kernels[a].image_size = kernels[b].image_size;
@@ -53,6 +62,31 @@ static bool cubin_plant(Bytes segments[SEGMENT_COUNT], Error *err) {
                 return true;
             }
     return fail(err, ERR_USAGE, 0, "no two kernels to swap");
+}
+
+// Images of one kernel that differ in a constant have one size, so that they change places.
+static bool cubin_of_plant(Bytes ours[SEGMENT_COUNT], const Artifact *other, size_t wanted,
+                           Error *err) {
+    size_t count, seen = 0;
+    KernelInfo *kernels = kernels_of(ours, &count);
+    Bytes table = artifact_segment(other, SEGMENT_KERNELS);
+    Bytes images = artifact_segment(other, SEGMENT_CUBINS);
+    for (size_t at = 0; at < count && table.size == count * sizeof *kernels; at++) {
+        KernelInfo *k = &kernels[at], from;
+        memcpy(&from, table.data + at * sizeof from, sizeof from);
+        if (strcmp(k->entry, from.entry) != 0 || k->image_size != from.image_size ||
+            memcmp(k->image_check, from.image_check, sizeof from.image_check) == 0 ||
+            seen++ != wanted)
+            continue;
+        memcpy(writable(ours[SEGMENT_CUBINS]) + k->image_offset, images.data + from.image_offset,
+               from.image_size);
+        for (size_t twin = 0; twin < count; twin++) // kernels that share the image
+            if (kernels[twin].image_offset == k->image_offset)
+                memcpy(kernels[twin].image_check, from.image_check, sizeof from.image_check);
+        printf("kernel %zu, %s:%s\n", at, k->name, k->entry);
+        return true;
+    }
+    return fail(err, ERR_USAGE, 0, "there is no kernel %zu that differs", wanted);
 }
 
 static bool plant(int argc, char **argv, Arena *arena, Error *err) {
@@ -66,6 +100,9 @@ static bool plant(int argc, char **argv, Arena *arena, Error *err) {
     } else if (strcmp(argv[2], "selftest") == 0) {
         TRY(artifact_open(&other, argv[3], err));
         segments[SEGMENT_SELFTEST] = segment_copy(&other, SEGMENT_SELFTEST, arena);
+    } else if (strcmp(argv[2], "cubin-of") == 0) {
+        TRY(artifact_open(&other, argv[3], err));
+        TRY(cubin_of_plant(segments, &other, (size_t)strtoull(argv[4], NULL, 10), err));
     } else {
         TRY(cubin_plant(segments, err));
     }

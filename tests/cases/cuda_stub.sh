@@ -132,6 +132,9 @@ done
 fails stub_selftest 8 'does not compute' "${gpu[@]}" "$exe" selftest
 grep -qE '^cpu +good' "$work/stdout" && grep -qE '^cuda +WRONG' "$work/stdout" && ok stub_selftest_says ||
     not_ok stub_selftest_says "$(cat "$work/stdout")"
+functions=$("$exe" explain | awk '/^target sm_90a/ {on = 1} on && /(prefill|head|decode), up to [0-9]+ tokens:/ {n++} END {print n}')
+grep -qE "^cuda .* $functions step functions" "$work/stdout" && [ "$functions" -ge 4 ] && ok stub_selftest_all ||
+    not_ok stub_selftest_all "not $functions functions: $(cat "$work/stdout")"
 passes stub_selftest_absent env STUB_CUDA_DEVICES=0 "$exe" selftest
 grep -qE '^cuda +absent' "$work/stdout" && ok stub_selftest_absent_says ||
     not_ok stub_selftest_absent_says "$(cat "$work/stdout")"
