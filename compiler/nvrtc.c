@@ -3,8 +3,8 @@
 // A kernel's text is a prologue of macros (the step's parameters and facts of the target), then its
 // file from kernels/. Headers go to NVRTC from memory, no option holds a path, so that the same
 // step gives the same bytes everywhere, and everything that decides them is in the cache key. A
-// kernel that spills registers or keeps an array in local memory is refused: it would be slow in
-// silence.
+// kernel that spills registers or keeps an array in local memory would be slow in silence: that is
+// said, also of one from the cache, which keeps the reason beside the cubin.
 //
 // Source: the NVRTC documentation, 12 and 13; its prototypes are declared here, since no toolkit
 // header may be needed to build. Non-goals: linking device code, LTO, PTX for chips that are not
@@ -361,7 +361,8 @@ static bool compiled_check(const Compiled *o, const Nvrtc *n, const Step *kernel
 // or wgmma that run one after the other. false: nothing.
 static bool slow_reason(char *out, size_t size, const char *log) {
     long stack = log_bytes(log, " bytes stack frame"), local = log_bytes(log, " bytes lmem");
-    long stores = log_bytes(log, " bytes spill stores"), loads = log_bytes(log, " bytes spill loads");
+    long stores = log_bytes(log, " bytes spill stores"),
+         loads = log_bytes(log, " bytes spill loads");
     if (strstr(log, "instructions are serialized")) {
         snprintf(out, size, "its wgmma run one after the other");
         return true;
@@ -373,14 +374,43 @@ static bool slow_reason(char *out, size_t size, const char *log) {
     return stack || stores || loads || local;
 }
 
-static bool slow_note(const Compiled *o, const Step *kernel, const Target *t, CubinStats *stats) {
-    char reason[160];
-    if (!slow_reason(reason, sizeof reason, o->log ? o->log : ""))
-        return false;
+static void slow_note(const char *reason, const Step *kernel, const Target *t, CubinStats *stats) {
     if (stats->slow++ == 0)
         snprintf(stats->slow_note, sizeof stats->slow_note,
                  "%s (%s) for %s: %s; it is right, but slower than it could be", kernel->source,
                  kernel->entry, t->name, reason);
+}
+
+// The key under which the cache has the reason of a slow kernel.
+static Bytes slow_key(Bytes key, Arena *a) {
+    Text text = {.arena = a};
+    text_line(&text, "why this one is slow");
+    text_add(&text, (const char *)key.data, key.size);
+    return (Bytes){(const unsigned char *)text.data, text.size};
+}
+
+// The reason first: a cubin in the cache without one is a fast one.
+static void kernel_put(Cache *cache, Bytes key, Bytes image, const char *reason, Arena *a) {
+    if (reason[0]) {
+        Bytes slow = slow_key(key, a);
+        cache_put(cache, (const char *)slow.data, slow.size,
+                  (Bytes){(const unsigned char *)reason, strlen(reason)});
+    }
+    cache_put(cache, (const char *)key.data, key.size, image);
+}
+
+// *reason: "" for a fast kernel.
+static bool kernel_get(Cache *cache, Bytes key, Bytes *image, bool *found, const char **reason,
+                       Arena *a, Error *err) {
+    bool slow = false;
+    *reason = "";
+    TRY(cache_get(cache, (const char *)key.data, key.size, image, found, a, err));
+    if (!*found)
+        return true;
+    Bytes text, of = slow_key(key, a);
+    TRY(cache_get(cache, (const char *)of.data, of.size, &text, &slow, a, err));
+    if (slow)
+        *reason = arena_strndup(a, (const char *)text.data, text.size);
     return true;
 }
 
@@ -446,9 +476,12 @@ static bool queue_collect(Queue *q, Cubin *cubins, const Plan *p, Cache *cache, 
             unsigned char *image = arena_alloc(a, job->output.size);
             memcpy(image, job->output.image, job->output.size);
             cubin_set(&cubins[job->kernel], job, (Bytes){image, job->output.size}, p, false);
-            if (!slow_note(&job->output, p->kernels[job->kernel], p->target, stats))
-                cache_put(cache, (const char *)job->key.data, job->key.size,
-                          cubins[job->kernel].image);
+            char reason[160] = "";
+            if (slow_reason(reason, sizeof reason, job->output.log ? job->output.log : ""))
+                slow_note(reason, p->kernels[job->kernel], p->target, stats);
+            else
+                reason[0] = 0;
+            kernel_put(cache, job->key, cubins[job->kernel].image, reason, a);
             stats->compiled++;
         }
         compiled_free(&job->output);
@@ -501,9 +534,12 @@ static bool jobs_find(Queue *q, Cubin *cubins, const Plan *p, const char *versio
             q->twins[q->twin_count++] = (Twin){kernel, twin};
             continue;
         }
-        TRY(cache_get(cache, (const char *)job->key.data, job->key.size, &image, &found, a, err));
+        const char *reason;
+        TRY(kernel_get(cache, job->key, &image, &found, &reason, a, err));
         if (found) {
             cubin_set(&cubins[kernel], job, image, p, true);
+            if (reason[0])
+                slow_note(reason, p->kernels[kernel], p->target, stats);
             stats->cached++;
         } else {
             q->count++;

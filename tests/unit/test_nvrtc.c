@@ -3,6 +3,7 @@
 // plan, shapes of other models where registers or shared memory are tighter, and whatever the
 // fixtures' graphs have besides linears and experts, fused or not. Also: bytes do not depend on
 // threads, parameters arrive as macros, and what does not compile is named.
+#include "compiler/cache.h"
 #include "tests/attention_lab.h"
 #include "tests/rows_cases.h"
 #include "tests/sample_lab.h"
@@ -13,6 +14,8 @@
 #include <stdarg.h>
 
 #include <cmocka.h>
+
+#include "files.h"
 
 // clang-format off
 // One of each kind; tests/cases/target_all.sh compiles the sample for all.
@@ -323,6 +326,56 @@ static void bytes_do_not_depend_on_threads_or_cache(void **state) {
     arena_free(a);
 }
 
+// The only cubin of a cache: its key text.
+static Bytes cubin_key(const Cache *c, const char *dir) {
+    static const char first[] = "gptq-compile cubin";
+    Bytes key = {0}, image;
+    DIR *entries = opendir(dir);
+    assert_non_null(entries);
+    for (const struct dirent *entry; (entry = readdir(entries));) {
+        Bytes found, file = entry->d_name[0] == '.' ? (Bytes){0} : entry_load(c, entry->d_name);
+        if (file.data && entry_parse(file, &found, &image) &&
+            memcmp(found.data, first, sizeof first - 1) == 0)
+            key = found; // the file stays in memory
+    }
+    closedir(entries);
+    assert_true(key.size > 0);
+    return key;
+}
+
+static void a_slow_kernel_is_cached_with_its_reason(void **state) {
+    (void)state;
+    nvrtc_or_skip();
+    static const char why[] = "why this one is slow\n", because[] = "it dawdles";
+    static Kernels k;
+    char dir[FOLDER_BYTES];
+    Cubin cubin;
+    Cache *cache;
+    CubinStats first = {0}, second = {0};
+    Error err = {0};
+    folder_make(dir);
+    chmod(dir, 0700);
+    kernels_make(&k, "sm_80");
+    k.plan.kernel_count = 1;
+    Arena *a = &k.lab.arena;
+    assert_true(cache_open(&cache, dir, CACHE_ON, a, &err));
+    assert_true(cubins_make(&cubin, &k.plan, cache, 1, &first, a, &err));
+    assert_int_equal(first.slow, 0);
+    Bytes key = cubin_key(cache, dir);
+    char *of = arena_alloc(a, sizeof why + key.size);
+    memcpy(of, why, sizeof why - 1);
+    memcpy(of + sizeof why - 1, key.data, key.size);
+    cache_put(cache, of, sizeof why - 1 + key.size,
+              (Bytes){(const unsigned char *)because, sizeof because - 1});
+    assert_true(cubins_make(&cubin, &k.plan, cache, 1, &second, a, &err));
+    assert_int_equal(second.compiled, 0);
+    assert_int_equal(second.cached, 1);
+    assert_int_equal(second.slow, 1);
+    assert_non_null(strstr(second.slow_note, because));
+    arena_free(a);
+    folder_remove(dir);
+}
+
 static void parameters_stand_in_front_of_the_source(void **state) {
     (void)state;
     Arena a = {0};
@@ -378,6 +431,7 @@ int main(void) {
         cmocka_unit_test(kernels_of_other_shapes_compile),
         cmocka_unit_test(fixtures_compile),
         cmocka_unit_test(bytes_do_not_depend_on_threads_or_cache),
+        cmocka_unit_test(a_slow_kernel_is_cached_with_its_reason),
         cmocka_unit_test(parameters_stand_in_front_of_the_source),
         cmocka_unit_test(what_does_not_compile_is_named),
     };
