@@ -136,7 +136,14 @@ void weight_codes(const Weight *w, int64_t n, int64_t k0, int64_t count, uint8_t
                 .stride = columns_of(w),
                 .bits = w->bits,
                 .planar = is_planar(w)};
-    for (int64_t at = 0; at < count; at++)
+    int64_t at = 0, per_word = WORD_BITS / w->bits;
+    bool whole = !f.planar && WORD_BITS % w->bits == 0 && k0 % per_word == 0;
+    for (; whole && at + per_word <= count; at += per_word) {
+        uint32_t word = fields_word(&f, (k0 + at) / per_word);
+        for (int64_t field = 0; field < per_word; field++, word >>= w->bits)
+            codes[at + field] = (uint8_t)(word & ((1u << w->bits) - 1));
+    }
+    for (; at < count; at++)
         codes[at] = (uint8_t)field_at(&f, k0 + at);
 }
 
@@ -240,18 +247,19 @@ void weight_row(const Weight *w, int64_t n, float *row) {
         tensor_read_f32(w->weight, (w->first_column + n) * w->in_features, w->in_features, row);
         return;
     }
-    int64_t known = -1;
+    int64_t known = -1, until = 0; // the group of the inputs before `until`
     float scale = 0;
     int zero = 0;
     for (int64_t k0 = 0; k0 < w->in_features; k0 += CHUNK) {
         int64_t count = w->in_features - k0 < CHUNK ? w->in_features - k0 : CHUNK;
         weight_codes(w, n, k0, count, codes);
         for (int64_t at = 0; at < count; at++) {
-            int64_t group = weight_group(w, k0 + at);
+            int64_t group = k0 + at < until ? known : weight_group(w, k0 + at);
             if (group != known) {
                 scale = weight_scale(w, group, n);
                 zero = weight_zero(w, group, n);
                 known = group;
+                until = w->act_order || w->group_size <= 0 ? 0 : (group + 1) * w->group_size;
             }
             row[k0 + at] = scale * (float)(codes[at] - zero);
         }

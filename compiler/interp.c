@@ -100,7 +100,7 @@ static void row_dequantize(const PackedTensor *t, int64_t expert, int64_t row, f
 // [experts][N, K]
 static float *weights_dequantize(const PackedTensor *t, Arena *a) {
     int64_t n = t->out_features, k = t->in_features;
-    float *all = ARENA_NEW(a, float, t->experts * n * k);
+    float *all = ARENA_NEW(a, float, t->experts *n *k);
     float *raw = ARENA_NEW(a, float, t->parts[0]->in_features);
     for (int64_t row = 0; row < t->experts * n; row++)
         row_dequantize(t, row / n, row % n, raw, all + row * k);
@@ -114,7 +114,7 @@ static const float *weights_of(Interp *in, int packed) {
 }
 
 // Eight partial sums: independent, so that the loop is not one chain of additions.
-static double dot(const float *w, const double *x, int64_t count) {
+static double dot_plain(const float *w, const double *x, int64_t count) {
     double sum[8] = {0};
     int64_t k = 0;
     for (; k + 8 <= count; k += 8)
@@ -124,6 +124,37 @@ static double dot(const float *w, const double *x, int64_t count) {
     for (; k < count; k++)
         rest += (double)w[k] * x[k];
     return rest + ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+#if defined(__x86_64__)
+typedef float Floats __attribute__((vector_size(16), aligned(4), may_alias));
+typedef double Doubles __attribute__((vector_size(32), aligned(8), may_alias));
+
+// The same sums in two vectors: the same bits, since nothing is fused.
+__attribute__((target("avx2"))) static double dot_avx2(const float *w, const double *x,
+                                                       int64_t count) {
+    Doubles low = {0}, high = {0};
+    int64_t k = 0;
+    for (; k + 8 <= count; k += 8) {
+        const Floats *weights = (const void *)(w + k);
+        const Doubles *inputs = (const void *)(x + k);
+        low += __builtin_convertvector(weights[0], Doubles) * inputs[0];
+        high += __builtin_convertvector(weights[1], Doubles) * inputs[1];
+    }
+    double rest = 0;
+    for (; k < count; k++)
+        rest += (double)w[k] * x[k];
+    return rest + ((low[0] + low[1]) + (low[2] + low[3])) +
+           ((high[0] + high[1]) + (high[2] + high[3]));
+}
+#endif
+
+static double dot(const float *w, const double *x, int64_t count) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2"))
+        return dot_avx2(w, x, count);
+#endif
+    return dot_plain(w, x, count);
 }
 
 // Some rows of a product y[token][row] = W x[token].
@@ -270,8 +301,7 @@ static void run_embed(Interp *in, const Op *op, const int32_t *ids, int64_t toke
     for (int64_t t = 0; t < tokens; t++) {
         weight_row(table->parts[0], ids[t], row);
         for (int64_t i = 0; i < width; i++)
-            in->values[op->output][t * width + i] =
-                (double)row[i] * (double)op->embed.scale;
+            in->values[op->output][t * width + i] = (double)row[i] * (double)op->embed.scale;
     }
 }
 
@@ -306,8 +336,7 @@ static void epilogue_act_mul(const Op *op, const double *y, int64_t n, int64_t t
                              double *out) {
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t i = 0; i < n / 2; i++)
-            out[t * n / 2 + i] =
-                activation(op->linear.act, y[t * n + i]) * y[t * n + n / 2 + i];
+            out[t * n / 2 + i] = activation(op->linear.act, y[t * n + i]) * y[t * n + n / 2 + i];
 }
 
 static void epilogue_rope_kv(Interp *in, const Op *op, double *y, int64_t n, int64_t tokens,
@@ -339,7 +368,7 @@ static void run_linear(Interp *in, const Op *op, int64_t tokens) {
         x = normed;
     }
     int64_t n = t->out_features;
-    double *y = ARENA_NEW(in->arena, double, tokens * n);
+    double *y = ARENA_NEW(in->arena, double, tokens *n);
     const float *weights = in->threads ? NULL : weights_of(in, packed);
     product(in, &(Product){.t = t, .weights = weights, .x = x, .y = y, .tokens = tokens});
     linear_finish(t, op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale,
@@ -366,11 +395,10 @@ void interp_linear(const Graph *g, const Op *op, const double *x, int64_t tokens
     const PackedTensor *t = &g->packed[op->linear.weight];
     Arena arena = {0};
     Interp alone = {.graph = g};
-    product(&alone, &(Product){.t = t,
-                               .weights = weights_dequantize(t, &arena),
-                               .x = x,
-                               .y = y,
-                               .tokens = tokens});
+    product(
+        &alone,
+        &(Product){
+            .t = t, .weights = weights_dequantize(t, &arena), .x = x, .y = y, .tokens = tokens});
     linear_finish(t, op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale,
                   tokens, y);
     arena_free(&arena);
@@ -430,21 +458,15 @@ static bool expert_product(Interp *in, const Op *op, double choice, const double
         slot = g->packed[op->experts.slots].indices[slot];
     if (slot < 0)
         return false;
-    const float *weights =
-        in->threads ? NULL : weights_of(in, op->experts.weight) + slot * n * k;
+    const float *weights = in->threads ? NULL : weights_of(in, op->experts.weight) + slot * n * k;
     double *ordered = ARENA_NEW(in->arena, double, k);
     for (int64_t i = 0; i < k; i++) {
-        int64_t from = op->experts.order < 0
-                           ? i
-                           : g->packed[op->experts.order].indices[slot * k + i];
+        int64_t from =
+            op->experts.order < 0 ? i : g->packed[op->experts.order].indices[slot * k + i];
         ordered[i] = from < 0 ? 0 : x[from];
     }
-    product(in, &(Product){.t = t,
-                           .weights = weights,
-                           .expert = slot,
-                           .x = ordered,
-                           .y = y,
-                           .tokens = 1});
+    product(in, &(Product){
+                    .t = t, .weights = weights, .expert = slot, .x = ordered, .y = y, .tokens = 1});
     return true;
 }
 

@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// Tokens by size of the model: the oracle takes about 2.5 + 0.6 * tokens ns of a core per weight.
+// Tokens by size of the model: the oracle takes some 0.5 + 0.4 * tokens ns of a core per weight.
 typedef struct Length {
     int64_t weights; // at most
     int tokens;
