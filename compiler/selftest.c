@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// Tokens by size of the model: the oracle takes some 0.5 + 0.4 * tokens ns of a core per weight.
+// Tokens by size of the model: of 8 G weights 4 tokens take the oracle 11 s of a core with AVX2.
 typedef struct Length {
     int64_t weights; // at most
     int tokens;
