@@ -10,6 +10,9 @@
 #define TEXT_OF(x)        #x
 #define VERSION3(a, b, c) TEXT_OF(a) "." TEXT_OF(b) "." TEXT_OF(c)
 #define CJSON_TEXT        VERSION3(CJSON_VERSION_MAJOR, CJSON_VERSION_MINOR, CJSON_VERSION_PATCH)
+#ifndef LIBGCC_VERSION // of a compiler that links one of its own version
+#define LIBGCC_VERSION __VERSION__
+#endif
 #define XXHASH_TEXT       VERSION3(XXH_VERSION_MAJOR, XXH_VERSION_MINOR, XXH_VERSION_RELEASE)
 
 typedef struct Component {
@@ -23,7 +26,7 @@ static const Component components[] = {
     {"cJSON", CJSON_TEXT, "MIT", "required", "linked statically"},
     {"xxHash", XXHASH_TEXT, "BSD-2-Clause", "required", "linked statically"},
     {"libevent", EVENT__VERSION, "BSD-3-Clause", "required", "linked statically"},
-    {"libgcc", __VERSION__, "GPL-3.0-or-later WITH GCC-exception-3.1", "required",
+    {"libgcc", LIBGCC_VERSION, "GPL-3.0-or-later WITH GCC-exception-3.1", "required",
      "linked statically"},
     {"glibc", NULL, "LGPL-2.1-or-later", "required", "the system's, loaded at start"},
     {"libcuda", NULL, "LicenseRef-NVIDIA", "optional", "the driver's, loaded for GPU targets"},

@@ -7,6 +7,7 @@
 #   tests/setup.sh nvrtc      also NVRTC, which compiles CUDA kernels, if no CUDA toolkit is here, and
 #                             C libraries of an older Debian, clients of the server and Chromium, for
 #                             the tests
+#   tests/setup.sh aarch64    also what gptq-compile itself is made of for aarch64 (0.4 GB in build/sysroot)
 #   tests/setup.sh sources    only what is fetched as source
 #
 # Packages go into the system, everything else into build/. Nothing here needs git.
@@ -29,6 +30,8 @@ packages="
 "
 # For executables of another machine: unpacked into build/sysroot, not installed.
 sysroot_packages="libc6 libc6-dev linux-libc-dev libgcc-12-dev libxxhash-dev"
+host_packages="libc6 libc6-dev linux-libc-dev libgcc-12-dev libgcc-s1 libstdc++-12-dev libstdc++6
+    llvm-19-dev libxxhash-dev libpcre2-dev libutf8proc-dev libzstd-dev zlib1g-dev"
 
 wanted() {
     local list
@@ -104,6 +107,17 @@ fetch_sysroot() {
     mkdir -p build/sysroot
     unpack_packages arm64 build/sysroot/aarch64 <<<"$sysroot_packages"
     echo "$sysroot_packages" >"$stamp"
+}
+
+# What gptq-compile itself is linked with for the other machine.
+fetch_host() {
+    local root=build/sysroot/aarch64-host link
+    [ ! -d "$root" ] || return 0
+    echo "setup: fetching Debian's arm64 packages of LLVM and other libraries into $root"
+    unpack_packages arm64 "$root" <<<"$host_packages"
+    for link in $(find "$root" -type l -lname '/*'); do
+        ln -sfr "$root$(readlink "$link")" "$link"
+    done
 }
 
 # C libraries of an older Debian, 2.31, which Ubuntu 20.04 also has: executables must run with them.
@@ -235,6 +249,7 @@ mkdir -p build
 [ "${1:-}" = sources ] || install_packages
 fetch_sources
 fetch_sysroot
+[ "${1:-}" != aarch64 ] || fetch_host
 if [ "${1:-}" = nvrtc ]; then
     fetch_nvrtc
     fetch_old_systems
