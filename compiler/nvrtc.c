@@ -419,6 +419,7 @@ static bool kernel_get(Cache *cache, Bytes key, Bytes *image, bool *found, const
 typedef struct Job {
     Source source;
     int kernel;
+    int alike; // jobs of the same source, this one among them
     Bytes key;
     Compiled output;
 } Job;
@@ -445,12 +446,27 @@ static void *queue_work(void *user) {
     return NULL;
 }
 
+// Sources with few kernels first: those of which there are many, small ones, fill up the end, so that no
+// thread begins the sampler's, the longest, when the others have ended.
+static int job_order(const void *left, const void *right) {
+    const Job *a = left, *b = right;
+    return a->alike != b->alike ? a->alike - b->alike : a->kernel - b->kernel;
+}
+
+static void jobs_order(Queue *q) {
+    for (int at = 0; at < q->count; at++)
+        for (int other = 0; other < q->count; other++)
+            q->jobs[at].alike += strcmp(q->jobs[at].source.name, q->jobs[other].source.name) == 0;
+    qsort(q->jobs, (size_t)q->count, sizeof *q->jobs, job_order);
+}
+
 // This thread works too, so that a machine that gives no threads is only slower.
 static void queue_run(Queue *q, int threads) {
     enum { THREADS_MAX = 64 };
     pthread_t ids[THREADS_MAX];
     int started = 0;
     int wanted = threads < q->count ? threads : q->count;
+    jobs_order(q);
     while (started < wanted - 1 && started < THREADS_MAX &&
            pthread_create(&ids[started], NULL, queue_work, q) == 0)
         started++;
