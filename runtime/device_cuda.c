@@ -257,7 +257,7 @@ static bool kv_allocate(CudaDevice *d, const DeviceOptions *o, Error *err) {
     int64_t fit = ((int64_t)free_bytes - SPARE_BYTES) / m->kv_page_bytes;
     TRY(device_kv_pages(&d->device.kv_pages, m, o, fit, err));
     int64_t bytes = d->device.kv_pages * m->kv_page_bytes;
-    return allocate(d, REGION_KV, bytes, "the KV cache", err) && clear(d, REGION_KV, bytes, err);
+    return allocate(d, REGION_KV, bytes, "the KV cache", err);
 }
 
 // ---- open and close -----------------------------------------------------------------------------
@@ -323,6 +323,7 @@ static bool cuda_start(CudaDevice *d, const DeviceOptions *o, Error *err) {
     TRY(kernels_load(d, err));
     TRY(regions_allocate(d, o, err));
     TRY(clear(d, REGION_ARENA, m->arena_bytes, err));
+    TRY(clear(d, REGION_KV, d->device.kv_pages * m->kv_page_bytes, err));
     TRY(back_allocate(d, err));
     d->graphs = calloc((size_t)m->max_batch_size + 1, sizeof(CUgraphExec));
     if (!d->graphs)
