@@ -36,6 +36,8 @@ with open(sys.argv[1], "r+b") as file: # one code of the last tensor
     file.write(bytes([byte ^ 1]))
 PY
 fails verify_against_other 8 'is not what the checkpoint holds' "$compiler" verify "$exe" --against "$work/other"
+fails verify_against_size 8 'made from another model' "$compiler" verify "$exe" --against \
+    tests/vectors/fixtures/llama32-4b-g128
 fails verify_no_file 2 'No such file' "$compiler" verify "$work/none"
 fails verify_other_file 4 'no payload|too short' "$compiler" verify README.md
 fails verify_folder 4 'no executable' "$compiler" verify "$work"
