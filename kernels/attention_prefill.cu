@@ -273,7 +273,9 @@ __device__ __forceinline__ void store_rows(State &s, const s32 *places, act_t *o
     }
 }
 
-__device__ __forceinline__ void attend_block(const Block &b, const act_t *q, const s32 *places,
+// A function of its own, so that what is the same in all parts is not kept in registers from one to
+// the next: with heads of 256 they would not suffice.
+__device__ __noinline__ void attend_block(Block b, const act_t *q, const s32 *places,
                                              act_t *out, int kv_index, u32 shared) {
     u32 query[STEPS][4];
     State state;
