@@ -55,6 +55,10 @@ static void bench_add(void *state, StepLab *lab, bool check, bool time) {
 
 // ---- checks -------------------------------------------------------------------------------------
 
+static SampleParams *sample_of(const SampleRun *run, int row) {
+    return (SampleParams *)(void *)(run->batch + run->plan.batch.sample) + sample_slot(row);
+}
+
 // What is drawn must have the distribution of the weights: 256 tokens, against chi square.
 static bool distribution_check(SampleRun *run, StepLab *lab) {
     enum { VOCAB = 259, ROUNDS = 400 };
@@ -72,8 +76,7 @@ static bool distribution_check(SampleRun *run, StepLab *lab) {
     sample_batch(run, 12);
     for (int row = 0; row < SAMPLE_ROWS; row++)
         if (sample_slot(row) >= 0) {
-            SampleParams *p =
-                (SampleParams *)(void *)(run->batch + batch->sample) + sample_slot(row);
+            SampleParams *p = sample_of(run, row);
             p->temperature = p->top_p = p->repetition_penalty = 1;
             p->min_p = 0;
             p->top_k = 0;
@@ -82,10 +85,13 @@ static bool distribution_check(SampleRun *run, StepLab *lab) {
                                    [REGION_BATCH] = lab_alloc(lab, (size_t)batch->bytes)};
     const Buffer *buffer = &run->phase.buffers[run->phase.value_buffer[run->graph.logits]];
     lab_upload(lab, base[REGION_ARENA] + (uint64_t)buffer->offset, logits, sizeof logits);
-    lab_upload(lab, base[REGION_BATCH], run->batch, (size_t)batch->bytes);
     int draws = 0;
     for (int round = 0; round < ROUNDS; round++) {
         int32_t drawn[SAMPLE_ROWS];
+        for (int row = 0; row < SAMPLE_ROWS; row++) // a request draws anew in each step
+            if (sample_slot(row) >= 0)
+                sample_of(run, row)->step = round;
+        lab_upload(lab, base[REGION_BATCH], run->batch, (size_t)batch->bytes);
         lab_phase_run(lab, &run->phase, run->first_kernel, base, SAMPLE_ROWS);
         lab_download(lab, drawn, base[REGION_BATCH] + (uint64_t)batch->sampled, sizeof drawn);
         for (int row = 0; row < SAMPLE_ROWS; row++)
