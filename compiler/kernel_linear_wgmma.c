@@ -18,11 +18,11 @@ enum {
     STAGES_LEAST = 3,
     BARRIER_BYTES = 16, // of a stage
     RASTER_ROWS = 16,
-    BOX_ROWS = 8, // a swizzle repeats after as many
+    BOX_ROWS = 8,       // a swizzle repeats after as many
     STAGED_TOKENS = 32, // at least, for results through a stage
-    PLACE_BYTES = 16, // of a token, for EPILOGUE_ROPE_KV
-    THREAD_CHUNKS = 8, // of tiles, at most
-    CHUNK_BYTES = 16, // of scales and zero points that a thread copies per step
+    PLACE_BYTES = 16,   // of a token, for EPILOGUE_ROPE_KV
+    THREAD_CHUNKS = 8,  // of tiles, at most
+    CHUNK_BYTES = 16,   // of scales and zero points that a thread copies per step
 };
 
 // Bytes of a row tile in one step.
@@ -75,7 +75,8 @@ bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out) {
     const PackedTensor *t = linear_weight(p);
     int64_t head, limit = p->plan->target->shared_bytes - STAGE_ALIGN - rest_bytes(p, v);
     tile_bytes(t, &head);
-    if (!registers_fit(p, v) || v.row_groups * GROUP_TILES * head > GROUP_THREADS * CHUNK_BYTES ||
+    if (!registers_fit(p, v) || copy_warps(t, v) > GROUP_THREADS / 32 ||
+        v.row_groups * GROUP_TILES * head > GROUP_THREADS * CHUNK_BYTES ||
         ceil_div(t->k_padded, STEP_K) < v.cluster * v.k_groups)
         return false;
     int least = v.stages ? v.stages : STAGES_LEAST;
@@ -129,9 +130,9 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
 
 // Groups of blocks that share x.
 static int spread_blocks(const Problem *p, const Params *params) {
-    return (int)ceil_div(linear_weight(p)->rows / TILE_ROWS,
-                         GROUP_TILES * params_get(params, "ROW_GROUPS") *
-                             params_get(params, "SPREAD"));
+    return (int)ceil_div(linear_weight(p)->rows / TILE_ROWS, GROUP_TILES *
+                                                                 params_get(params, "ROW_GROUPS") *
+                                                                 params_get(params, "SPREAD"));
 }
 
 static int64_t consumer_rows(const Params *params) {
@@ -148,7 +149,8 @@ static double step_us(const Problem *p, const Params *params) {
     double flops = 2 * rows * tokens * k;
     double products = flops / (p->plan->target->tensor_tflops / p->plan->target->sms * 0.92 * 1e6);
     double latency = (0.19 + 0.0006 * tokens) / (double)params_get(params, "K_GROUPS");
-    double bytes = rows * k * t->bits / 8 + tokens * row_bytes / (double)params_get(params, "SPREAD");
+    double bytes =
+        rows * k * t->bits / 8 + tokens * row_bytes / (double)params_get(params, "SPREAD");
     double copies = bytes / COPY_BYTES_PER_US;
     double longest = products > latency ? products : latency;
     return longest > copies ? longest : copies;

@@ -64,6 +64,7 @@ constexpr int COPIERS      = 4 / COPY_WARPS;
 #include "wgmma.cuh"
 
 static_assert(ROW_GROUPS >= 1 && K_GROUPS >= 1 && CONSUMERS <= 4, "ROW_GROUPS, K_GROUPS");
+static_assert(COPY_WARPS == 1 || COPY_WARPS == 2 || COPY_WARPS == 4, "COPY_WARPS");
 static_assert(CLUSTER == 1 || CLUSTER == 2 || CLUSTER == 4, "CLUSTER");
 static_assert((SPREAD == 1 || SPREAD == 2 || SPREAD == 4) && CLUSTER * SPREAD <= 8, "SPREAD");
 static_assert(!EVEN || CLUSTER == 1, "EVEN");
