@@ -57,7 +57,7 @@ static bool registers_fit(const Problem *p, WgmmaVariant v) {
         return false;
     if (consumers == 4 && v.block_tokens == 32 && (t->bits == 8 || (t->group && t->group < STEP_K)))
         return false;
-    return v.block_tokens <= 128 || linear_is_lean(p);
+    return v.block_tokens <= 128 || (linear_is_lean(p) && !(v.even && t->bits == 16));
 }
 
 // Warps that copy the weights of a step: as few as have a chunk of scales for each thread, and whole

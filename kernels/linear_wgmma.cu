@@ -61,6 +61,7 @@ constexpr int COPY_THREADS = COPY_WARPS * WARP_LANES;
 constexpr int COPIERS      = 4 / COPY_WARPS;
 
 #include "gemm.cuh"
+#include "turns.cuh"
 #include "wgmma.cuh"
 
 static_assert(ROW_GROUPS >= 1 && K_GROUPS >= 1 && CONSUMERS <= 4, "ROW_GROUPS, K_GROUPS");
@@ -126,59 +127,6 @@ __device__ __forceinline__ int stage_of(u32 step) {
 }
 __device__ __forceinline__ u32 parity_of(u32 step) {
     return step / STAGES & 1;
-}
-
-// Work of a cluster: steps [first, last) of tile `id`.
-struct Segment {
-    int id, first, last;
-};
-
-// All work of a cluster, number `at` of `clusters`.
-struct Turns {
-    int clusters, tiles;
-    int whole;     // tiles that one cluster makes alone
-    int next;      // of those
-    int unit, end; // EVEN: steps of the tiles behind them, one tile behind the other
-    int part;      // of K, without EVEN
-};
-
-// The first unit of cluster `at`. Ends are GRAIN steps apart.
-__device__ __forceinline__ int unit_first(const Turns &t, int at) {
-    constexpr int GRAIN = 4;
-    int units = (t.tiles - t.whole) * STEPS;
-    return at < t.clusters ? (int)((s64)units * at / t.clusters) / GRAIN * GRAIN : units;
-}
-
-__device__ __forceinline__ Turns turns_open(int at, int clusters, int tiles, int part) {
-    Turns t = {clusters, tiles, tiles, at, 0, 0, part};
-    if constexpr (EVEN) {
-        // the last turn and the one before, which leaves no cluster without a good part
-        int rest = tiles < clusters ? tiles : tiles % clusters ? tiles % clusters + clusters : 0;
-        t.whole  = tiles - rest;
-        t.unit   = unit_first(t, at);
-        t.end    = unit_first(t, at + 1);
-    }
-    return t;
-}
-
-__device__ __forceinline__ bool turns_more(const Turns &t) {
-    return t.next < t.whole || (EVEN && t.unit < t.end);
-}
-
-// False: there is none.
-__device__ __forceinline__ bool turns_next(Turns &t, Segment &s) {
-    if (t.next < t.whole) {
-        s = {t.next, STEPS * t.part / CLUSTER, STEPS * (t.part + 1) / CLUSTER};
-        t.next += t.clusters;
-        return true;
-    }
-    if (!EVEN || t.unit >= t.end) {
-        return false;
-    }
-    int first = t.unit % STEPS, last = first + t.end - t.unit;
-    s = {t.whole + t.unit / STEPS, first, last < STEPS ? last : STEPS};
-    t.unit += s.last - s.first;
-    return true;
 }
 
 __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
@@ -436,11 +384,9 @@ __device__ __forceinline__ bool parts_add(float *sums, Parts p, const Turns &t, 
         part_leave(sums, p, at * SPREAD + member, row_group, k_group);
         return false;
     }
-    int end = (s.id - t.whole + 1) * STEPS;
-    for (int other = at + 1; s.last < STEPS && unit_first(t, other) < end; other++) {
-        if (unit_first(t, other) < unit_first(t, other + 1)) {
-            part_fetch(sums, p, other * SPREAD + member, row_group, k_group);
-        }
+    int other = at;
+    while ((other = turns_other(&t, s, other)) >= 0) {
+        part_fetch(sums, p, other * SPREAD + member, row_group, k_group);
     }
     return true;
 }
@@ -581,7 +527,7 @@ extern "C" __global__ void CLUSTER_BOUNDS __launch_bounds__(THREADS, 1)
         if (threadIdx.x == 0) {
             prefetch_tensor_map(&x);
         }
-        while (turns_next(turns, share)) {
+        while (turns_next(&turns, &share)) {
             produce(o, &x, member_block(share.id, token_blocks, ring), ring, share, done,
                     threadIdx.x / COPY_THREADS, threadIdx.x % COPY_THREADS);
             if (CLUSTER > 1) { // cluster_add
@@ -597,7 +543,7 @@ extern "C" __global__ void CLUSTER_BOUNDS __launch_bounds__(THREADS, 1)
         griddepcontrol_wait(); // the epilogue reads and writes what the kernel before may use
         int consumer = threadIdx.x / GROUP_THREADS - 1;
 #pragma unroll 1 // fewer registers
-        while (turns_next(turns, share)) {
+        while (turns_next(&turns, &share)) {
             int row_group = consumer % ROW_GROUPS, group = consumer / ROW_GROUPS;
             int warp    = row_group * 4 + threadIdx.x / WARP_LANES % 4;
             int k_group = (group + K_GROUPS - (int)(done % K_GROUPS)) % K_GROUPS;
@@ -615,7 +561,7 @@ extern "C" __global__ void CLUSTER_BOUNDS __launch_bounds__(THREADS, 1)
                 } else {
                     hole_take(ring, done - HOLE);
                 }
-                if (turns_more(turns)) {
+                if (turns_more(&turns)) {
                     hole_release(ring, done - HOLE, k_group);
                 }
             } else if (complete) {
