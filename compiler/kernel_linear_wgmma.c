@@ -164,16 +164,18 @@ static Cost cost(const Problem *p, const Params *params) {
     int64_t work =
         spread_blocks(p, params) * ceil_div(p->max_tokens, params_get(params, "BLOCK_TOKENS"));
     double turns = (double)ceil_div(work, t->sms / (int)blocks), split_us = 0;
+    double in_use = (double)work * blocks;
     double steps = (double)ceil_div(w->k_padded, STEP_K) / cluster;
     double parts = (double)params_get(params, "K_GROUPS") > 1 || cluster > 1 ? 1.0 : 0.0;
     double store_us = 0.5 + 0.008 * (double)params_get(params, "BLOCK_TOKENS");
     if (params_get(params, "EVEN")) { // parts of tiles to memory and back
         double bytes = (double)(consumer_rows(params) * params_get(params, "BLOCK_TOKENS")) * 4;
         turns = (double)work / (double)(t->sms / (int)blocks);
+        in_use = t->sms;
         split_us = 1.0 + (1 + ceil(1 / turns)) * bytes / COPY_BYTES_PER_US;
     }
     double compute_us = turns * (steps * step_us(p, params) + store_us + parts) + split_us;
-    return linear_many_cost(p, compute_us, (double)work * blocks);
+    return linear_many_cost(p, compute_us, in_use);
 }
 
 static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,

@@ -14,7 +14,7 @@ import math
 import re
 import sys
 
-POINTS = [1, 8, 16, 32, 64, 256, 1024, 4096]
+POINTS = [1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096]
 CUTS = {  # the parameters that say how a kernel cuts its work; the most important first
     "linear_decode": ["TILES", "X_PHASES", "PROLOGUE", "HAS_ORDER"],
     "linear_gemm": ["BLOCK_TOKENS", "WARP_TILES"],

@@ -260,19 +260,19 @@ static void test_efficiency(void **state) {
     params_set(&p, "TILES", 2);
     params_set(&p, "STAGES", 4);
     assert_true(kernel_efficiency("no such kernel", &p, 8) == 1);
-    double low = kernel_efficiency("linear_decode", &p, 1);
+    double low = kernel_efficiency("linear_decode", &p, 4);
     double eight = kernel_efficiency("linear_decode", &p, 8);
-    double four = kernel_efficiency("linear_decode", &p, 4);
+    double six = kernel_efficiency("linear_decode", &p, 6);
     assert_true(low > 0.1 && low < 10 && low != 1);
-    assert_true((four - low) * (four - eight) <= 0);
+    assert_true((six - low) * (six - eight) <= 0);
     assert_true(kernel_efficiency("linear_decode", &p, 4096) ==
                 kernel_efficiency("linear_decode", &p, 100000));
     params_set(&p, "BLOCK_TOKENS", 64);
-    low = kernel_efficiency("linear_gemm", &p, 64);
+    low = kernel_efficiency("linear_gemm", &p, 1024);
     double high =
-        kernel_efficiency("linear_gemm", &p, 256); // 128 is half way between the logarithms
+        kernel_efficiency("linear_gemm", &p, 4096); // 2048 is half way between the logarithms
     assert_true(low != high);
-    assert_true(fabs(kernel_efficiency("linear_gemm", &p, 128) - (low + high) / 2) < 1e-9);
+    assert_true(fabs(kernel_efficiency("linear_gemm", &p, 2048) - (low + high) / 2) < 1e-9);
     params_set(&p, "TILES", 20); // no prefix of another number
     assert_true(kernel_efficiency("linear_decode", &p, 8) == 1);
 }
