@@ -71,6 +71,13 @@ static int copy_warps(const PackedTensor *t, WgmmaVariant v) {
     return (int)warps;
 }
 
+// Can so many stages be told apart? The twin of the kernel's assertions.
+static bool stages_fit(const PackedTensor *t, WgmmaVariant v, int stages) {
+    int copiers = GROUP_THREADS / 32 / copy_warps(t, v);
+    int common = v.k_groups == 3 ? 3 * copiers : v.k_groups > copiers ? v.k_groups : copiers;
+    return stages % v.k_groups == 0 && (stages % copiers == 0 || stages >= common);
+}
+
 bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out) {
     const PackedTensor *t = linear_weight(p);
     int64_t head, limit = p->plan->target->shared_bytes - STAGE_ALIGN - rest_bytes(p, v);
@@ -81,7 +88,7 @@ bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out) {
         return false;
     int least = v.stages ? v.stages : STAGES_LEAST;
     for (v.stages = v.stages ? v.stages : STAGES_LIMIT; v.stages >= least; v.stages--)
-        if (v.stages % v.k_groups == 0 && v.stages * (stage_bytes(t, v) + BARRIER_BYTES) <= limit)
+        if (stages_fit(t, v, v.stages) && v.stages * (stage_bytes(t, v) + BARRIER_BYTES) <= limit)
             break;
     if (v.stages < least)
         return false;

@@ -37,7 +37,7 @@
 //     last turn is split evenly along K (stream-K, arXiv:2301.03598): each has a range of steps, one
 //     tile behind the other. Who has the first steps of a tile adds up what the others have left in
 //     memory; they begin with that, and it ends with this, so that it seldom waits. A block waits for
-//     later blocks only, so that fewer than all at once do no harm.
+//     later blocks only, so that fewer than all at once do no harm; two clusters at once are enough.
 //
 //     warpgroup 0      copies: a ring of STAGES, barriers "full" and "empty"; COPY_WARPS of its warps
 //                      copy the weights of a step, one thread asks for its tokens. It runs ahead
@@ -71,6 +71,10 @@ static_assert((SPREAD == 1 || SPREAD == 2 || SPREAD == 4) && CLUSTER * SPREAD <=
 static_assert(!EVEN || CLUSTER == 1, "EVEN");
 static_assert(BLOCK_TOKENS / SPREAD % 8 == 0, "a box has whole groups of 8 rows");
 static_assert(STAGES >= 2 && STAGES % K_GROUPS == 0, "STAGES");
+// A copier that waits for a stage to be empty must not be two rounds ahead of who empties it: its own
+// step before, or that of another copier, then was of the same group.
+constexpr int COMMON = K_GROUPS == 3 ? 3 * COPIERS : K_GROUPS > COPIERS ? K_GROUPS : COPIERS;
+static_assert(STAGES % COPIERS == 0 || STAGES >= COMMON, "STAGES, COPY_WARPS");
 
 constexpr int SUMS        = BLOCK_TOKENS / 2;           // of a thread
 constexpr int WEIGHTS_AT  = BLOCK_TOKENS * X_ROW_BYTES; // in a stage
@@ -400,10 +404,10 @@ __device__ __forceinline__ u32 hole_take(Ring ring, u32 number) {
     return ring.stage(stage_of(number));
 }
 
-// Nobody reads it any more.
-__device__ __forceinline__ void hole_release(Ring ring, u32 number, int k_group) {
+// Nobody reads it any more. Whose stage it is releases it, as any other step.
+__device__ __forceinline__ void hole_release(Ring ring, u32 number, int group) {
     consumers_sync();
-    if (k_group == 0) {
+    if (group == (int)(number % K_GROUPS)) {
         stage_release(ring, number, threadIdx.x % WARP_LANES);
     }
 }
@@ -562,7 +566,7 @@ extern "C" __global__ void CLUSTER_BOUNDS __launch_bounds__(THREADS, 1)
                     hole_take(ring, done - HOLE);
                 }
                 if (turns_more(&turns)) {
-                    hole_release(ring, done - HOLE, k_group);
+                    hole_release(ring, done - HOLE, group);
                 }
             } else if (complete) {
                 results_store(o, b, ring, sums, k_group, warp);
