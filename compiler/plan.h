@@ -171,6 +171,7 @@ typedef struct Kernel {
     TargetDevice device;
     OpKind op;
     const char *sums; // parameters that set the order of its sums: "WARPS"; NULL: no parameter does
+    const char *tied; // one that, if it is not 0, ties the order to the number of tokens, too; or NULL
     bool (*accepts)(const Problem *p, char reason[REASON_BYTES]);
     int (*candidates)(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]);
     Cost (*cost)(const Problem *p, const Params *params);

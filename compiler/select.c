@@ -36,7 +36,8 @@ __attribute__((format(printf, 3, 4))) static void phase_note(const Plan *p, Phas
 // ---- candidates ---------------------------------------------------------------------------------
 
 // "linear_decode WARPS=8": equal texts, equal bits.
-static void sums_text(char *out, size_t size, const Kernel *kernel, const Params *params) {
+static void sums_text(char *out, size_t size, const Kernel *kernel, const Params *params,
+                      int64_t tokens) {
     size_t used = (size_t)snprintf(out, size, "%s", kernel->name);
     for (const char *name = kernel->sums; name && *name && used < size;) {
         size_t length = strcspn(name, " ");
@@ -49,6 +50,8 @@ static void sums_text(char *out, size_t size, const Kernel *kernel, const Params
         name += length;
         name += strspn(name, " ");
     }
+    if (kernel->tied && params_get(params, kernel->tied) && used < size)
+        snprintf(out + used, size - used, " %s tokens=%" PRId64, kernel->tied, tokens);
 }
 
 // A kernel that is made for so many tokens does their work also for fewer.
@@ -87,7 +90,7 @@ static void family_add(KernelChoices *out, const Problem *problem, const Kernel 
         KernelChoice *c = &out->items[out->count++];
         *c = (KernelChoice){.kernel = kernel, .params = params[at]};
         c->cost = candidate_cost(kernel, problem, &params[at]);
-        sums_text(c->sums, sizeof c->sums, kernel, &params[at]);
+        sums_text(c->sums, sizeof c->sums, kernel, &params[at], problem->max_tokens);
         candidate_text(c->variant, sizeof c->variant, params, count, at);
     }
 }
