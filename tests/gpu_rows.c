@@ -77,9 +77,11 @@ static bool distribution_check(SampleRun *run, StepLab *lab) {
     for (int row = 0; row < SAMPLE_ROWS; row++)
         if (sample_slot(row) >= 0) {
             SampleParams *p = sample_of(run, row);
-            p->temperature = p->top_p = p->repetition_penalty = 1;
-            p->min_p = 0;
-            p->top_k = 0;
+            *p = (SampleParams){.temperature = 1,
+                                .top_p = 1,
+                                .repetition_penalty = 1,
+                                .seed_low = p->seed_low,
+                                .seed_high = p->seed_high};
         }
     uint64_t base[REGION_COUNT] = {[REGION_ARENA] = lab_alloc(lab, (size_t)run->arena_bytes),
                                    [REGION_BATCH] = lab_alloc(lab, (size_t)batch->bytes)};

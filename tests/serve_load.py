@@ -6,12 +6,13 @@
     serve_load.py URL --concurrency 64 --decode                  the steps in which all of them decode
 
 Streams /v1/completions of prompts of random token ids and prints, for each concurrency: output tokens per
-second, and the median and the 99th percentile of the time to the first token and between tokens. --check
-compares each answer with the one computed alone before; --pid watches the server's memory. --decode sends one request
-on each stream and looks at the time when all prompts are done and no answer is: milliseconds a step, the tokens
-of a sequence in its middle, what the device waited between steps. --against "OUT bench -b 64": the same step by the engine
-alone, for FOUND, a file with --decode's --json, and how much longer the server's is. Exit code 1 when a request failed,
-an answer differed, or memory grew by more than 5 % after the first quarter."""
+second, tokens of prompts that the server had kept (none, unless --prompts sends them again), and the median and the
+99th percentile of the time to the first token and between tokens. --check compares each answer with the one computed
+alone before; --pid watches the server's memory. --decode sends one request on each stream and looks at the time when
+all prompts are done and no answer is: milliseconds a step, the tokens of a sequence in its middle, what the device
+waited between steps. --against "OUT bench -b 64": the same step by the engine alone, for FOUND, a file with --decode's
+--json, and how much longer the server's is. Exit code 1 when a request failed, an answer differed, or memory grew by
+more than 5 % after the first quarter."""
 import argparse
 import asyncio
 import json
@@ -36,7 +37,7 @@ def options_parse():
     p.add_argument("--prompt-tokens", type=int, default=512)
     p.add_argument("--output-tokens", type=int, default=128)
     p.add_argument("--vocab", type=int, default=1000, help="token ids are drawn from 10 to this")
-    p.add_argument("--prompts", type=int, default=0, help="different prompts (0: all differ)")
+    p.add_argument("--prompts", type=int, default=0, help="that so many take turns (0: none has been sent before)")
     p.add_argument("--processes", type=int, default=0, help="of this client (0: one for each 32 streams)")
     p.add_argument("--check", action="store_true", help="compare with answers computed alone")
     p.add_argument("--pid", type=int, help="of the server: watch its memory")
@@ -47,7 +48,7 @@ def options_parse():
 
 
 def prompt_of(o, number):
-    draw = random.Random(number % o.prompts if o.prompts else number)
+    draw = random.Random(number % o.prompts if o.prompts else f"{o.seed} {number}")
     return [draw.randrange(10, o.vocab) for _ in range(o.prompt_tokens)]
 
 
@@ -177,6 +178,7 @@ def streams(o, concurrency, expected, end):
 
 def level(o, concurrency, expected):
     """A dict of numbers."""
+    o.seed, cached = random.getrandbits(64), metric(o, "prefix_cache_hits_total")
     start = time.perf_counter()
     results, errors, different, rss = streams(o, concurrency, expected, start + o.seconds if o.seconds else None)
     good = [r for r in results if not r[3]]
@@ -188,6 +190,7 @@ def level(o, concurrency, expected):
         "requests": len(results),
         "seconds": round(wall, 2),
         "output_tokens_per_second": round(sum(r[2] for r in good) / wall if wall else 0, 1),
+        "prompt_tokens_cached": round(metric(o, "prefix_cache_hits_total") - cached),
         "ttft_ms_p50": round(1e3 * percentile(first, 0.5), 2),
         "ttft_ms_p99": round(1e3 * percentile(first, 0.99), 2),
         "inter_token_ms_p50": round(1e3 * percentile(gaps, 0.5), 2),
@@ -210,7 +213,7 @@ def metric(o, name):
 
 def decode_level(o, concurrency):
     """One request for each stream; what happens between the last prompt's end and the first answer's."""
-    o.requests = concurrency
+    o.requests, o.seed = concurrency, random.getrandbits(64)
     before = {name: metric(o, name) for name in ("device_idle_seconds_total", "steps_total")}
     results, errors = streams(o, concurrency, None, None)[:2]
     steps = metric(o, "steps_total") - before["steps_total"]
