@@ -35,7 +35,8 @@ static int64_t tile_bytes(const PackedTensor *t, int64_t *head) {
 
 static int64_t stage_bytes(const PackedTensor *t, WgmmaVariant v) {
     int64_t head, weights = v.row_groups * GROUP_TILES * tile_bytes(t, &head);
-    return (int64_t)round_up((uint64_t)(v.block_tokens * X_ROW_BYTES + weights), STAGE_ALIGN);
+    return (int64_t)round_up((uint64_t)(v.block_tokens * X_ROW_BYTES + weights + BARRIER_BYTES),
+                             STAGE_ALIGN);
 }
 
 // Behind the ring: places of tokens where no stage has them, partial sums.
@@ -47,16 +48,20 @@ static int64_t rest_bytes(const Problem *p, WgmmaVariant v) {
 }
 
 // A thread holds BLOCK_TOKENS / 2 sums and the fragments of two steps. 256 tokens leave too little
-// for long dequantizations; with more consumers there is less for each.
+// for long dequantizations; with more consumers there is less for each, and less for epilogues.
 static bool registers_fit(const Problem *p, WgmmaVariant v) {
     const PackedTensor *t = linear_weight(p);
-    int consumers = v.row_groups * v.k_groups;
-    int most = consumers == 3 ? 64 : 32; // with more than two consumers
-    if (consumers > 4 || (consumers > 2 && v.block_tokens > most) ||
-        v.block_tokens / v.spread % BOX_ROWS != 0)
+    int consumers = v.row_groups * v.k_groups, epilogue = p->op->linear.epilogue;
+    bool short_steps = t->bits == 16 || (t->bits == 4 && t->group >= STEP_K);
+    if (consumers > 4 || v.block_tokens / v.spread % BOX_ROWS != 0)
         return false;
-    if (consumers == 4 && v.block_tokens == 32 && (t->bits == 8 || (t->group && t->group < STEP_K)))
-        return false;
+    if (consumers == 4 && v.block_tokens >= 64)
+        return v.block_tokens == 64 && short_steps && linear_is_lean(p) &&
+               epilogue != EPILOGUE_ROPE_KV;
+    if (consumers == 4 && v.block_tokens == 32)
+        return short_steps;
+    if (consumers == 3 && v.block_tokens >= 128)
+        return v.block_tokens == 128 && epilogue != EPILOGUE_ROPE_KV;
     return v.block_tokens <= 128 || (linear_is_lean(p) && !(v.even && t->bits == 16));
 }
 
@@ -88,7 +93,7 @@ bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out) {
         return false;
     int least = v.stages ? v.stages : STAGES_LEAST;
     for (v.stages = v.stages ? v.stages : STAGES_LIMIT; v.stages >= least; v.stages--)
-        if (stages_fit(t, v, v.stages) && v.stages * (stage_bytes(t, v) + BARRIER_BYTES) <= limit)
+        if (stages_fit(t, v, v.stages) && v.stages * stage_bytes(t, v) <= limit)
             break;
     if (v.stages < least)
         return false;
@@ -103,8 +108,7 @@ bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out) {
     params_set(out, "COPY_WARPS", copy_warps(t, v));
     params_set(out, "STAGES", v.stages);
     params_set(out, "RASTER_ROWS", RASTER_ROWS / v.spread);
-    params_set(out, "SHARED_BYTES",
-               STAGE_ALIGN + v.stages * (stage_bytes(t, v) + BARRIER_BYTES) + rest_bytes(p, v));
+    params_set(out, "SHARED_BYTES", STAGE_ALIGN + v.stages * stage_bytes(t, v) + rest_bytes(p, v));
     return true;
 }
 
@@ -118,14 +122,14 @@ static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
 
 static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     static const WgmmaVariant variants[] = {
-        {256, 2, 1, 1, 1, 0, 0}, {256, 2, 1, 1, 1, 1, 0}, {256, 2, 1, 1, 2, 0, 0},
-        {256, 2, 1, 1, 2, 1, 0}, {256, 1, 1, 1, 2, 0, 0}, {128, 2, 1, 1, 1, 0, 0},
-        {128, 2, 1, 1, 1, 1, 0}, {128, 2, 1, 2, 1, 0, 0}, {128, 1, 2, 1, 1, 0, 0},
-        {128, 1, 2, 2, 1, 0, 0}, {64, 2, 1, 1, 1, 0, 0},  {64, 1, 3, 1, 1, 0, 0},
+        {256, 2, 1, 1, 1, 0, 0}, {256, 2, 1, 1, 1, 1, 0}, {256, 2, 1, 1, 2, 1, 0},
+        {256, 1, 1, 1, 2, 0, 0}, {128, 3, 1, 1, 1, 0, 0}, {128, 3, 1, 1, 1, 1, 0},
+        {128, 2, 1, 1, 1, 0, 0}, {128, 2, 1, 2, 1, 0, 0}, {128, 1, 2, 1, 1, 0, 0},
+        {128, 1, 2, 2, 1, 0, 0}, {64, 4, 1, 1, 1, 0, 0},  {64, 3, 1, 1, 1, 1, 0},
+        {64, 2, 2, 1, 1, 0, 0},  {64, 2, 1, 1, 1, 0, 0},  {64, 1, 3, 1, 1, 0, 0},
         {64, 1, 3, 2, 1, 0, 0},  {32, 4, 1, 1, 1, 1, 0},  {32, 2, 2, 1, 1, 0, 0},
-        {32, 2, 2, 1, 1, 1, 0},  {32, 1, 3, 1, 1, 0, 0},  {32, 1, 4, 1, 1, 0, 0},
-        {32, 1, 4, 2, 1, 0, 0},  {16, 4, 1, 1, 1, 0, 0},  {16, 1, 4, 1, 1, 0, 0},
-        {16, 1, 4, 2, 1, 0, 0},
+        {32, 2, 2, 1, 1, 1, 0},  {32, 1, 3, 1, 1, 0, 0},  {32, 1, 4, 2, 1, 0, 0},
+        {16, 2, 2, 1, 1, 0, 0},  {16, 1, 4, 1, 1, 0, 0},  {16, 1, 4, 2, 1, 0, 0},
     };
     int count = 0;
     // An even split depends on the number of tokens.

@@ -75,11 +75,19 @@ template <bool SCALED> __device__ __forceinline__ Zeros<SCALED> zeros_from(u32 p
     }
 }
 
-// block: shared address of the group's zero points.
+// Where a lane's pair of rows stands among the zero points, and among the scales, of a group: bytes.
+__device__ __forceinline__ u32 lane_zeros(int lane) {
+    return lane / 4 * 4;
+}
+__device__ __forceinline__ u32 lane_scales(int lane) {
+    return lane / 4 * (SCALE_F32 ? 8 : 4);
+}
+
+// at: shared address of the lane's pair of zero points.
 template <bool SCALED>
-__device__ __forceinline__ Zeros<SCALED> zeros_load(u32 block, int lane) {
+__device__ __forceinline__ Zeros<SCALED> zeros_load(u32 at) {
     if constexpr (ZEROS) {
-        return zeros_from<SCALED>(ld_shared_u32(block + lane / 4 * 4));
+        return zeros_from<SCALED>(ld_shared_u32(at));
     } else {
         return zeros_middle<SCALED>();
     }
@@ -154,14 +162,14 @@ __device__ __forceinline__ void dequant_step(u32 a[4], const u32 words[4], int s
 
 // ---- scales -------------------------------------------------------------------------------------
 
-// Factors of the sums of rows r and r + 8. block: shared address of the group's scales.
-__device__ __forceinline__ void sum_factors(float *low, float *high, u32 block, int lane) {
+// Factors of the sums of rows r and r + 8. at: shared address of the lane's pair of scales.
+__device__ __forceinline__ void sum_factors(float *low, float *high, u32 at) {
     if constexpr (SCALE_F32) {
-        float2 pair = ld_shared_v2_f32(block + lane / 4 * 8);
+        float2 pair = ld_shared_v2_f32(at);
         *low = pair.x;
         *high = pair.y;
     } else {
-        u32 pair = ld_shared_u32(block + lane / 4 * 4);
+        u32 pair = ld_shared_u32(at);
         *low = f16x2_low(pair);
         *high = f16x2_high(pair);
     }
@@ -169,15 +177,15 @@ __device__ __forceinline__ void sum_factors(float *low, float *high, u32 block, 
 }
 
 // Scales of the rows r and r + 8 for dequant_scaled_step: in the activations' dtype, each twice in
-// a word; with SCALE_F32 fp32.
-__device__ __forceinline__ void weight_scales(u32 scales[2], u32 block, int lane) {
+// a word; with SCALE_F32 fp32. at: shared address of the lane's pair.
+__device__ __forceinline__ void weight_scales(u32 scales[2], u32 at) {
     if constexpr (SCALE_F32) {
-        uint2 pair = ld_shared_v2(block + lane / 4 * 8);
+        uint2 pair = ld_shared_v2(at);
         scales[0] = pair.x;
         scales[1] = pair.y;
         return;
     }
-    u32 pair = ld_shared_u32(block + lane / 4 * 4);
+    u32 pair = ld_shared_u32(at);
     if constexpr (ACT_BF16) {
         scales[0] = twice_bf16(f16x2_low(pair));
         scales[1] = twice_bf16(f16x2_high(pair));

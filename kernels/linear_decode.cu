@@ -473,7 +473,7 @@ typedef float Sums[TILES][HALVES][4]; // of one lane: rows r, r + 8 and two toke
 __device__ __forceinline__ void group_add(float sums[HALVES][4], const float group[HALVES][4],
                                           u32 scales, int lane) {
     float low, high;
-    sum_factors(&low, &high, scales, lane);
+    sum_factors(&low, &high, scales + lane_scales(lane));
 #pragma unroll // sums stay in registers
     for (int half = 0; half < HALVES; half++) {
         sums[half][0] += low * group[half][0];
@@ -527,8 +527,9 @@ __device__ __forceinline__ void record_sums(Sums sums, u32 stage, const u32 x[HA
                           record + RECORD_HEAD_BYTES + step / TILE_STEPS * TILE_BYTES + lane * 16);
             }
             if (step % GROUP_STEPS == 0) {
-                zeros[t] = zeros_load<false>(
-                    record + RECORD_ZEROS_AT + step / GROUP_STEPS * ZERO_BLOCK_BYTES, lane);
+                zeros[t] = zeros_load<false>(record + RECORD_ZEROS_AT +
+                                             step / GROUP_STEPS * ZERO_BLOCK_BYTES +
+                                             lane_zeros(lane));
             }
             dequant_step(a, words[t], step % TILE_STEPS, zeros[t]);
             if (BITS == 16) {

@@ -130,8 +130,9 @@ __device__ __forceinline__ void step_products(Sums sums, u32 weights, u32 x, int
             u32 tile = weights + t * STEP_BYTES;
             if (BITS != 16 && step % STEP_OF_GROUP == 0) {
                 int group = step / STEP_OF_GROUP;
-                weight_scales(scales[t], tile + group * SCALE_BLOCK_BYTES, lane);
-                zeros[t] = zeros_load<true>(tile + STEP_ZEROS_AT + group * ZERO_BLOCK_BYTES, lane);
+                weight_scales(scales[t], tile + group * SCALE_BLOCK_BYTES + lane_scales(lane));
+                zeros[t] = zeros_load<true>(tile + STEP_ZEROS_AT + group * ZERO_BLOCK_BYTES +
+                                            lane_zeros(lane));
             }
             if (step % TILE_STEPS == 0) {
                 words_load(words[t], tile + STEP_HEAD_BYTES + step / TILE_STEPS * TILE_BYTES +

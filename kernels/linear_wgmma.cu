@@ -15,6 +15,7 @@
 //
 //     x        [BLOCK_TOKENS][64]          act, in the 128-byte swizzle of wgmma.cuh
 //     weights  [BLOCK_TILES][STEP_BYTES]   gemm.cuh
+//     barriers "full" and "empty", 8 bytes each, at its end
 //
 // (4) 2 * tokens * N * K flops. Every block reads x once for its rows, from the second-level cache,
 //     which gives 6.5 TB/s on an H200: 128 rows and 256 tokens would take more than that. So SPREAD
@@ -80,23 +81,24 @@ constexpr int SUMS        = BLOCK_TOKENS / 2;           // of a thread
 constexpr int WEIGHTS_AT  = BLOCK_TOKENS * X_ROW_BYTES; // in a stage
 constexpr int STAGE_ALIGN = 1024;
 constexpr int STAGE_BYTES =
-    (WEIGHTS_AT + BLOCK_TILES * STEP_BYTES + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
+    (WEIGHTS_AT + BLOCK_TILES * STEP_BYTES + 16 + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
+constexpr int FULL_AT  = STAGE_BYTES - 16;
+constexpr int EMPTY_AT = STAGE_BYTES - 8;
 
-constexpr int STAGED_ROOM = STAGE_BYTES;
+constexpr int STAGED_ROOM = FULL_AT;
 #include "staged.cuh"
 
 // Results go through a stage of the ring: behind the last step of a segment the producer leaves one
 // out, a step without data, and runs on.
 constexpr bool STAGED = CAN_BE_STAGED && BLOCK_TOKENS >= 32;
 constexpr int HOLE    = STAGED ? 1 : 0;
-// Behind the ring: barriers; places of tokens if they are not in that stage; partial sums of a consumer
-// or of a block.
+// Behind the ring: places of tokens if they are not in that stage; partial sums of a consumer or of a
+// block.
 constexpr int PARTS       = (K_GROUPS > CLUSTER ? K_GROUPS : CLUSTER) - 1;
 constexpr int PART_BYTES  = ROW_GROUPS * GROUP_THREADS * SUMS * 4;
-constexpr int BARRIERS_AT = STAGES * STAGE_BYTES; // full, then empty
-constexpr int PLACES_AT   = BARRIERS_AT + STAGES * 16;
+constexpr int RING_BYTES  = STAGES * STAGE_BYTES;
 constexpr int PARTS_AT =
-    PLACES_AT + (EPILOGUE == EPILOGUE_ROPE_KV && !STAGED ? BLOCK_TOKENS * PLACE_BYTES : 0);
+    RING_BYTES + (EPILOGUE == EPILOGUE_ROPE_KV && !STAGED ? BLOCK_TOKENS * PLACE_BYTES : 0);
 static_assert(SHARED_BYTES == STAGE_ALIGN + PARTS_AT + PARTS * PART_BYTES,
               "compiler/kernel_linear_wgmma.c");
 
@@ -112,29 +114,26 @@ constexpr int CONSUMER_REGISTERS =
 struct Ring {
     u32 shared;       // aligned to 1024
     int part, member; // of K, of the blocks that share x
-    __device__ __forceinline__ u32 stage(int at) const {
-        return shared + at * STAGE_BYTES;
-    }
-    __device__ __forceinline__ u32 full(int at) const {
-        return shared + BARRIERS_AT + at * 8;
-    }
-    __device__ __forceinline__ u32 empty(int at) const {
-        return shared + BARRIERS_AT + (STAGES + at) * 8;
-    }
 };
 
-// Steps are counted through all work of a block. A stage is always consumed by the same k group, which
-// is why the groups change parts from segment to segment: one that asked for the next round of a stage
-// that another has yet to get would find the barrier open, for it knows even from odd rounds only.
-__device__ __forceinline__ int stage_of(u32 step) {
-    return (int)(step % STAGES);
+// Steps are counted through all work of a block; each has its stage, and there the phase of the
+// barriers. A stage is always consumed by the same k group, which is why the groups change parts from
+// segment to segment: one that asked for the next round of a stage that another has yet to get would
+// find the barrier open, for it knows even from odd rounds only.
+struct Place {
+    u32 stage, parity;
+};
+__device__ __forceinline__ Place place_of(Ring ring, u32 step) {
+    return {ring.shared + step % STAGES * STAGE_BYTES, step / STAGES & 1};
 }
-__device__ __forceinline__ u32 parity_of(u32 step) {
-    return step / STAGES & 1;
-}
-
-__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
-    while (!mbarrier_try_wait_parity(barrier, parity)) {
+// The place of the step COUNT steps later; what is added and compared in each step instead of the
+// division.
+template <int COUNT> __device__ __forceinline__ void place_advance(Place &p, Ring ring) {
+    p.stage += COUNT % STAGES * STAGE_BYTES;
+    p.parity ^= COUNT / STAGES & 1;
+    if (p.stage >= ring.shared + RING_BYTES) {
+        p.stage -= RING_BYTES;
+        p.parity ^= 1;
     }
 }
 
@@ -142,8 +141,9 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
 
 // x of a step: this block's part of it, to all blocks that share it.
 __device__ __forceinline__ void x_copy(const TensorMap *x, WorkBlock b, Ring ring, u32 stage,
-                                       int step, u32 full) {
+                                       int step) {
     constexpr int PART_TOKENS = BLOCK_TOKENS / SPREAD;
+    u32 full = stage + FULL_AT;
     mbarrier_arrive_expect_tx(full, BLOCK_TOKENS * X_ROW_BYTES);
     if constexpr (SPREAD == 1) {
         cp_async_bulk_tensor(stage, x, step * STEP_K, b.token, full);
@@ -164,37 +164,51 @@ __device__ __forceinline__ void produce(const Operands &o, const TensorMap *x, W
     if (done == 0) {
         ahead = steps < STAGES ? steps : STAGES;
         for (u32 step = copier; step < ahead; step += COPIERS) {
-            weights_copy(o, feed, ring.stage(step) + WEIGHTS_AT, share.first + step, thread);
+            weights_copy(o, feed, ring.shared + step * STAGE_BYTES + WEIGHTS_AT,
+                         share.first + step, thread);
         }
         griddepcontrol_wait(); // x is the work of the kernel before
     }
     // the first step behind `done` whose number is this copier's
-    u32 number = done + (copier + COPIERS - done % COPIERS) % COPIERS;
+    u32 step = (copier + COPIERS - done % COPIERS) % COPIERS;
+    Place at = place_of(ring, done + step);
 #pragma unroll 1 // a step is long enough
-    for (; number < done + steps + HOLE; number += COPIERS) {
-        u32 step = number - done, stage = ring.stage(stage_of(number));
-        u32 full = ring.full(stage_of(number));
+    for (; step < steps + HOLE; step += COPIERS) {
         if (step >= ahead) {
-            barrier_wait(ring.empty(stage_of(number)), parity_of(number) ^ 1);
+            mbarrier_wait_parity(at.stage + EMPTY_AT, at.parity ^ 1);
         }
         if (step >= ahead && step < steps) {
-            weights_copy(o, feed, stage + WEIGHTS_AT, share.first + step, thread);
+            weights_copy(o, feed, at.stage + WEIGHTS_AT, share.first + step, thread);
         }
         if (thread == 0 && step < steps) {
-            x_copy(x, b, ring, stage, share.first + step, full);
+            x_copy(x, b, ring, at.stage, share.first + step);
         } else if (thread == 0) {
-            mbarrier_arrive(full); // in its place
+            mbarrier_arrive(at.stage + FULL_AT); // in its place
         }
         __syncwarp(); // the next barrier of the cluster is one of whole warps
-        cp_async_arrive(full);
+        cp_async_arrive(at.stage + FULL_AT);
+        place_advance<COPIERS>(at, ring);
     }
     done += steps + HOLE;
 }
 
 // ---- a consumer ---------------------------------------------------------------------------------
 
-// The fragments of a step: [k16 step][4]. tile: shared address of this warp's row tile.
-__device__ __forceinline__ void fragments_make(u32 a[STEP_K / 16][4], u32 tile, int lane) {
+// Where a lane's weights and scales are in a stage: bytes from its beginning.
+struct LaneAt {
+    u32 words, scales, zeros;
+};
+__device__ __forceinline__ LaneAt lane_at(int warp, int lane) {
+    u32 tile  = WEIGHTS_AT + warp * STEP_BYTES;
+    LaneAt at = {tile + STEP_HEAD_BYTES + lane * 16, tile + lane_scales(lane),
+                 tile + STEP_ZEROS_AT + lane_zeros(lane)};
+    opaque(at.words); // else they are computed again in each step, to save registers
+    opaque(at.scales);
+    return at;
+}
+
+// The fragments of a step: [k16 step][4].
+__device__ __forceinline__ void fragments_make(u32 a[STEP_K / 16][4], u32 stage, LaneAt at) {
     constexpr int STEPS_OF_GROUP = BITS == 16 || GROUP >= STEP_K ? STEP_K / 16 : GROUP / 16;
     u32 words[4], scales[2];
     Zeros<true> zeros;
@@ -202,12 +216,11 @@ __device__ __forceinline__ void fragments_make(u32 a[STEP_K / 16][4], u32 tile, 
     for (int step = 0; step < STEP_K / 16; step++) {
         if (BITS != 16 && step % STEPS_OF_GROUP == 0) {
             int group = step / STEPS_OF_GROUP;
-            weight_scales(scales, tile + group * SCALE_BLOCK_BYTES, lane);
-            zeros = zeros_load<true>(tile + STEP_ZEROS_AT + group * ZERO_BLOCK_BYTES, lane);
+            weight_scales(scales, stage + at.scales + group * SCALE_BLOCK_BYTES);
+            zeros = zeros_load<true>(stage + at.zeros + group * ZERO_BLOCK_BYTES);
         }
         if (step % TILE_STEPS == 0) {
-            uint4 v = ld_shared_v4(tile + STEP_HEAD_BYTES + step / TILE_STEPS * TILE_BYTES +
-                                   lane * 16);
+            uint4 v = ld_shared_v4(stage + at.words + step / TILE_STEPS * TILE_BYTES);
             words[0] = v.x;
             words[1] = v.y;
             words[2] = v.z;
@@ -218,12 +231,11 @@ __device__ __forceinline__ void fragments_make(u32 a[STEP_K / 16][4], u32 tile, 
 }
 
 // One step: fragments while the products of the last step run, then its own products.
-__device__ __forceinline__ void step_products(float *sums, u32 a[STEP_K / 16][4], Ring ring,
-                                              u32 step_number, int warp, int lane) {
-    barrier_wait(ring.full(stage_of(step_number)), parity_of(step_number));
-    u32 stage = ring.stage(stage_of(step_number));
-    fragments_make(a, stage + WEIGHTS_AT + warp * STEP_BYTES, lane);
-    u64 x = wgmma_tokens(stage);
+__device__ __forceinline__ void step_products(float *sums, u32 a[STEP_K / 16][4], Place at,
+                                              LaneAt weights) {
+    mbarrier_wait_parity(at.stage + FULL_AT, at.parity);
+    fragments_make(a, at.stage, weights);
+    u64 x = wgmma_tokens(at.stage);
     wgmma_hold<SUMS>(sums);
     wgmma_fence();
 #pragma unroll // a stays in registers
@@ -233,8 +245,8 @@ __device__ __forceinline__ void step_products(float *sums, u32 a[STEP_K / 16][4]
     wgmma_commit();
 }
 
-__device__ __forceinline__ void stage_release(Ring ring, u32 step, int lane) {
-    u32 empty = ring.empty(stage_of(step));
+__device__ __forceinline__ void stage_release(Ring ring, u32 stage, int lane) {
+    u32 empty = stage + EMPTY_AT;
     if constexpr (SPREAD == 1) {
         if (lane == 0) {
             mbarrier_arrive(empty);
@@ -253,26 +265,32 @@ __device__ __forceinline__ void products(float *sums, Ring ring, u32 first, u32 
     for (int i = 0; i < SUMS; i++) {
         sums[i] = 0.0f;
     }
-    u32 step = first;
+    LaneAt weights = lane_at(warp, lane);
+    Place at       = place_of(ring, first);
+    u32 step = first, before = 0; // the stage of the step before
 #pragma unroll 1 // two steps are long enough
     for (; step + K_GROUPS < last; step += 2 * K_GROUPS) {
-        step_products(sums, even, ring, step, warp, lane);
+        step_products(sums, even, at, weights);
         wgmma_wait<1>(); // the step before this one
         if (step != first) {
-            stage_release(ring, step - K_GROUPS, lane);
+            stage_release(ring, before, lane);
         }
-        step_products(sums, odd, ring, step + K_GROUPS, warp, lane);
+        before = at.stage;
+        place_advance<K_GROUPS>(at, ring);
+        step_products(sums, odd, at, weights);
         wgmma_wait<1>();
-        stage_release(ring, step, lane);
+        stage_release(ring, before, lane);
+        before = at.stage;
+        place_advance<K_GROUPS>(at, ring);
     }
     wgmma_wait<0>();
     if (step != first) {
-        stage_release(ring, step - K_GROUPS, lane);
+        stage_release(ring, before, lane);
     }
     if (step < last) { // an odd number of them
-        step_products(sums, even, ring, step, warp, lane);
+        step_products(sums, even, at, weights);
         wgmma_wait<0>();
-        stage_release(ring, step, lane);
+        stage_release(ring, at.stage, lane);
     }
     wgmma_hold<SUMS>(sums);
 }
@@ -343,7 +361,8 @@ struct Parts {
 
 // A thread's sums of block `block`, fours of them as [four][thread].
 __device__ __forceinline__ float *part_sums(Parts p, int block, int row_group) {
-    int thread = row_group * GROUP_THREADS + threadIdx.x % GROUP_THREADS;
+    u32 thread = row_group * GROUP_THREADS + threadIdx.x % GROUP_THREADS;
+    opaque(thread); // else the address stays in registers through all products
     return p.sums + (s64)block * BLOCK_SUMS + thread * 4;
 }
 
@@ -400,15 +419,16 @@ __device__ __forceinline__ bool parts_add(float *sums, Parts p, const Turns &t, 
 
 // The stage without data behind the last step, here until it is released.
 __device__ __forceinline__ u32 hole_take(Ring ring, u32 number) {
-    barrier_wait(ring.full(stage_of(number)), parity_of(number));
-    return ring.stage(stage_of(number));
+    Place at = place_of(ring, number);
+    mbarrier_wait_parity(at.stage + FULL_AT, at.parity);
+    return at.stage;
 }
 
 // Nobody reads it any more. Whose stage it is releases it, as any other step.
 __device__ __forceinline__ void hole_release(Ring ring, u32 number, int group) {
     consumers_sync();
     if (group == (int)(number % K_GROUPS)) {
-        stage_release(ring, number, threadIdx.x % WARP_LANES);
+        stage_release(ring, place_of(ring, number).stage, threadIdx.x % WARP_LANES);
     }
 }
 
@@ -444,7 +464,7 @@ __device__ __forceinline__ void results_stage(const Operands &o, WorkBlock b, Ri
 __device__ __forceinline__ void results_store(const Operands &o, WorkBlock b, Ring ring,
                                               const float sums[1][BLOCK_TOKENS / 8][4], int k_group,
                                               int warp) {
-    u32 places = ring.shared + PLACES_AT;
+    u32 places = ring.shared + RING_BYTES;
 #if EPILOGUE == EPILOGUE_ROPE_KV
     consumers_sync(); // nobody reads those of the work before
     places_store(o, b, BLOCK_TOKENS, places, (int)threadIdx.x - GROUP_THREADS,
@@ -478,12 +498,14 @@ constexpr int CLUSTER_BLOCKS = CLUSTER * SPREAD;
 
 __device__ __forceinline__ Ring ring_open() {
     int rank  = (int)blockIdx.x % CLUSTER_BLOCKS;
-    Ring ring = {(shared_address(block_shared) + STAGE_ALIGN - 1) & ~(u32)(STAGE_ALIGN - 1),
-                 rank / SPREAD, rank % SPREAD};
+    u32 shared = (shared_address(block_shared) + STAGE_ALIGN - 1) & ~(u32)(STAGE_ALIGN - 1);
+    opaque(shared);
+    Ring ring = {shared, rank / SPREAD, rank % SPREAD};
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; stage++) {
-            mbarrier_init(ring.full(stage), COPY_THREADS + 1); // who asks for x arrives for it too
-            mbarrier_init(ring.empty(stage), SPREAD * ROW_GROUPS * 4);
+            u32 at = ring.shared + stage * STAGE_BYTES;
+            mbarrier_init(at + FULL_AT, COPY_THREADS + 1); // who asks for x arrives for it too
+            mbarrier_init(at + EMPTY_AT, SPREAD * ROW_GROUPS * 4);
         }
         fence_mbarrier_init();
     }
@@ -545,7 +567,8 @@ extern "C" __global__ void CLUSTER_BOUNDS __launch_bounds__(THREADS, 1)
             registers_more<CONSUMER_REGISTERS>();
         }
         griddepcontrol_wait(); // the epilogue reads and writes what the kernel before may use
-        int consumer = threadIdx.x / GROUP_THREADS - 1;
+        // from a lane, so that the compiler knows that a warp's threads agree
+        int consumer = (int)__shfl_sync(FULL_MASK, threadIdx.x / GROUP_THREADS, 0) - 1;
 #pragma unroll 1 // fewer registers
         while (turns_next(&turns, &share)) {
             int row_group = consumer % ROW_GROUPS, group = consumer / ROW_GROUPS;

@@ -409,6 +409,16 @@ __device__ __forceinline__ bool mbarrier_try_wait_parity(u32 barrier, u32 parity
                  : "memory");
     return done != 0;
 }
+// The compiler must take the value from its register from here on.
+__device__ __forceinline__ void opaque(u32 &value) {
+    asm volatile("" : "+r"(value));
+}
+// Until the phase of this parity is over.
+__device__ __forceinline__ void mbarrier_wait_parity(u32 barrier, u32 parity) {
+    asm volatile("{.reg .pred p; again: mbarrier.try_wait.parity.shared.b64 p, [%0], %1; "
+                 "@!p bra again;}" ::"r"(barrier), "r"(parity)
+                 : "memory");
+}
 // Arrives when this thread's copies so far have landed; the barrier counts the thread already.
 __device__ __forceinline__ void cp_async_arrive(u32 barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");

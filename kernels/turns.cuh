@@ -28,7 +28,10 @@ typedef struct Turns {
 __device__ __forceinline__ int unit_first(const Turns *t, int at) {
     enum { GRAIN = 4 };
     int units = (t->tiles - t->whole) * STEPS;
-    return at < t->clusters ? (int)((long long)units * at / t->clusters) / GRAIN * GRAIN : units;
+    // at most 2 clusters^2 STEPS: 32 bits hold 180 clusters of 65,536 steps
+    return at < t->clusters ? (int)((unsigned)units * (unsigned)at / (unsigned)t->clusters) / GRAIN *
+                                  GRAIN
+                            : units;
 }
 
 __device__ __forceinline__ Turns turns_open(int at, int clusters, int tiles, int part) {
@@ -47,24 +50,24 @@ __device__ __forceinline__ int turns_more(const Turns *t) {
     return t->next < t->whole || (EVEN && t->unit < t->end);
 }
 
-// 0: there is none.
+// 0: there is none. The tile is chosen by a mask: a branch on it would hide from the compiler that the
+// threads of a warp stay together, and what they agree on would no longer be in uniform registers.
 __device__ __forceinline__ int turns_next(Turns *t, Segment *s) {
-    if (t->next < t->whole) {
+    if (!EVEN) {
         s->id = t->next;
         s->first = STEPS * t->part / CLUSTER;
         s->last = STEPS * (t->part + 1) / CLUSTER;
         t->next += t->clusters;
-        return 1;
+        return s->id < t->whole;
     }
-    if (!EVEN || t->unit >= t->end) {
-        return 0;
-    }
-    int first = t->unit % STEPS, last = first + t->end - t->unit;
-    s->id = t->whole + t->unit / STEPS;
-    s->first = first;
-    s->last = last < STEPS ? last : STEPS;
-    t->unit += s->last - s->first;
-    return 1;
+    int whole = t->next < t->whole, mask = -whole, even_first = t->unit % STEPS;
+    int even_last = even_first + t->end - t->unit, more = turns_more(t);
+    s->id = (t->next & mask) | ((t->whole + t->unit / STEPS) & ~mask);
+    s->first = whole ? 0 : even_first;
+    s->last = whole || even_last > STEPS ? STEPS : even_last;
+    t->next += whole ? t->clusters : 0;
+    t->unit += whole ? 0 : s->last - s->first;
+    return more;
 }
 
 // EVEN: the next cluster behind `other` that has steps of the tile whose first ones are `s`; first asked
