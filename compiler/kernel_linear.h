@@ -27,10 +27,13 @@ typedef struct DecodeVariant {
     int stages;     // of a warp's ring, 0: as many as useful
     bool bulk;      // bulk copies instead of cp.async
     int ctas_per_sm;
+    int cluster; // blocks that split K, 1, 2 or 4
 } DecodeVariant;
 
 // warps and ctas_per_sm for this shape; the same for any number of tokens, so that results are.
 DecodeVariant decode_variant(const Problem *p);
+// For blocks in clusters, whose sums are in another order.
+DecodeVariant decode_cluster(const Problem *p, int cluster);
 // Completes the variant: params, or false where shared memory does not suffice.
 bool decode_params(const Problem *p, DecodeVariant v, Params *out);
 

@@ -5,6 +5,8 @@
 // varies (row tiles together, stages, phases of K) changes the time only.
 #include "kernel_linear.h"
 
+#include <math.h>
+
 enum {
     WARPS_LIMIT = 16,
     WARPS_ENOUGH = 8,     // fewer only if K has fewer records
@@ -16,6 +18,8 @@ enum {
     PARTIAL_BYTES = 512,
     BLOCK_RESERVED = 1024, // shared memory that the driver keeps per block
     OVERLAP_MAJOR = 9,     // compute capability with programmatic dependent launch
+    CLUSTER_MAJOR = 9,     // with clusters, as far as measured
+    CLUSTER_BARRIERS = 32, // bytes
 };
 
 static int64_t records(const PackedTensor *t) {
@@ -49,7 +53,16 @@ static int split_warps(int64_t count, int limit) {
 DecodeVariant decode_variant(const Problem *p) {
     int warps = split_warps(records(linear_weight(p)), warps_limit(p));
     int ctas = WARPS_LIMIT / warps;
-    return (DecodeVariant){.warps = warps, .tiles = 1, .ctas_per_sm = ctas > 4 ? 4 : ctas};
+    return (DecodeVariant){
+        .warps = warps, .tiles = 1, .ctas_per_sm = ctas > 4 ? 4 : ctas, .cluster = 1};
+}
+
+DecodeVariant decode_cluster(const Problem *p, int cluster) {
+    int64_t count = ceil_div(records(linear_weight(p)), cluster);
+    return (DecodeVariant){.warps = split_warps(count, warps_limit(p)),
+                           .tiles = 1,
+                           .ctas_per_sm = 1,
+                           .cluster = cluster};
 }
 
 // ---- shared memory, the twin of the constants in the kernel -------------------------------------
@@ -73,15 +86,19 @@ static Shape shape_of(const Problem *p) {
 }
 
 static int64_t shared_bytes(const Shape *s, DecodeVariant v, int64_t phases) {
-    int64_t slice = ceil_div(ceil_div(s->records, v.warps), phases) * s->record_k;
-    int64_t staged = phases == 1 ? s->records * s->record_k : v.warps * slice;
+    int64_t slice = ceil_div(ceil_div(s->records, v.cluster * v.warps), phases) * s->record_k;
+    int64_t staged = phases == 1 ? ceil_div(s->records, v.cluster) * s->record_k : v.warps * slice;
     int64_t bytes = v.warps * v.stages * v.tiles * s->record_bytes;
     bytes += s->tokens * (staged * 2 + 16);
     bytes += 2 * v.warps * v.tiles * s->halves * PARTIAL_BYTES;
     bytes += s->norm ? s->tokens * v.warps * 4 : 0;
     bytes = (int64_t)round_up((uint64_t)bytes, 8);
     bytes += v.bulk ? v.warps * v.stages * 8 : 0;
-    return bytes + (s->experts ? s->tokens * 4 : 0);
+    bytes += s->experts ? s->tokens * 4 : 0;
+    if (v.cluster == 1)
+        return bytes;
+    int64_t parts = 2 * (v.cluster - 1) * v.tiles * s->halves * PARTIAL_BYTES;
+    return (int64_t)round_up((uint64_t)bytes, 16) + parts + CLUSTER_BARRIERS;
 }
 
 static int64_t shared_limit(const Target *t, int ctas_per_sm) {
@@ -120,7 +137,7 @@ static bool fit(const Problem *p, const Shape *s, DecodeVariant *v, int64_t *pha
     int wanted = v->stages ? v->stages : useful_stages(s, *v);
     int least = v->stages ? wanted : STAGES_LEAST;
     int64_t limit = shared_limit(p->plan->target, v->ctas_per_sm);
-    int64_t most = ceil_div(s->records, v->warps);
+    int64_t most = ceil_div(s->records, v->cluster * v->warps);
     for (*phases = 1; *phases <= most; ++*phases)
         for (v->stages = wanted; v->stages >= least; v->stages--)
             if (shared_bytes(s, *v, *phases) <= limit)
@@ -145,12 +162,14 @@ static bool phases_fit(const Problem *p, const Shape *s, DecodeVariant v, int64_
         return v.tiles == 1 && s->halves <= (linear_is_lean(p) ? 3 : 1);
     if (!linear_is_lean(p) && s->halves > 2)
         return false;
-    return s->records % v.warps == 0 || v.tiles * s->halves <= 3;
+    return s->records % (v.cluster * v.warps) == 0 || v.tiles * s->halves <= 3;
 }
 
 bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
     Shape s = shape_of(p);
     int64_t phases;
+    if (v.cluster > 1 && (s.norm || s.experts || p->plan->target->compute_major != CLUSTER_MAJOR))
+        return false;
     if (!registers_fit(p, &s, &v))
         return false;
     DecodeVariant alone = v;
@@ -166,6 +185,7 @@ bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
     linear_params(out, p);
     params_set(out, "TOKENS_MAX", p->max_tokens);
     params_set(out, "WARPS", v.warps);
+    params_set(out, "CLUSTER", v.cluster);
     params_set(out, "STAGES", v.stages);
     params_set(out, "TILES", v.tiles);
     params_set(out, "X_PHASES", phases);
@@ -211,6 +231,16 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
         v.tiles = 2;
         count += decode_params(p, v, &out[count]);
     }
+    // Clusters hold activations that one block would have to stage again and again.
+    bool staged_once = params_get(&out[0], "X_PHASES") == 1;
+    for (int cluster = 2; cluster <= 4 && !staged_once; cluster *= 2) {
+        for (int tiles = 1; tiles <= 2; tiles++) {
+            v = decode_cluster(p, cluster);
+            v.tiles = tiles;
+            if (decode_params(p, v, &out[count]) && params_get(&out[count], "X_PHASES") == 1)
+                count++;
+        }
+    }
     return count;
 }
 
@@ -218,10 +248,14 @@ static int64_t passes(const Problem *p, const Params *params) {
     return ceil_div(linear_weight(p)->rows / TILE_ROWS, params_get(params, "TILES"));
 }
 
+// Blocks, in whole clusters. Clusters of four leave two multiprocessors of some GPCs (16 or 18 of them
+// on Hopper) alone, so one less fits than the number of multiprocessors says: 32 on an H200.
 static int grid(const Problem *p, const Params *params) {
-    int64_t most = p->plan->target->sms * params_get(params, "CTAS_PER_SM");
+    int64_t cluster = params_get(params, "CLUSTER");
+    int64_t most = p->plan->target->sms * params_get(params, "CTAS_PER_SM") / cluster;
     int64_t wanted = passes(p, params);
-    return (int)(wanted < most ? wanted : most);
+    most -= cluster > 2;
+    return (int)(cluster * (wanted < most ? wanted : most));
 }
 
 // Reading weights at the pace of the fullest block, or feeding the tensor cores from shared memory,
@@ -230,8 +264,11 @@ static Cost cost(const Problem *p, const Params *params) {
     const Target *t = p->plan->target;
     const PackedTensor *w = linear_weight(p);
     double blocks = grid(p, params), halves = (double)ceil_div(params_get(params, "TOKENS_MAX"), 8);
-    double turns = (double)ceil_div(passes(p, params), grid(p, params));
-    double full = turns * blocks / (double)passes(p, params); // 1: all blocks equally loaded
+    double cluster = (double)params_get(params, "CLUSTER");
+    double turns = ceil((double)passes(p, params) * cluster / blocks);
+    double full = turns * blocks / (double)passes(p, params) / cluster; // 1: all equally loaded
+    if (cluster > 1) // multiprocessors that no cluster has
+        full *= t->sms / blocks > 1 ? t->sms / blocks : 1;
     double stream_us = (double)w->bytes * full / (t->bandwidth_gbs * 1e3);
     // wavefronts of 128 bytes per 512 bytes of weights: in, out, and fragments of activations
     double tile_k = (double)record_geometry(w).tile_k;
@@ -240,7 +277,8 @@ static Cost cost(const Problem *p, const Params *params) {
     double shared_us = (double)w->bytes * full / 512 * waves / (in_use * clock_ghz * 1e3);
     double x_reads = params_get(params, "X_PHASES") > 1 ? turns : 1;
     double elem = p->op->linear.prologue == PROLOGUE_NORM ? 4 : 2;
-    double x_bytes = (double)p->max_tokens * (double)w->in_features * elem * blocks * x_reads;
+    double x_bytes =
+        (double)p->max_tokens * (double)w->in_features * elem * blocks / cluster * x_reads;
     double x_us = x_bytes / (1.3 * t->bandwidth_gbs * 1e3);
     // first bytes, sum over warps, epilogue; tiles that come together come later, but hand over less
     // often (fitted to an H200)
@@ -286,7 +324,7 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
 const Kernel kernel_linear_decode = {.name = "linear_decode",
                                      .device = DEVICE_CUDA,
                                      .op = OP_LINEAR,
-                                     .sums = "WARPS",
+                                     .sums = "WARPS CLUSTER",
                                      .accepts = accepts,
                                      .candidates = candidates,
                                      .cost = cost,

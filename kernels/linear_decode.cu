@@ -18,6 +18,8 @@
 //     partials  [2][WARPS][TILES][HALVES][32 lanes][4] fp32 sums of a pass, by parity of the pass
 //     squares   [TOKENS_MAX][WARPS]                    PROLOGUE_NORM: parts of sum x^2
 //     barriers  [WARPS][STAGES]                        LOAD_BULK: mbarriers
+//     parts     [2][CLUSTER - 1][TILES][HALVES][32 lanes][4]  fp32 sums of the other blocks, by parity
+//     sent, taken  [2]                                 mbarriers of those, CLUSTER > 1
 //     pairs     [TOKENS_MAX]                           EXPERTS: what the block's tokens are
 //
 // (4) Bytes: ROWS * k_padded * (BITS + 16 / GROUP) / 8 once (fp32 scales, zero points: 16 bits
@@ -26,13 +28,14 @@
 //
 // (5) Parameters: BITS, GROUP, ZEROS, SCALE_F32, WEIGHT_BF16 (dequant.cuh); IN_FEATURES = K,
 //     multiple of 8; ROWS, OUT_FEATURES; HAS_ORDER; NORM_WIDTH, K without HAS_ORDER; TOKENS_MAX
-//     1..32; WARPS that split K, 1..24; STAGES of a ring, 2..; TILES that share activations, 1..4;
+//     1..32; WARPS of a block that split K, 1..24; CLUSTER, blocks that do, 1, 2 or 4, more than one
+//     from sm_90 on and without a norm; STAGES of a ring, 2..; TILES that share activations, 1..4;
 //     X_PHASES in which K is staged, 1..; LOAD_BULK 0, or 1 from sm_90 on; CTAS_PER_SM; PROLOGUE 0
 //     none, 1 norm, with EPS_BITS (fp32); EPILOGUE and its parameters (epilogue.cuh);
 //     SHARED_BYTES, as the launch reserves them; EXPERTS: linears of a stack, 0 for an ordinary
 //     linear, and then TOP_K of them per token, EXPERT_BYTES of each, HAS_SLOTS, and X_SHARE
-//     choices that share a row of x: TOP_K or 1. The sum of an output depends on K, BITS, GROUP
-//     and WARPS only: not on the number of tokens.
+//     choices that share a row of x: TOP_K or 1. The sum of an output depends on K, BITS, GROUP,
+//     WARPS and CLUSTER only: not on the number of tokens.
 //
 // (6) A pass is TILES row tiles; block b does passes b, b + grid, ...; the records of a row tile
 //     are split over WARPS compute warps, each a contiguous range of K; lane l feeds itself and its
@@ -42,6 +45,9 @@
 //
 //         compute warps:  ring -> dequant -> mma -> partials[p] --full[p]--> epilogue warp p
 //                                            ^------------------empty[p]----------'
+//
+//     Where the activations of a long K do not fit one block, a cluster shares a pass: each block has
+//     a part of K, and the epilogue warps of the others send their sums to those of the first.
 //
 // (7) Read from the bottom: linear_decode, linear_decode_body, compute_warps, record_sums.
 #include "ptx.cuh"
@@ -63,6 +69,8 @@ static_assert(PROLOGUE == PROLOGUE_NONE || PROLOGUE == PROLOGUE_NORM, "PROLOGUE"
 static_assert(PROLOGUE == PROLOGUE_NORM || EXPERTS || !HAS_ORDER, "HAS_ORDER");
 static_assert(HAS_ORDER || NORM_WIDTH == IN_FEATURES, "NORM_WIDTH");
 static_assert(!EXPERTS || PROLOGUE == PROLOGUE_NONE, "EXPERTS");
+static_assert(CLUSTER == 1 || ((CLUSTER == 2 || CLUSTER == 4) && PROLOGUE == PROLOGUE_NONE && !EXPERTS),
+              "CLUSTER");
 
 constexpr int HALVES = (TOKENS_MAX + 7) / 8; // mma n8 tiles of tokens
 constexpr int COMPUTE_THREADS = WARPS * WARP_LANES;
@@ -76,12 +84,14 @@ constexpr s64 ROW_TILE_BYTES = (s64)RECORDS * RECORD_BYTES;
 constexpr int ROW_TILES = ROWS / TILE_ROWS;
 constexpr int PASSES = (ROW_TILES + TILES - 1) / TILES;
 
-// In one phase all of K lies in its natural order; in several, warp w's part of phase p is a slice
-// of PHASE_RECORDS records at w * SLICE_K.
-constexpr int WARP_RECORDS = (RECORDS + WARPS - 1) / WARPS; // at most
+// In one phase all of the block's K lies in its natural order; in several, warp w's part of phase p is
+// a slice of PHASE_RECORDS records at w * SLICE_K.
+constexpr int ALL_WARPS = CLUSTER * WARPS;
+constexpr int BLOCK_RECORDS = (RECORDS + CLUSTER - 1) / CLUSTER;   // at most
+constexpr int WARP_RECORDS = (RECORDS + ALL_WARPS - 1) / ALL_WARPS; // at most
 constexpr int PHASE_RECORDS = (WARP_RECORDS + X_PHASES - 1) / X_PHASES;
 constexpr int SLICE_K = PHASE_RECORDS * RECORD_K;
-constexpr int STAGED_K = X_PHASES == 1 ? K_PADDED : WARPS * SLICE_K;
+constexpr int STAGED_K = X_PHASES == 1 ? BLOCK_RECORDS * RECORD_K : WARPS * SLICE_K;
 constexpr int X_STRIDE = STAGED_K * 2 + 16; // 16 more than a multiple of 128 where K allows:
                                             // ldmatrix reads 8 rows without a bank conflict
 constexpr int RING_STAGE_BYTES = TILES * RECORD_BYTES;
@@ -97,7 +107,12 @@ constexpr int BARRIERS_AT = (SQUARES_AT + SQUARES_BYTES + 7) / 8 * 8;
 constexpr int BARRIERS_BYTES = LOAD_BULK ? WARPS * STAGES * 8 : 0;
 constexpr int PAIRS_AT = BARRIERS_AT + BARRIERS_BYTES;
 constexpr int PAIRS_BYTES = EXPERTS ? TOKENS_MAX * 4 : 0;
-static_assert(SHARED_BYTES == PAIRS_AT + PAIRS_BYTES, "compiler/kernel_linear_decode.c");
+constexpr int PARTS_AT = (PAIRS_AT + PAIRS_BYTES + 15) / 16 * 16; // CLUSTER > 1
+constexpr int PART_BYTES = TILES * HALVES * PARTIAL_BYTES;       // of a block and parity
+constexpr int SENT_AT = PARTS_AT + 2 * (CLUSTER - 1) * PART_BYTES;
+constexpr int TAKEN_AT = SENT_AT + 16;
+static_assert(SHARED_BYTES == (CLUSTER > 1 ? TAKEN_AT + 16 : PAIRS_AT + PAIRS_BYTES),
+              "compiler/kernel_linear_decode.c");
 
 enum { BAR_COMPUTE = 1, BAR_FULL = 2, BAR_EMPTY = 4 }; // FULL and EMPTY: one per parity
 
@@ -111,15 +126,17 @@ struct Operands {
     u32 pairs; // EXPERTS: shared address of the choices that the block's tokens are
 };
 
-// The passes first, first + step, ... of one block.
+// The passes first, first + step, ... of one block, and its part of K in them.
 struct WorkRange {
     int first, step;
+    int rank; // in the cluster
 };
 
 // ---- the weight stream of a warp ----------------------------------------------------------------
 
+// Warps count through all blocks of the cluster.
 __device__ __forceinline__ int warp_first_record(int warp) {
-    return warp * RECORDS / WARPS;
+    return warp * RECORDS / ALL_WARPS;
 }
 
 struct Stream {
@@ -187,15 +204,16 @@ __device__ __forceinline__ void stream_fetch(Stream &s, const Operands &o, int w
 
 __device__ __forceinline__ Stream stream_open(const Operands &o, WorkRange range, u32 shared,
                                               int warp, int lane) {
+    int in_block = warp - range.rank * WARPS;
     Stream s;
     s.records = warp_first_record(warp + 1) - warp_first_record(warp);
     s.record = 0;
     s.pass = s.records > 0 ? range.first : PASSES;
     s.step = range.step;
     s.next = stream_start(o, range.first, warp);
-    s.ring = shared + warp * RING_BYTES;
+    s.ring = shared + in_block * RING_BYTES;
     s.fetch_at = s.read_at = 0;
-    s.barriers = shared + BARRIERS_AT + warp * STAGES * 8;
+    s.barriers = shared + BARRIERS_AT + in_block * STAGES * 8;
     s.parity = 0;
 #if LOAD_BULK
     if (lane == 0) {
@@ -235,11 +253,11 @@ __device__ __forceinline__ void stream_next(Stream &s) {
 // ---- prologue: activations to shared memory -----------------------------------------------------
 
 // K index of 8 staged elements, or -1 if no weight of the phase reads them.
-__device__ __forceinline__ int staged_k(int at, int phase) {
+__device__ __forceinline__ int staged_k(int at, int phase, int rank) {
     if (X_PHASES == 1) {
-        return at;
+        return warp_first_record(rank * WARPS) * RECORD_K + at;
     }
-    int warp = at / SLICE_K, first = warp_first_record(warp);
+    int warp = rank * WARPS + at / SLICE_K, first = warp_first_record(warp);
     int record = first + phase * PHASE_RECORDS + at % SLICE_K / RECORD_K;
     return record < warp_first_record(warp + 1) ? record * RECORD_K + at % RECORD_K : -1;
 }
@@ -321,7 +339,7 @@ __device__ __forceinline__ float norm_factor(u32 shared, int token) {
 }
 
 // Stages what phase `phase` needs of all tokens. Loads go out in batches, ahead of their use.
-__device__ __forceinline__ void x_stage(const Operands &o, u32 shared, int phase) {
+__device__ __forceinline__ void x_stage(const Operands &o, u32 shared, int phase, int rank) {
     constexpr int CHUNKS = STAGED_K / 8;
     constexpr int BATCH = PROLOGUE == PROLOGUE_NORM || HAS_ORDER ? 1 : 4;
     int total = o.tokens * CHUNKS;
@@ -332,7 +350,7 @@ __device__ __forceinline__ void x_stage(const Operands &o, u32 shared, int phase
             int chunk = first + i * COMPUTE_THREADS, token = chunk / CHUNKS;
             if (chunk < total) {
                 float factor = norm_factor(shared, token);
-                v[i] = x_load(o, token, staged_k(chunk % CHUNKS * 8, phase), factor);
+                v[i] = x_load(o, token, staged_k(chunk % CHUNKS * 8, phase, rank), factor);
             }
         }
 #pragma unroll // v stays in registers
@@ -558,6 +576,7 @@ __device__ __forceinline__ u32 partial_at(u32 shared, int parity, int warp, int 
            ((warp * TILES + t) * HALVES + half) * PARTIAL_BYTES + threadIdx.x % WARP_LANES * 16;
 }
 
+// warp: in the block.
 __device__ __forceinline__ void sums_hand_over(const Sums sums, u32 shared, int warp, int turn) {
     if (turn >= 2) {
         bar_sync(BAR_EMPTY + turn % 2, HANDOVER_THREADS);
@@ -571,7 +590,7 @@ __device__ __forceinline__ void sums_hand_over(const Sums sums, u32 shared, int 
     bar_arrive(BAR_FULL + turn % 2, HANDOVER_THREADS);
 }
 
-__device__ __forceinline__ void prologue(const Operands &o, u32 shared) {
+__device__ __forceinline__ void prologue(const Operands &o, u32 shared, int rank) {
 #if PROLOGUE == PROLOGUE_NORM
     NormConstants constants;
     if (NORM_STAGES || !HAS_ORDER) {
@@ -583,7 +602,7 @@ __device__ __forceinline__ void prologue(const Operands &o, u32 shared) {
     griddepcontrol_wait();
 #endif
     if (X_PHASES == 1 && (PROLOGUE == PROLOGUE_NONE || !NORM_STAGES)) {
-        x_stage(o, shared, 0);
+        x_stage(o, shared, 0, rank);
     }
     bar_sync(BAR_COMPUTE, COMPUTE_THREADS);
 }
@@ -591,8 +610,9 @@ __device__ __forceinline__ void prologue(const Operands &o, u32 shared) {
 // Where this lane's row of an ldmatrix of four 8 x 8 parts (k 0-7, 8-15, 16-23, 24-31) lies, for
 // the first k of the warp. Behind the last token that one again, whose sums nobody uses.
 __device__ __forceinline__ void staged_rows(u32 x[HALVES], const Operands &o, u32 shared, int warp,
-                                       int lane) {
-    int k = X_PHASES == 1 ? warp_first_record(warp) * RECORD_K : warp * SLICE_K;
+                                            int rank, int lane) {
+    int before = warp_first_record(warp) - warp_first_record(rank * WARPS);
+    int k      = X_PHASES == 1 ? before * RECORD_K : (warp - rank * WARPS) * SLICE_K;
 #pragma unroll // x stays in registers
     for (int half = 0; half < HALVES; half++) {
         int token = half * 8 + lane % 8;
@@ -602,12 +622,13 @@ __device__ __forceinline__ void staged_rows(u32 x[HALVES], const Operands &o, u3
 }
 
 __device__ __forceinline__ void compute_warps(const Operands &o, WorkRange range, u32 shared) {
-    int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
+    int in_block = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
+    int warp = range.rank * WARPS + in_block;
     Stream stream = stream_open(o, range, shared, warp, lane); // before anything that waits
     int records = stream.records;
-    prologue(o, shared);
+    prologue(o, shared, range.rank);
     u32 first[HALVES];
-    staged_rows(first, o, shared, warp, lane);
+    staged_rows(first, o, shared, warp, range.rank, lane);
     int turn = 0;
     for (int pass = range.first; pass < PASSES; pass += range.step, turn++) {
         Sums sums;
@@ -615,7 +636,7 @@ __device__ __forceinline__ void compute_warps(const Operands &o, WorkRange range
         for (int phase = 0; phase < X_PHASES; phase++) {
             if (X_PHASES > 1) {
                 bar_sync(BAR_COMPUTE, COMPUTE_THREADS); // the phase before has been read
-                x_stage(o, shared, phase);
+                x_stage(o, shared, phase, range.rank);
                 bar_sync(BAR_COMPUTE, COMPUTE_THREADS);
             }
             u32 x[HALVES];
@@ -636,7 +657,7 @@ __device__ __forceinline__ void compute_warps(const Operands &o, WorkRange range
                 }
             }
         }
-        sums_hand_over(sums, shared, warp, turn);
+        sums_hand_over(sums, shared, in_block, turn);
     }
 }
 
@@ -658,11 +679,76 @@ __device__ __forceinline__ float4 partials_sum(u32 shared, int parity, int t, in
     return sum;
 }
 
+// ---- clusters -----------------------------------------------------------------------------------
+
+#if CLUSTER > 1
+// Before any block of the cluster sends: called by all threads, cluster_wait by those that send.
+__device__ __forceinline__ void parts_open(u32 shared) {
+    if (threadIdx.x == 0) {
+        for (int parity = 0; parity < 2; parity++) {
+            mbarrier_init(shared + SENT_AT + parity * 8, 1);
+            mbarrier_init(shared + TAKEN_AT + parity * 8, 1);
+        }
+        fence_mbarrier_init();
+    }
+    __syncwarp();
+    cluster_arrive();
+}
+
+// Where the sums of block `rank` come: shared address in the first block, of this lane's tile and half.
+__device__ __forceinline__ u32 part_at(u32 shared, int parity, int rank, int i) {
+    return shared + PARTS_AT + (parity * (CLUSTER - 1) + rank - 1) * PART_BYTES + i * PARTIAL_BYTES +
+           threadIdx.x % WARP_LANES * 16;
+}
+
+// Of the turn-th pass of a parity.
+__device__ __forceinline__ void part_send(const float4 sums[TILES][HALVES], u32 shared, int parity,
+                                          int rank, int turn) {
+    if (turn > 0) { // the sums before have been read
+        mbarrier_wait_parity(shared + TAKEN_AT + parity * 8, turn - 1 & 1);
+    }
+    u32 sent = cluster_address(shared + SENT_AT + parity * 8, 0);
+#pragma unroll // sums stay in registers
+    for (int i = 0; i < TILES * HALVES; i++) {
+        st_async_v4_f32(cluster_address(part_at(shared, parity, rank, i), 0),
+                        sums[i / HALVES][i % HALVES], sent);
+    }
+}
+
+// Adds those of the other blocks in their order. more: they will send again.
+__device__ __forceinline__ void parts_add(float4 sums[TILES][HALVES], u32 shared, int parity,
+                                          int turn, bool more) {
+    int lane = threadIdx.x % WARP_LANES;
+    u32 sent = shared + SENT_AT + parity * 8;
+    if (lane == 0) {
+        mbarrier_arrive_expect_tx(sent, (CLUSTER - 1) * PART_BYTES);
+    }
+    mbarrier_wait_parity_cluster(sent, turn & 1);
+#pragma unroll // sums stay in registers
+    for (int i = 0; i < (CLUSTER - 1) * TILES * HALVES; i++) {
+        int part = i % (TILES * HALVES);
+        float4 v = ld_shared_v4_f32(part_at(shared, parity, 1 + i / (TILES * HALVES), part));
+        float4 &sum = sums[part / HALVES][part % HALVES];
+        sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+    }
+    __syncwarp();
+    if (more && lane > 0 && lane < CLUSTER) {
+        mbarrier_arrive_cluster(cluster_address(shared + TAKEN_AT + parity * 8, lane));
+    }
+}
+#endif
+
+// ---- results ------------------------------------------------------------------------------------
+
 // The passes of one parity.
 __device__ __forceinline__ void epilogue_warp(const Operands &o, WorkRange range, u32 shared,
                                               int parity) {
     int lane = threadIdx.x % WARP_LANES, r = lane / 4, column = lane % 4 * 2;
     TokenPlace places[HALVES][2];
+#if CLUSTER > 1
+    int turn = 0;
+    cluster_wait();
+#endif
     griddepcontrol_wait();
 #pragma unroll // places stay in registers
     for (int i = 0; i < HALVES * 2; i++) {
@@ -674,14 +760,14 @@ __device__ __forceinline__ void epilogue_warp(const Operands &o, WorkRange range
         PairBefore before[TILES][HALVES][2];
 #pragma unroll // bias stays in registers
         for (int t = 0; t < TILES; t++) {
-            if (pass * TILES + t < ROW_TILES) {
+            if (pass * TILES + t < ROW_TILES && range.rank == 0) {
                 bias[t] = pair_bias(o.epilogue, pass * TILES + t, r);
             }
         }
 #pragma unroll // before stays in registers
         for (int i = 0; i < TILES * HALVES * 2; i++) {
             int t = i / (HALVES * 2), half = i / 2 % HALVES, token = half * 8 + column + i % 2;
-            if (token < o.tokens && pass * TILES + t < ROW_TILES) {
+            if (token < o.tokens && pass * TILES + t < ROW_TILES && range.rank == 0) {
                 before[t][half][i % 2] = pair_before(o.epilogue, places[half][i % 2],
                                                      pass * TILES + t, r, out_row(o, token));
             }
@@ -692,9 +778,17 @@ __device__ __forceinline__ void epilogue_warp(const Operands &o, WorkRange range
         for (int i = 0; i < TILES * HALVES; i++) {
             sums[i / HALVES][i % HALVES] = partials_sum(shared, parity, i / HALVES, i % HALVES);
         }
-        if (pass + 2 * range.step < PASSES) {
+        bool more = pass + 2 * range.step < PASSES;
+        if (more) {
             bar_arrive(BAR_EMPTY + parity, HANDOVER_THREADS);
         }
+#if CLUSTER > 1
+        if (range.rank > 0) {
+            part_send(sums, shared, parity, range.rank, turn++);
+            continue;
+        }
+        parts_add(sums, shared, parity, turn++, more);
+#endif
 #pragma unroll // sums stay in registers
         for (int i = 0; i < TILES * HALVES * 2; i++) {
             int t = i / (HALVES * 2), half = i / 2 % HALVES, token = half * 8 + column + i % 2;
@@ -714,6 +808,9 @@ extern __shared__ __align__(128) u8 block_shared[];
 
 __device__ __forceinline__ void linear_decode_body(const Operands &o, WorkRange range, u32 shared) {
     griddepcontrol_launch_dependents();
+#if CLUSTER > 1
+    parts_open(shared);
+#endif
     int warp = threadIdx.x / WARP_LANES;
     if (warp < WARPS) {
         compute_warps(o, range, shared);
@@ -722,8 +819,14 @@ __device__ __forceinline__ void linear_decode_body(const Operands &o, WorkRange 
     }
 }
 
+#if CLUSTER > 1
+#define CLUSTER_BOUNDS __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define CLUSTER_BOUNDS
+#endif
+
 #if !EXPERTS
-extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
+extern "C" __global__ void CLUSTER_BOUNDS __launch_bounds__(THREADS, CTAS_PER_SM)
     linear_decode(const void *x, const void *weights, const void *norm_weight, const void *bias,
                   void *out, void *kv, const void *inv_freq, const void *positions,
                   const void *slots, const void *page_table, long long tokens, const void *order) {
@@ -735,7 +838,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
                    (const s32 *)positions, (const s32 *)slots, (const s32 *)page_table},
                   (int)tokens,
                   0};
-    WorkRange range = {(int)blockIdx.x, (int)gridDim.x};
+    WorkRange range = {(int)blockIdx.x / CLUSTER, (int)gridDim.x / CLUSTER,
+                       (int)blockIdx.x % CLUSTER};
     linear_decode_body(o, range, shared_address(block_shared));
 }
 #else
@@ -771,7 +875,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS_PER_SM)
     griddepcontrol_wait();
     int expert = choice_expert((const float *)routes, mine);
     int slot = HAS_SLOTS ? (s32)ld_global_u32((const s32 *)slots + expert) : expert;
-    WorkRange range = {(int)blockIdx.x, (int)gridDim.x};
+    WorkRange range = {(int)blockIdx.x, (int)gridDim.x, 0};
     Operands o = {x,       (const u8 *)weights + (s64)slot * EXPERT_BYTES,
                   nullptr, (const s32 *)order + (s64)slot * (HAS_ORDER ? IN_FEATURES : 0),
                   {},      0,

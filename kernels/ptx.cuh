@@ -474,6 +474,13 @@ __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
 }
+// In two halves: who waits sees what others did before they arrived.
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 // The same place in the shared memory of block `rank` of the cluster.
 __device__ __forceinline__ u32 cluster_address(u32 shared, int rank) {
     u32 there;
@@ -483,6 +490,20 @@ __device__ __forceinline__ u32 cluster_address(u32 shared, int rank) {
 // barrier: a cluster_address. What this thread read before is read when the barrier completes.
 __device__ __forceinline__ void mbarrier_arrive_cluster(u32 barrier) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier)
+                 : "memory");
+}
+// Both addresses: cluster_address of one block. Counts 16 bytes on the barrier when they are there.
+__device__ __forceinline__ void st_async_v4_f32(u32 p, float4 x, u32 barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
+                 "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(p),
+                 "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w), "r"(barrier)
+                 : "memory");
+}
+// Until the phase of this parity is over, and with it what other blocks stored on this barrier.
+__device__ __forceinline__ void mbarrier_wait_parity_cluster(u32 barrier, u32 parity) {
+    asm volatile("{.reg .pred p; again: "
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1; "
+                 "@!p bra again;}" ::"r"(barrier), "r"(parity)
                  : "memory");
 }
 __device__ __forceinline__ void st_cluster_f32(u32 p, float x) {

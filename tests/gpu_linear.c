@@ -10,7 +10,7 @@
 #include <inttypes.h>
 #include <unistd.h>
 
-enum { RUNS_MAX = 3200, THREADS_MAX = 16 };
+enum { RUNS_MAX = 4000, THREADS_MAX = 16 };
 
 // clang-format off
 static const Case check_cases[] = {
@@ -84,7 +84,9 @@ static void runs_add_wgmma(Bench *b, Lab *lab, int64_t max_tokens) {
     static const WgmmaVariant variants[] = {
         {256, 2, 1, 1, 1, 0, 0}, {256, 2, 1, 1, 2, 0, 0}, {256, 1, 1, 2, 2, 0, 0},
         {256, 2, 1, 1, 1, 1, 0}, {128, 2, 1, 1, 1, 0, 0}, {128, 2, 1, 1, 2, 1, 0},
-        {128, 2, 1, 2, 2, 0, 0}, {128, 1, 2, 1, 1, 1, 0}, {128, 1, 2, 2, 1, 0, 0},
+        {128, 2, 1, 2, 2, 0, 0}, {128, 3, 1, 1, 1, 0, 0}, {128, 3, 1, 1, 1, 1, 0},
+        {64, 3, 1, 1, 1, 1, 0},  {16, 2, 2, 1, 1, 0, 0},
+        {128, 1, 2, 1, 1, 1, 0}, {128, 1, 2, 2, 1, 0, 0},
         {128, 1, 2, 1, 4, 0, 0}, {128, 1, 2, 2, 2, 0, 0}, {64, 2, 1, 1, 1, 0, 0},
         {64, 2, 2, 1, 1, 0, 0},  {64, 1, 2, 1, 1, 0, 0},  {64, 1, 3, 1, 1, 1, 0},
         {64, 1, 2, 2, 1, 0, 0},  {64, 1, 3, 2, 2, 0, 0},  {64, 4, 1, 1, 2, 0, 0},
@@ -109,6 +111,13 @@ static void runs_check(Bench *b, Lab *lab) {
         v.bulk = buckets[i] == 8;
         if (buckets[i] > 1)
             runs_add_decode(b, lab, buckets[i], v);
+    }
+    for (int cluster = 2; cluster <= 4; cluster *= 2) {
+        DecodeVariant v = decode_cluster(&problem, cluster);
+        runs_add_decode(b, lab, 32, v);
+        v.tiles = cluster / 2;
+        v.bulk = cluster == 4;
+        runs_add_decode(b, lab, 8, v);
     }
     for (int i = 0; i < GEMM_VARIANTS; i++)
         runs_add_gemm(b, lab, 256, gemm_variants[i]);

@@ -196,7 +196,7 @@ typedef struct Run {
     const Kernel *kernel;
     bool decode; // few tokens
     int64_t max_tokens;
-    char text[64];
+    char text[80];
     Cost cost;
     PhasePlan phase;
     int64_t arena_bytes;
@@ -229,8 +229,9 @@ static inline bool run_decode(Run *run, Lab *lab, int64_t max_tokens, DecodeVari
     if (!kernel_linear_decode.accepts(&problem, reason) || !decode_params(&problem, v, &params))
         return false;
     snprintf(run->text, sizeof run->text,
-             "warps %lld tiles %lld stages %lld phases %lld %s ctas %lld",
-             (long long)params_get(&params, "WARPS"), (long long)params_get(&params, "TILES"),
+             "warps %lld cluster %lld tiles %lld stages %lld phases %lld %s ctas %lld",
+             (long long)params_get(&params, "WARPS"), (long long)params_get(&params, "CLUSTER"),
+             (long long)params_get(&params, "TILES"),
              (long long)params_get(&params, "STAGES"), (long long)params_get(&params, "X_PHASES"),
              v.bulk ? "bulk" : "cp.async", (long long)params_get(&params, "CTAS_PER_SM"));
     run_lower(run, &problem, &params, a);
