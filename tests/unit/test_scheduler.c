@@ -509,7 +509,7 @@ typedef struct Counted {
 static void count_event(void *user, uint64_t request, const GenerateEvent *e) {
     Counted *c = user;
     (void)request;
-    if (e->output_tokens == WARM)
+    if (e->output_tokens >= WARM && !c->before)
         c->before = atomic_load(&allocations);
     if (e->finish == FINISH_NONE)
         c->after = atomic_load(&allocations);
@@ -545,10 +545,13 @@ static void test_no_allocation(void **state) {
     }
     pthread_mutex_unlock(&gate);
     assert_true(scheduler_drain(lab.scheduler, 10));
+    long warm = 0, last = 0; // when all buffers had their size; at the last token
     for (int at = 0; at < FAKE_BATCH; at++) {
         assert_true(counted[at].ended && counted[at].before > 0);
-        assert_int_equal(counted[at].after - counted[at].before, 0);
+        warm = counted[at].before > warm ? counted[at].before : warm;
+        last = counted[at].after > last ? counted[at].after : last;
     }
+    assert_int_equal(last, warm);
     lab_close(&lab);
 }
 #else
