@@ -75,7 +75,8 @@ static KernelTables tables_make(const Contents *c, Arena *a) {
                              .compute_major = p->target->compute_major,
                              .compute_minor = p->target->compute_minor,
                              .exact = p->target->exact,
-                             .first_kernel = t.kernel_count};
+                             .first_kernel = t.kernel_count,
+                             .same_rows = (int32_t)p->same_rows};
         if (p->target->device == DEVICE_CPU)
             snprintf(info->name, sizeof info->name, "cpu:%s", p->target->cpu_level);
         else
@@ -115,9 +116,8 @@ static bool segments_write(Output *out, Segment table[SEGMENT_COUNT], const Byte
         if (kind == SEGMENT_WEIGHTS || segment_replaceable((SegmentKind)kind))
             continue;
         *at = (int64_t)round_up((uint64_t)*at, PAYLOAD_SEGMENT_ALIGN);
-        table[kind] = (Segment){.kind = (uint32_t)kind,
-                                .offset = (uint64_t)*at,
-                                .size = segments[kind].size};
+        table[kind] =
+            (Segment){.kind = (uint32_t)kind, .offset = (uint64_t)*at, .size = segments[kind].size};
         payload_hash128(segments[kind].data, segments[kind].size, table[kind].check);
         TRY(output_write(out, *at, segments[kind].data, segments[kind].size, err));
         *at += (int64_t)segments[kind].size;
@@ -141,9 +141,8 @@ bool payload_write(Output *out, const Contents *c, int64_t weights_bytes, const 
     segments[SEGMENT_CUBINS] = (Bytes){tables.images, tables.image_bytes};
     segments[SEGMENT_CHECKS] = (Bytes){(const unsigned char *)checks, pages * sizeof(uint64_t)};
     Segment table[SEGMENT_COUNT] = {0};
-    table[SEGMENT_WEIGHTS] = (Segment){.kind = SEGMENT_WEIGHTS,
-                                       .offset = (uint64_t)weights_at,
-                                       .size = (uint64_t)weights_bytes};
+    table[SEGMENT_WEIGHTS] = (Segment){
+        .kind = SEGMENT_WEIGHTS, .offset = (uint64_t)weights_at, .size = (uint64_t)weights_bytes};
     const Bytes golden[SELFTEST_PARTS] = {c->elf, segments[SEGMENT_CHECKS],
                                           segments[SEGMENT_KERNELS], segments[SEGMENT_CUBINS],
                                           segments[SEGMENT_TOKENIZER]};

@@ -57,6 +57,7 @@ void kernel_sample_lower(Plan *plan, PhasePlan *phase) {
     step_address(s, REGION_BATCH, plan->batch.head_rows);
     step_address(s, REGION_BATCH, plan->batch.token_ids);
     step_address(s, REGION_BATCH, plan->batch.positions);
+    step_address(s, REGION_BATCH, plan->batch.drawn);
     step_address(s, REGION_BATCH, plan->batch.sampled);
     step_address(s, REGION_BATCH, plan->batch.results);
     step_tokens(s);

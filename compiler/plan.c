@@ -263,6 +263,24 @@ static bool phases_lower(Plan *p, Error *err) {
     return true;
 }
 
+// The largest bucket up to which no op changes its order of sums. CPU kernels have one for all phases.
+static int64_t same_rows(const Plan *p) {
+    const ModelInfo *info = &p->info;
+    int64_t rows = 0;
+    if (p->target->device == DEVICE_CPU)
+        return info->max_head_rows < info->max_num_tokens ? info->max_head_rows
+                                                          : info->max_num_tokens;
+    for (int at = 0; at < p->phase_count; at++) {
+        const PhasePlan *phase = &p->phases[at];
+        if (phase->phase != PHASE_DECODE)
+            continue;
+        if (rows && phase->reordered)
+            break;
+        rows = phase->max_tokens;
+    }
+    return rows;
+}
+
 // ---- the plan as a whole ------------------------------------------------------------------------
 
 static void generation_info(ModelInfo *info, const Config *c) {
@@ -388,6 +406,7 @@ bool plan_make(Plan *out, const Graph *g, const Config *c, const Target *t, cons
     buckets_choose(out); // by predictions, so that what was measured does not change what to measure
     out->tuning = sizes->tuning;
     TRY(phases_lower(out, err));
+    out->same_rows = same_rows(out);
     kernels_collect(out);
     return true;
 }

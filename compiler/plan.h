@@ -144,6 +144,7 @@ typedef struct Plan {
     int phase_count;
     Step **kernels; // one step per distinct (source, entry, params): what must be compiled
     int kernel_count;
+    int64_t same_rows; // see TargetInfo (payload.h)
     bool batch_invariant;
     int64_t decode_buckets[BUCKETS_MAX], prefill_buckets[BUCKETS_MAX]; // most tokens of each, ascending
     int decode_bucket_count, prefill_bucket_count;

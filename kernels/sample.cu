@@ -33,6 +33,10 @@
 //     logprobs  if p.logprobs > 0: results[slot] gets log softmax(l) (l with NaN and infinities
 //               replaced as above) of the token, and of the p.logprobs - 1 ids below p.token_count
 //               with the largest l, the lower id first among equals.
+//     drafts    if f = p.first_row > 0, the slot has several rows, each with a token that is to be
+//               tried behind the one before; f - 1 is the first. Row r draws with p.step + r + 1 - f;
+//               `seen` has the tokens that are tried. drawn[r] = token instead of all of "after", and
+//               there are no logprobs: which tokens count, the host finds out.
 //     A row whose slot is -1 is left alone.
 //
 // (2) operand     dtype         shape                  notes
@@ -48,6 +52,7 @@
 //     head_rows   int32         [rows]                 in [0, ROWS), else the row is left alone. A
 //     token_ids   int32         [ROWS]                 row may name itself or one that no other row
 //     positions   int32         [ROWS]                 writes.
+//     drawn       int32         [rows]
 //     sampled     int32         [slots]
 //     results     SampleResult  [slots]
 //     rows        int64
@@ -80,8 +85,8 @@ struct SampleParams {
     float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     s32 top_k;
     u32 seed_low, seed_high;
-    s32 step, token_count, bias_count, masked, logprobs;
-    s32 reserved[2];
+    s32 step, token_count, bias_count, masked, logprobs, first_row;
+    s32 reserved;
 };
 struct LogitBias {
     s32 id;
@@ -169,6 +174,7 @@ __device__ __forceinline__ bool row_open(Row &row, s64 at, const Slots &slots) {
     row.biased     = slots.biased + words;
     row.bias       = slots.bias + (s64)row.slot * MAX_BIAS;
     row.counts     = slots.counts + (s64)row.slot * VOCAB;
+    row.p.step += row.p.first_row > 0 ? (int)at + 1 - row.p.first_row : 0;
     row.tokens     = row.p.token_count > 0 ? min(row.p.token_count, VOCAB) : VOCAB;
     row.penalty    = row.p.repetition_penalty > 0.0f && row.p.repetition_penalty != 1.0f;
     row.counted    = row.p.presence_penalty != 0.0f || row.p.frequency_penalty != 0.0f;
@@ -771,7 +777,7 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS, 1)
     sample_draw(const float *logits, SampleParams *sample, const s32 *head_slots, u32 *seen,
                 const u32 *mask, const u32 *biased, const LogitBias *bias, u16 *counts,
                 const Chunk *scratch, const s32 *head_rows, s32 *token_ids, s32 *positions,
-                s32 *sampled, SampleResult *results, s64 rows) {
+                s32 *drawn, s32 *sampled, SampleResult *results, s64 rows) {
     __shared__ DrawShared shared;
     Slots slots = {logits, sample, head_slots, seen, mask, biased, bias, counts};
     Row row;
@@ -787,6 +793,12 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS, 1)
     }
     s32 position = positions[from];
     u32 token    = draw_row(row, scratch + at * CHUNKS, &shared);
+    if (row.p.first_row > 0) {
+        if (threadIdx.x == 0) {
+            drawn[at] = (s32)token;
+        }
+        return;
+    }
     if (row.p.logprobs > 0) {
         logprobs_row(row, token, results + row.slot, &shared);
     }

@@ -48,14 +48,14 @@ static bool tokens_draw(Engine *engine, Answer *a, int64_t prompt_count, int64_t
                         const SampleParams *params, int32_t tokens[SPECULATE_MAX + 1],
                         int32_t *drawn, Error *err) {
     const int32_t slot = 0;
-    int32_t drafts[SPECULATE_MAX], most = engine_draft_room(engine, params);
+    int32_t drafts[SPECULATE_MAX], most = engine_drafts(params) ? engine_draft_rows(engine, 1) : 0;
     int32_t count = speculate_draft(&a->speculate, a->history, prompt_count + a->count,
                                     room - 1 < most ? room - 1 : most, drafts);
-    *drawn = 1;
-    if (!count)
-        return engine_decode(engine, &slot, 1, tokens, err);
-    TRY(engine_speculate(engine, slot, drafts, count, tokens, drawn, err));
-    speculate_learn(&a->speculate, count, *drawn - 1);
+    TRY(!count || engine_draft(engine, slot, drafts, count, err));
+    TRY(engine_decode_begin(engine, &slot, 1, err) && engine_finish(engine, err));
+    *drawn = engine_drawn(engine, slot, tokens);
+    if (count)
+        speculate_learn(&a->speculate, count, *drawn - 1);
     return true;
 }
 
@@ -122,4 +122,9 @@ void answer_stats(const Cli *cli, Engine *engine, int64_t prompt_count, const An
     if (a->speculate.most)
         fprintf(stderr, "speculation: %" PRId64 " of %" PRId64 " drafted tokens accepted\n",
                 a->speculate.accepted, a->speculate.drafted);
+    if (a->speculate.most > engine_draft_rows(engine, 1))
+        fprintf(stderr,
+                "speculation: at most %d tokens a draft: larger steps add in another order, and "
+                "could give another answer\n",
+                engine_draft_rows(engine, 1));
 }

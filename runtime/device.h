@@ -58,12 +58,14 @@ typedef struct DeviceType {
     // Runs one phase over `rows` rows of the batch block (PREFILL: tokens; HEAD, SAMPLE: head
     // rows).
     bool (*run)(Device *d, StepPhase phase, int32_t rows, Error *err);
-    // DECODE and SAMPLE of `rows` rows; on a GPU one graph launch.
-    bool (*decode)(Device *d, int32_t rows, Error *err);
+    // DECODE and SAMPLE of `rows` rows; on a GPU one graph launch. drafts: some slots have several
+    // rows, one behind the other; there are same_rows rows at most, and those behind stand for no
+    // sequence, up to that number.
+    bool (*decode)(Device *d, int32_t rows, bool drafts, Error *err);
     // The first `rows` rows of logits, fp32 [rows, vocab_size].
     bool (*logits)(Device *d, int32_t rows, float *out, Error *err);
     // Waits; copies bytes [offset, offset + size) of the batch block to the host's block: at most
-    // sampled[] and results[] together, or token_ids of max_head_rows rows.
+    // drawn[], sampled[] and results[] together.
     bool (*download)(Device *d, int64_t offset, int64_t size, Error *err);
     bool (*wait)(Device *d, Error *err);
     // Seconds that a plain read of `bytes` of the device's memory takes, best of a few. What it

@@ -267,6 +267,14 @@ static SampleRow sample_row(CpuDevice *d, int32_t row, int32_t slot) {
                        .result = (SampleResult *)batch_at(d, b->results) + slot};
 }
 
+// A row of drafts: nothing is kept of it.
+static void draft_sample(CpuDevice *d, int32_t row, SampleRow r) {
+    SampleParams params = *r.params;
+    params.step += row + 1 - params.first_row;
+    r.params = &params;
+    batch_ints(d, d->e->batch.drawn)[row] = sample_token(&r);
+}
+
 // PHASE_SAMPLE in C, on one thread. Positions are read before they are written: row 0 may be the
 // row that a head row names.
 static void sample_rows(CpuDevice *d, int32_t rows) {
@@ -277,6 +285,10 @@ static void sample_rows(CpuDevice *d, int32_t rows) {
             continue;
         SampleRow r = sample_row(d, row, slot);
         SampleParams *params = (SampleParams *)batch_at(d, b->sample) + slot;
+        if (params->first_row > 0) {
+            draft_sample(d, row, r);
+            continue;
+        }
         uint32_t *seen = (uint32_t *)batch_at(d, b->seen) + slot * b->seen_words;
         uint16_t *counts = (uint16_t *)batch_at(d, b->counts) + slot * r.vocab;
         int32_t token = sample_token(&r);
@@ -307,8 +319,11 @@ static bool cpu_run(Device *device, StepPhase phase, int32_t rows, Error *err) {
     return true;
 }
 
-static bool cpu_decode(Device *d, int32_t rows, Error *err) {
-    return cpu_run(d, PHASE_DECODE, rows, err) && cpu_run(d, PHASE_SAMPLE, rows, err);
+// Drafts as a prompt: the same sums, and the keys of a sequence are read for all of its rows at once.
+static bool cpu_decode(Device *d, int32_t rows, bool drafts, Error *err) {
+    bool done = drafts ? cpu_run(d, PHASE_PREFILL, rows, err) && cpu_run(d, PHASE_HEAD, rows, err)
+                       : cpu_run(d, PHASE_DECODE, rows, err);
+    return done && cpu_run(d, PHASE_SAMPLE, rows, err);
 }
 
 static bool cpu_logits(Device *device, int32_t rows, float *out, Error *err) {

@@ -291,9 +291,8 @@ static void cuda_close(Device *device) {
 static bool back_allocate(CudaDevice *d, Error *err) {
     const BatchLayout *b = &d->e->batch;
     const ModelInfo *m = &d->e->info;
-    int64_t drawn = b->results + m->max_batch_size * (int64_t)sizeof(SampleResult) - b->sampled;
     void *back;
-    d->back_bytes = drawn > m->max_head_rows * 4 ? drawn : m->max_head_rows * 4;
+    d->back_bytes = b->results + m->max_batch_size * (int64_t)sizeof(SampleResult) - b->drawn;
     CHECK(d, host_alloc(&back, (size_t)d->back_bytes, 0), "cuMemHostAlloc");
     d->back = back;
     return true;
@@ -376,8 +375,12 @@ static bool graph_record(CudaDevice *d, int32_t rows, Error *err) {
     return good;
 }
 
-static bool cuda_decode(Device *device, int32_t rows, Error *err) {
+// Drafts differ in number from step to step: with all rows of a bucket they need few graphs.
+static bool cuda_decode(Device *device, int32_t rows, bool drafts, Error *err) {
     CudaDevice *d = cuda_of(device);
+    const StepEntry *entry = step_find(device->target->name, PHASE_DECODE, rows);
+    if (drafts && entry && entry->max_tokens <= device->target->same_rows)
+        rows = entry->max_tokens;
     if (!d->graphs[rows])
         TRY(graph_record(d, rows, err));
     CHECK(d, graph_launch(d->graphs[rows], d->stream), "cuGraphLaunch");

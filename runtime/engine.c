@@ -3,7 +3,6 @@
 #include "engine.h"
 
 #include "sampler.h"
-#include "speculate.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -11,9 +10,13 @@
 #include <string.h>
 
 typedef struct Sequence {
-    int64_t length; // tokens in the KV cache
-    int32_t last;   // drawn, not yet in the cache
-    int32_t step;   // SampleParams.step of the next draw
+    int64_t length;                // tokens in the KV cache
+    int32_t last;                  // drawn, not yet in the cache
+    int32_t step;                  // SampleParams.step of the next draw
+    int32_t drafts[SPECULATE_MAX]; // for the next decode step, [draft_count]
+    int32_t draft_count;
+    int32_t drawn[SPECULATE_MAX + 1]; // by the last step, [drawn_count]
+    int32_t drawn_count;
 } Sequence;
 
 struct Engine {
@@ -23,7 +26,6 @@ struct Engine {
     unsigned char *block; // the batch block
     Sequence *sequences;  // [max_batch_size]
     float *logits;        // [max_head_rows, vocab_size], for visits
-    uint32_t *seen;       // [seen_words]: of a slot, before drafts are checked
     int64_t context;
     int32_t last_row;   // row of the last prefill step whose token was the prompt's last
     int32_t row_count;  // rows that the device's block holds for decode; 0: none
@@ -104,10 +106,8 @@ static bool engine_allocate(Engine *en, Error *err) {
     en->sequences = calloc((size_t)m->max_batch_size, sizeof *en->sequences);
     en->row_slots = calloc((size_t)m->max_batch_size, sizeof *en->row_slots);
     en->logits = calloc((size_t)m->max_head_rows * (size_t)m->vocab_size, sizeof *en->logits);
-    en->seen = calloc((size_t)en->e->batch.seen_words, sizeof *en->seen);
     en->drawn_slots = calloc((size_t)m->max_batch_size, sizeof *en->drawn_slots);
-    if (!en->block || !en->sequences || !en->row_slots || !en->drawn_slots || !en->logits ||
-        !en->seen)
+    if (!en->block || !en->sequences || !en->row_slots || !en->drawn_slots || !en->logits)
         return fail(err, ERR_RESOURCE, 842, "no memory for the batch");
     return true;
 }
@@ -143,7 +143,6 @@ void engine_close(Engine *en) {
     free(en->sequences);
     free(en->row_slots);
     free(en->drawn_slots);
-    free(en->seen);
     free(en->logits);
     free(en);
 }
@@ -356,22 +355,42 @@ bool engine_prefill(Engine *en, int32_t slot, const int32_t *ids, int64_t count,
 
 // ---- drawn tokens -------------------------------------------------------------------------------
 
+// Which of a slot's rows count: each but the first fed a draft, which must be what the one before it
+// drew. The device kept nothing of them; lengths were counted as if all were good.
+static void drawn_take(Engine *en, int32_t slot) {
+    const BatchLayout *b = &en->e->batch;
+    Sequence *s = &en->sequences[slot];
+    int32_t first_row = params_of(en, slot)->first_row;
+    const int32_t *drawn =
+        first_row ? ints(en, b->drawn) + first_row - 1 : ints(en, b->sampled) + slot;
+    int32_t count = 1;
+    while (count <= s->draft_count && drawn[count - 1] == s->drafts[count - 1])
+        count++;
+    memcpy(s->drawn, drawn, (size_t)count * sizeof *drawn);
+    for (int32_t at = 0; at < count; at++)
+        seen_add(en, slot, drawn[at]);
+    s->length -= s->draft_count + 1 - count;
+    s->draft_count = 0;
+    s->drawn_count = count;
+    s->last = drawn[count - 1];
+    s->step += count;
+}
+
 bool engine_finish(Engine *en, Error *err) {
     int32_t count = en->drawn_count;
     en->drawn_count = 0;
     const BatchLayout *b = &en->e->batch;
-    int64_t slots = en->e->info.max_batch_size, end = b->sampled + slots * 4;
-    for (int32_t at = 0; at < count; at++)
-        if (params_of(en, en->drawn_slots[at])->logprobs > 0)
-            end = b->results + slots * (int64_t)sizeof(SampleResult);
-    TRY(en->device->type->download(en->device, b->sampled, end - b->sampled, err));
+    int64_t slots = en->e->info.max_batch_size, begin = b->sampled, end = b->sampled + slots * 4;
     for (int32_t at = 0; at < count; at++) {
-        int32_t slot = en->drawn_slots[at];
-        Sequence *s = &en->sequences[slot];
-        s->last = ints(en, b->sampled)[slot];
-        s->step++;
-        seen_add(en, slot, s->last);
+        const SampleParams *p = params_of(en, en->drawn_slots[at]);
+        if (p->logprobs > 0)
+            end = b->results + slots * (int64_t)sizeof(SampleResult);
+        if (p->first_row > 0)
+            begin = b->drawn;
     }
+    TRY(en->device->type->download(en->device, begin, end - begin, err));
+    for (int32_t at = 0; at < count; at++)
+        drawn_take(en, en->drawn_slots[at]);
     return true;
 }
 
@@ -388,10 +407,30 @@ int32_t engine_token(const Engine *en, int32_t slot) {
     return en->sequences[slot].last;
 }
 
+int32_t engine_drawn(const Engine *en, int32_t slot, int32_t tokens[SPECULATE_MAX + 1]) {
+    const Sequence *s = &en->sequences[slot];
+    memcpy(tokens, s->drawn, (size_t)s->drawn_count * sizeof *tokens);
+    return s->drawn_count;
+}
+
+// Before a step in which the slot's first row of several is first_row - 1, or it has one: 0. What a
+// step with drafts drew, the device does not know yet.
+static bool slot_rows(Engine *en, int32_t slot, int32_t first_row, Error *err) {
+    SampleParams *p = params_of(en, slot);
+    bool drafted = p->first_row > 0;
+    if (!drafted && !first_row)
+        return true;
+    p->first_row = first_row;
+    return params_upload(en, slot, err) &&
+           (!drafted || p->repetition_penalty == 1 || seen_upload(en, slot, err));
+}
+
 // A token after each of so many head rows, which are in the block.
 static bool rows_sample(Engine *en, int32_t rows, Error *err) {
     const BatchLayout *b = &en->e->batch;
     const DeviceType *type = en->device->type;
+    for (int32_t row = 0; row < rows; row++)
+        TRY(slot_rows(en, ints(en, b->head_slots)[row], 0, err));
     TRY(upload(en, b->head_rows, rows * 4, err) && upload(en, b->head_slots, rows * 4, err));
     TRY(type->run(en->device, PHASE_HEAD, rows, err));
     TRY(type->run(en->device, PHASE_SAMPLE, rows, err));
@@ -440,6 +479,14 @@ bool engine_sample(Engine *en, int32_t slot, int32_t *token, Error *err) {
 
 // ---- decode -------------------------------------------------------------------------------------
 
+static bool rows_upload(Engine *en, int32_t count, Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    const int64_t fields[] = {b->token_ids, b->positions, b->slots, b->head_rows, b->head_slots};
+    for (size_t at = 0; at < sizeof fields / sizeof *fields; at++)
+        TRY(upload(en, fields[at], count * 4, err));
+    return true;
+}
+
 // After a step the device's rows are already those of the next one (the sampler saw to it), unless
 // other slots take part now.
 static bool rows_fill(Engine *en, const int32_t *slots, int32_t count, Error *err) {
@@ -447,31 +494,57 @@ static bool rows_fill(Engine *en, const int32_t *slots, int32_t count, Error *er
     bool same =
         en->row_count == count && memcmp(en->row_slots, slots, (size_t)count * sizeof *slots) == 0;
     for (int32_t row = 0; row < count; row++) {
-        ints(en, b->token_ids)[row] = en->sequences[slots[row]].last;
-        ints(en, b->positions)[row] = (int32_t)en->sequences[slots[row]].length;
-        ints(en, b->slots)[row] = slots[row];
+        Sequence *s = &en->sequences[slots[row]];
+        rows_put(en, row, slots[row], &s->last, 1);
         ints(en, b->head_rows)[row] = row;
         ints(en, b->head_slots)[row] = slots[row];
     }
     if (same)
         return true;
-    const int64_t fields[] = {b->token_ids, b->positions, b->slots, b->head_rows, b->head_slots};
-    for (size_t at = 0; at < sizeof fields / sizeof *fields; at++)
-        TRY(upload(en, fields[at], count * 4, err));
+    for (int32_t row = 0; row < count; row++)
+        TRY(slot_rows(en, slots[row], 0, err));
     memcpy(en->row_slots, slots, (size_t)count * sizeof *slots);
     en->row_count = count;
-    return true;
+    return rows_upload(en, count, err);
+}
+
+// The same with drafts behind the tokens of some slots, then rows of no sequence.
+static bool drafts_fill(Engine *en, const int32_t *slots, int32_t count, Error *err) {
+    const BatchLayout *b = &en->e->batch;
+    int32_t row = 0, end = en->device->target->same_rows;
+    for (int32_t at = 0; at < count; at++) {
+        Sequence *s = &en->sequences[slots[at]];
+        int32_t first = row;
+        TRY(slot_rows(en, slots[at], s->draft_count ? first + 1 : 0, err));
+        rows_put(en, row, slots[at], &s->last, 1);
+        rows_put(en, row + 1, slots[at], s->drafts, s->draft_count);
+        for (; row <= first + s->draft_count; row++) {
+            ints(en, b->head_rows)[row] = row;
+            ints(en, b->head_slots)[row] = slots[at];
+        }
+    }
+    for (; row < end; row++) {
+        ints(en, b->token_ids)[row] = ints(en, b->positions)[row] = 0;
+        ints(en, b->head_rows)[row] = row;
+        ints(en, b->slots)[row] = ints(en, b->head_slots)[row] = -1;
+    }
+    en->row_count = 0;
+    return rows_upload(en, end, err);
 }
 
 bool engine_decode_begin(Engine *en, const int32_t *slots, int32_t count, Error *err) {
-    for (int32_t row = 0; row < count; row++)
-        TRY(engine_reserve(en, slots[row], en->sequences[slots[row]].length + 1, err));
-    TRY(rows_fill(en, slots, count, err));
-    TRY(en->device->type->decode(en->device, count, err));
-    for (int32_t row = 0; row < count; row++) {
-        en->sequences[slots[row]].length++;
-        en->drawn_slots[en->drawn_count++] = slots[row];
+    int32_t rows = 0;
+    for (int32_t at = 0; at < count; at++) {
+        const Sequence *s = &en->sequences[slots[at]];
+        TRY(engine_reserve(en, slots[at], s->length + 1 + s->draft_count, err));
+        rows += 1 + s->draft_count;
     }
+    bool drafts = rows > count;
+    assert(!drafts || rows <= en->device->target->same_rows);
+    TRY(drafts ? drafts_fill(en, slots, count, err) : rows_fill(en, slots, count, err));
+    TRY(en->device->type->decode(en->device, rows, drafts, err));
+    for (int32_t at = 0; at < count; at++)
+        en->drawn_slots[en->drawn_count++] = slots[at];
     return true;
 }
 
@@ -484,55 +557,22 @@ bool engine_decode(Engine *en, const int32_t *slots, int32_t count, int32_t *tok
 
 // ---- speculation --------------------------------------------------------------------------------
 
-// Draws a token after each of the rows of the last step, one after the other, as decode would.
-// They are in token_ids then.
-static bool rows_draw(Engine *en, int32_t slot, int32_t rows, Error *err) {
-    const BatchLayout *b = &en->e->batch;
-    const DeviceType *type = en->device->type;
-    for (int32_t row = 0; row < rows; row++) {
-        ints(en, b->head_rows)[row] = row;
-        ints(en, b->head_slots)[row] = -1;
-    }
-    TRY(upload(en, b->head_rows, rows * 4, err));
-    TRY(type->run(en->device, PHASE_HEAD, rows, err));
-    for (int32_t row = 0; row < rows; row++) {
-        ints(en, b->head_slots)[row] = slot;
-        TRY(upload(en, b->head_slots, rows * 4, err));
-        TRY(type->run(en->device, PHASE_SAMPLE, row + 1, err));
-        ints(en, b->head_slots)[row] = -1;
-    }
-    return type->download(en->device, b->token_ids, rows * 4, err);
+bool engine_drafts(const SampleParams *p) {
+    return !sample_counts(p) && p->logprobs <= 0;
 }
 
-int32_t engine_draft_room(const Engine *en, const SampleParams *p) {
-    const ModelInfo *m = &en->e->info;
-    int64_t rows = m->max_head_rows < m->max_num_tokens ? m->max_head_rows : m->max_num_tokens;
-    if (sample_counts(p) || p->logprobs > 0)
-        return 0;
-    return (int32_t)(rows - 1 < SPECULATE_MAX ? rows - 1 : SPECULATE_MAX);
+int32_t engine_draft_rows(const Engine *en, int32_t sequences) {
+    int32_t rows = en->device->target->same_rows - sequences;
+    return rows > 0 ? rows : 0;
 }
 
-// A draft's row saw the tokens before it only if they were drawn; what is behind the first that was
-// not is forgotten: length, seen tokens and the random numbers' step stand after the last good draw.
-bool engine_speculate(Engine *en, int32_t slot, const int32_t *drafts, int32_t count,
-                      int32_t *tokens, int32_t *drawn, Error *err) {
+bool engine_draft(Engine *en, int32_t slot, const int32_t *drafts, int32_t count, Error *err) {
     Sequence *s = &en->sequences[slot];
-    int64_t length = s->length;
-    size_t seen_bytes = (size_t)en->e->batch.seen_words * 4;
-    int32_t rows[SPECULATE_MAX + 1] = {s->last};
-    memcpy(rows + 1, drafts, (size_t)count * sizeof *drafts);
-    memcpy(en->seen, seen_bits(en, slot), seen_bytes);
-    TRY(engine_reserve(en, slot, length + count + 1, err));
-    TRY(chunk_run(en, slot, rows, count + 1, err) && rows_draw(en, slot, count + 1, err));
-    memcpy(tokens, ints(en, en->e->batch.token_ids), (size_t)(count + 1) * sizeof *tokens);
-    *drawn = 1;
-    while (*drawn <= count && tokens[*drawn - 1] == drafts[*drawn - 1])
-        ++*drawn;
-    memcpy(seen_bits(en, slot), en->seen, seen_bytes);
-    for (int32_t at = 0; at < *drawn; at++)
-        seen_add(en, slot, tokens[at]);
-    s->length = length + *drawn;
-    s->last = tokens[*drawn - 1];
-    s->step += *drawn;
-    return params_upload(en, slot, err) && seen_upload(en, slot, err);
+    assert(count <= SPECULATE_MAX);
+    for (int32_t at = 0; at < count; at++)
+        assert(seen_bits(en, slot)[drafts[at] / 32] >> drafts[at] % 32 & 1);
+    TRY(engine_reserve(en, slot, s->length + 1 + count, err));
+    memcpy(s->drafts, drafts, (size_t)count * sizeof *drafts);
+    s->draft_count = count;
+    return true;
 }

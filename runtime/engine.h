@@ -5,6 +5,7 @@
 
 #include "device.h"
 #include "kvcache.h"
+#include "speculate.h"
 
 typedef struct Engine Engine;
 
@@ -79,12 +80,17 @@ bool engine_finish(Engine *en, Error *err);
 int32_t engine_token(const Engine *en, int32_t slot);
 const SampleResult *engine_result(const Engine *en, int32_t slot); // if params->logprobs
 
-// Speculation: one step feeds the slot's last drawn token and `count` (at most engine_draft_room)
-// drafts of what follows, and draws a token after each, as long as the drafts are what
-// was drawn. tokens: [count + 1], *drawn of them: what engine_decode would have drawn one by one.
-bool engine_speculate(Engine *en, int32_t slot, const int32_t *drafts, int32_t count,
-                      int32_t *tokens, int32_t *drawn, Error *err);
-// 0 with logprobs and with penalties that count tokens.
-int32_t engine_draft_room(const Engine *en, const SampleParams *params);
+// Speculation: the next decode step of the slot feeds `count` drafts of what follows behind its last
+// drawn token, and draws a token after each. Drafts are tokens that the sequence has already, as those
+// of n-grams are (repetition_penalty goes by them). ERR_RESOURCE: no pages, and it feeds none.
+bool engine_draft(Engine *en, int32_t slot, const int32_t *drafts, int32_t count, Error *err);
+// What the last step drew in the slot, as long as the drafts are what was drawn: one token, or more,
+// those that as many steps would have drawn. Returns how many.
+int32_t engine_drawn(const Engine *en, int32_t slot, int32_t tokens[SPECULATE_MAX + 1]);
+// Drafts that the sequences of a step may have together, so that each row has the bits that it has
+// alone: on a GPU more rows may be the work of kernels that add in another order.
+int32_t engine_draft_rows(const Engine *en, int32_t sequences);
+// False with logprobs and with penalties that count tokens.
+bool engine_drafts(const SampleParams *params);
 
 #endif

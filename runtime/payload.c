@@ -57,6 +57,7 @@ BatchLayout batch_layout(const ModelInfo *info) {
     b.head_slots = take(&at, info->max_head_rows, 4);
     b.page_table = take(&at, info->max_batch_size * b.pages_per_seq, 4);
     b.sample = take(&at, info->max_batch_size, (int64_t)sizeof(SampleParams));
+    b.drawn = take(&at, info->max_head_rows, 4);
     b.sampled = take(&at, info->max_batch_size, 4);
     b.results = take(&at, info->max_batch_size, (int64_t)sizeof(SampleResult));
     b.seen = take(&at, info->max_batch_size * b.seen_words, 4);

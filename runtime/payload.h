@@ -14,7 +14,7 @@
 #include "base.h"
 
 enum {
-    PAYLOAD_VERSION       = 3,
+    PAYLOAD_VERSION       = 4,
     PAYLOAD_WEIGHTS_ALIGN = 2 << 20,
     PAYLOAD_SEGMENT_ALIGN = 64,
     PAYLOAD_PAGE_BYTES    = 1 << 20, // unit of the XXH3-64 checks
@@ -131,6 +131,8 @@ typedef struct TargetInfo {
     int32_t exact;        // 1: only this compute capability (the "a" targets)
     int32_t first_kernel; // in SEGMENT_KERNELS
     int32_t kernel_count;
+    int32_t same_rows;    // decode steps of 1 to so many rows add in one order: a row has the bits that
+                          // it has alone
 } TargetInfo;
 
 typedef struct KernelInfo {
@@ -169,7 +171,9 @@ typedef struct SampleParams {
     int32_t bias_count;  // of `bias`
     int32_t masked;      // 1: only tokens whose bit of `mask` is set
     int32_t logprobs;    // 0: none; n: of the drawn token and of the n - 1 most likely
-    int32_t reserved[2];
+    int32_t first_row;   // 0: the slot has one row in a step; else it has several, drafts: the number of
+                         // their first one, + 1
+    int32_t reserved;
 } SampleParams;
 
 typedef struct LogitBias {
@@ -197,6 +201,7 @@ typedef struct BatchLayout {
     int64_t head_slots; // int32 [max_head_rows]: slot of that row, -1: none
     int64_t page_table; // int32 [max_batch_size, pages_per_seq]
     int64_t sample;     // SampleParams [max_batch_size], by slot
+    int64_t drawn;      // int32 [max_head_rows]: what rows of drafts drew
     int64_t sampled;    // int32 [max_batch_size], by slot: the token that was drawn last
     int64_t results;    // SampleResult [max_batch_size], by slot
     int64_t seen;       // uint32 [max_batch_size, seen_words]: tokens of prompt and answer, by slot

@@ -86,7 +86,7 @@ static void running_each(Scheduler *s, AnswerDo *action) {
 }
 
 static void drawn_take(Scheduler *s, Request *r) {
-    if (r->drawn_count)
+    if (r->draws)
         answer_take(s, r);
     else
         answer_know(s, r);

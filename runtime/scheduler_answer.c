@@ -149,15 +149,18 @@ void answer_tell(Scheduler *s, Request *r) {
 
 void answer_take(Scheduler *s, Request *r) {
     FinishReason finish = FINISH_NONE;
+    int32_t drawn[SPECULATE_MAX + 1], count = engine_drawn(s->engine, r->slot, drawn);
+    if (r->drafted)
+        speculate_learn(&r->speculate, r->drafted, count - 1);
+    s->now.drafted += r->drafted;
+    s->now.accepted += count - 1;
     if (r->count == r->prompt_count) {
         s->now.prompt_tokens += r->prompt_count;
         s->now.cached_tokens += r->cached;
     }
-    if (r->drawn_count == 1)
-        r->drawn[0] = engine_token(s->engine, r->slot);
-    for (int32_t at = 0; at < r->drawn_count && finish == FINISH_NONE; at++) {
+    for (int32_t at = 0; at < count && finish == FINISH_NONE; at++) {
         s->now.output_tokens++;
-        finish = token_take(s, r, r->drawn[at]);
+        finish = token_take(s, r, drawn[at]);
     }
     if (r->params.logprobs >= 0)
         logprobs_take(s, r);

@@ -23,15 +23,15 @@ struct Request {
     void *user;
     int32_t *ids; // [limit]: prompt, then answer
     int64_t prompt_count, count;
-    int64_t limit;  // of count
-    int64_t told;   // of ids, by events
-    int64_t texted; // of ids, made text
-    int64_t spoken; // of ids that have text: a stop token has none
-    int64_t cached; // tokens of the prompt that the prefix cache had, when it ran first
-    int32_t slot;   // -1: waiting
-    bool prefilled; // everything but the last id is in the KV cache
-    int32_t drawn[SPECULATE_MAX + 1]; // in this step, [drawn_count]
-    int32_t drawn_count;
+    int64_t limit;   // of count
+    int64_t told;    // of ids, by events
+    int64_t texted;  // of ids, made text
+    int64_t spoken;  // of ids that have text: a stop token has none
+    int64_t cached;  // tokens of the prompt that the prefix cache had, when it ran first
+    int32_t slot;    // -1: waiting
+    bool prefilled;  // everything but the last id is in the KV cache
+    bool draws;      // in this step
+    int32_t drafted; // drafts that are tried in it
     Speculate speculate;
     bool masked;         // not all tokens may be drawn
     bool ended;          // the grammar's text is whole: no token may be drawn

@@ -13,7 +13,7 @@
 
 enum {
     LEAST_PREFILL = 64, // tokens of prompts that a step takes, however many sequences decode
-    // With more of them decode reads the weights once for all, but drafts once for each.
+    // With more of them a step is full without drafts, most of which are wrong.
     SPECULATE_SEQUENCES = 4,
 };
 
@@ -157,7 +157,7 @@ static bool prefill(Scheduler *s, int64_t budget, Error *err) {
             continue;
         int64_t done = engine_length(s->engine, r->slot), chunk = least(r->count - done, budget);
         r->prefilled = done + chunk == r->count;
-        r->drawn_count = r->prefilled;
+        r->draws = r->prefilled;
         s->chunks[count++] = (PromptChunk){
             .ids = r->ids + done, .count = (int32_t)chunk, .slot = r->slot, .draw = r->prefilled};
         budget -= chunk;
@@ -167,43 +167,41 @@ static bool prefill(Scheduler *s, int64_t budget, Error *err) {
 
 // ---- decode -------------------------------------------------------------------------------------
 
-// Checks a draft of what follows, if there is one; else nothing is drawn.
-static bool speculate(Scheduler *s, Request *r, Error *err) {
+// A draft of what follows, if there is one: how many tokens.
+static int32_t draft(Scheduler *s, Request *r, int64_t room) {
     SampleParams params = sample_params_of(s, r);
     int32_t drafts[SPECULATE_MAX];
     Error full;
-    int64_t room = least(engine_draft_room(s->engine, &params), r->limit - r->count - 1);
-    int32_t count = r->masked ? 0 : speculate_draft(&r->speculate, r->ids, r->count, room, drafts);
-    if (!count || !engine_reserve(s->engine, r->slot, r->count + count, &full))
-        return true;
-    TRY(engine_speculate(s->engine, r->slot, drafts, count, r->drawn, &r->drawn_count, err));
-    speculate_learn(&r->speculate, count, r->drawn_count - 1);
-    s->now.drafted += count;
-    s->now.accepted += r->drawn_count - 1;
-    return true;
+    room = least(room, r->limit - r->count - 1);
+    if (r->masked || !engine_drafts(&params))
+        return 0;
+    int32_t count = speculate_draft(&r->speculate, r->ids, r->count, room, drafts);
+    return count && engine_draft(s->engine, r->slot, drafts, count, &full) ? count : 0;
 }
 
+// One step of all, in which each of few sequences may have its share of the rows for drafts.
 static bool decode(Scheduler *s, int32_t sequences, Error *err) {
-    int32_t rows = 0;
+    int32_t count = 0, rows = engine_draft_rows(s->engine, sequences);
     for (int32_t at = 0; at < s->running_count; at++) {
         Request *r = s->running[at];
-        if (!r->prefilled || r->drawn_count || !step_takes(r))
+        if (!r->prefilled || !step_takes(r))
             continue;
-        if (sequences <= SPECULATE_SEQUENCES)
-            TRY(speculate(s, r, err));
-        if (r->drawn_count)
-            continue;
-        r->drawn_count = 1;
-        s->slots[rows++] = r->slot;
+        if (sequences <= SPECULATE_SEQUENCES) {
+            r->drafted = draft(s, r, rows / (sequences - count));
+            rows -= r->drafted;
+        }
+        r->draws = true;
+        s->slots[count++] = r->slot;
     }
-    return rows == 0 || engine_decode_begin(s->engine, s->slots, rows, err);
+    return count == 0 || engine_decode_begin(s->engine, s->slots, count, err);
 }
 
 bool step_begin(Scheduler *s, Error *err) {
     TRY(decode_reserve(s, err));
     int32_t sequences = 0;
     for (int32_t at = 0; at < s->running_count; at++) {
-        s->running[at]->drawn_count = 0;
+        s->running[at]->draws = false;
+        s->running[at]->drafted = 0;
         sequences += s->running[at]->prefilled;
     }
     int64_t budget = s->token_budget - sequences;

@@ -30,6 +30,7 @@ typedef struct AttentionCase {
     int window;    // 0: none
     float softcap; // 0: none
     bool places, bf16;
+    bool drafts; // the rows of `tokens` and `more` are rows of decode
 } AttentionCase;
 
 typedef struct AttentionRun {
@@ -174,13 +175,14 @@ static inline bool attention_add(AttentionRun *run, const AttentionCase *c, Atte
     assert(laid_out);
     (void)laid_out;
     lab_values(&run->phase, &run->graph, run->plan.info.max_num_tokens, a);
+    const bool decodes = !c->tokens || c->drafts;
     const Kernel *kernel = choice.kernel ? choice.kernel
-                           : c->tokens   ? &kernel_attention_prefill
-                                         : &kernel_attention_decode;
+                           : decodes     ? &kernel_attention_decode
+                                         : &kernel_attention_prefill;
     Problem problem = {.plan = &run->plan,
                        .op = run->op,
                        .max_tokens = run->phase.max_tokens,
-                       .phase = c->tokens ? PHASE_PREFILL : PHASE_DECODE};
+                       .phase = decodes ? PHASE_DECODE : PHASE_PREFILL};
     Params candidates[KERNEL_MAX_CANDIDATES], *params = &candidates[choice.candidate];
     if (!kernel->accepts(&problem, run->reason))
         return false;
@@ -407,16 +409,18 @@ static inline bool attention_compare(const AttentionRun *run, const uint16_t *fo
     return worst <= 1;
 }
 
-// A sequence must give the same bits alone as among others, and every run the same as the one before.
+// A sequence, and a row of drafts, must give the same bits alone as among others, and every run the
+// same as the one before.
 static inline bool attention_same_bits(AttentionRun *run, StepLab *lab, const uint16_t *found) {
     int64_t width = (int64_t)run->c->heads * run->c->head_dim;
-    int sequences = attention_sequences(run->c);
+    int alone_count = run->c->drafts ? run->rows : attention_sequences(run->c);
     lab->backwards = true;
     const uint16_t *again = attention_run(run, lab, 0, run->rows);
     lab->backwards = false;
     bool same = memcmp(found, again, (size_t)(run->rows * width * 2)) == 0;
-    for (int at = 0; at < sequences && same && sequences > 1; at++) {
-        AttentionTokens t = attention_sequence(run->c, at);
+    for (int at = 0; at < alone_count && same && alone_count > 1; at++) {
+        AttentionTokens t = run->c->drafts ? (AttentionTokens){.first = at, .count = 1}
+                                           : attention_sequence(run->c, at);
         const uint16_t *alone = attention_run(run, lab, t.first, t.count);
         same = memcmp(found + t.first * width, alone, (size_t)(t.count * width * 2)) == 0;
     }

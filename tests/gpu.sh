@@ -16,8 +16,9 @@
 #   tests/gpu.sh large [SHAPE [OPTIONS]]  writes a checkpoint of that shape (llama-3.1-8b) with these
 #                              options of make-checkpoint, compiles it, times it
 #   tests/gpu.sh serve [SHAPE [OPTIONS]]  the server of such a model: its start, and under load
+#   tests/gpu.sh drafts        answers with drafts are those without; what they save
 #   tests/gpu.sh life [sample|large]  planted faults, PTX, memory, starts (tests/gpu_life.sh)
-#   tests/gpu.sh all           all of them but `serve` and `life`
+#   tests/gpu.sh all           all of them but `serve`, `drafts` and `life`
 set -eu
 cd "$(dirname "$0")/.."
 folder=build/gpu
@@ -30,6 +31,8 @@ pack() {
     strip -o "$folder/oracle_logits" build/tests/oracle_logits
     strip -o "$folder/plant" build/tests/plant
     build/gptq-compile samples/storyteller -o "$folder/storyteller" --target cpu,sm_90a --progress none
+    build/gptq-compile samples/storyteller -o "$folder/storyteller-invariant" --target cpu,sm_90a --batch-invariant \
+        --progress none
     for program in build/tests/gpu_*; do
         case $program in
         *.o) ;;
@@ -177,18 +180,40 @@ serve_start() {
     grep '^ready' "$log"
 }
 
-# Answers with drafts and without. They may differ where two tokens are nearly equal: the rows of a draft go
-# through the kernels of prompts.
+# Answers with drafts are the ones without: one after the other, and several at once where batches do not
+# change the bits of prompts. Then what drafts save where a text repeats itself.
 drafts() {
-    local log=$1.log name
-    for name in plain drafted; do
-        if [ $name = plain ]; then serve_start "$log" "$1"; else serve_start "$log" "$1" --speculate 8; fi
-        python3 tests/serve_answers.py "$url" 12 3 >"$1.$name"
-        kill "$pid"
-        wait "$pid"
+    local dir=/tmp/gptq-compile-drafts exe name words log at_once failed=0
+    local draw="-n 1500 --temp 0 --repeat-penalty 1 --ignore-eos --device cuda:0 --json --stats"
+    mkdir -p "$dir"
+    cp "$folder/storyteller" "$folder/storyteller-invariant" "$dir/"
+    log=$dir/log
+    for exe in "$dir/storyteller" "$dir/storyteller-invariant"; do
+        at_once=1
+        [ "$exe" = "$dir/storyteller" ] || at_once=3
+        for name in plain drafted; do
+            words=()
+            [ $name = plain ] || words=(--speculate 8)
+            serve_start "$log" "$exe" "${words[@]}"
+            python3 tests/serve_answers.py "$url" 12 "$at_once" >"$exe.$name"
+            kill "$pid"
+            wait "$pid"
+        done
+        python3 tests/serve_answers.py "$exe.plain" "$exe.drafted" spec_decode_num_draft_tokens_total \
+            spec_decode_num_accepted_tokens_total && echo "ok drafts of $(basename "$exe")" || failed=1
     done
-    python3 tests/serve_answers.py "$1.plain" "$1.drafted" spec_decode_num_draft_tokens_total \
-        spec_decode_num_accepted_tokens_total || true
+    for words in 0 4 8 15; do
+        # shellcheck disable=SC2086
+        "$dir/storyteller" --raw -p 'The old king went to the sea, and the old king' $draw --speculate $words \
+            >"$dir/answer.$words"
+        same_ids "$dir/answer.0" "$dir/answer.$words" || { echo "not ok --speculate $words: other ids"; failed=1; }
+    done
+    return $failed
+}
+
+same_ids() {
+    python3 -c 'import json, sys; one, other = (json.load(open(name))["ids"] for name in sys.argv[1:])
+sys.exit(one != other or len(one) < 100)' "$@"
 }
 
 serve() {
@@ -211,8 +236,7 @@ serve() {
     wait "$pid"
     python3 tests/serve_load.py "$dir/decode.json" --against "$dir/$shape.out bench --device cuda:0"
     "$dir/$shape.out" bench -p 512 -n 128 -b 1,64 --device cuda:0
-    cp "$folder/storyteller" "$dir/"
-    drafts "$dir/storyteller"
+    drafts
 }
 
 life() {
@@ -223,7 +247,7 @@ word=${1:-all}
 [ $# -eq 0 ] || shift
 case $word in
 pack) pack "$@" ;;
-kernels | bench | ncu | model | formats | oracle | sanitize | large | serve | life)
+kernels | bench | ncu | model | formats | oracle | sanitize | large | serve | drafts | life)
     unpack
     "$word" "$@"
     ;;
@@ -237,7 +261,7 @@ all)
     large
     ;;
 *)
-    sed -n '2,23s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,24s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -54,6 +54,12 @@ static const AttentionCase check_cases[] = {
      .lengths = {5, 130}, .bf16 = true},
     {.name = "decode hd248 gqa9", .heads = 9, .kv_heads = 1, .head_dim = 248, .page = 16,
      .lengths = {33, 700}, .places = true},
+    {.name = "drafts hd64 gqa3", .heads = 6, .kv_heads = 2, .head_dim = 64, .page = 64,
+     .tokens = 9, .start = 1019, .more = {{1, 77}, {5, 60}}, .drafts = true},
+    {.name = "drafts hd128 gqa4", .heads = 32, .kv_heads = 8, .head_dim = 128, .page = 64,
+     .tokens = 16, .start = 4090, .drafts = true},
+    {.name = "drafts hd256 window", .heads = 4, .kv_heads = 1, .head_dim = 256, .page = 64,
+     .tokens = 4, .more = {{12, 600}}, .window = 512, .bf16 = true, .drafts = true},
     {.name = "prefill hd32 gemma2", .heads = 4, .kv_heads = 2, .head_dim = 32, .page = 64,
      .tokens = 300, .start = 41, .window = 24, .softcap = 50, .bf16 = true},
     {.name = "prefill hd32 places", .heads = 4, .kv_heads = 2, .head_dim = 32, .page = 16,
@@ -181,7 +187,7 @@ static int choices_add(AttentionRun *runs, const AttentionCase *c, int splits, S
         exit(1);
     }
     AttentionChoice choice = {.kernel = &kernel_attention_wgmma};
-    if (!c->tokens)
+    if (!c->tokens || c->drafts)
         choice = (AttentionChoice){.splits = splits, .candidate = 1};
     for (; count < CHOICES; choice.candidate++, count++)
         if (!attention_add(&runs[count], c, choice, lab))

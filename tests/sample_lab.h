@@ -8,7 +8,11 @@
 #include <float.h>
 #include <math.h>
 
-enum { SAMPLE_ROWS = 23, SAMPLE_TOKENS = 64 };
+enum {
+    SAMPLE_FIRST_DRAFT = 23, // from here on rows of one slot
+    SAMPLE_ROWS = 28,
+    SAMPLE_TOKENS = 64,
+};
 
 typedef struct SampleRun {
     int64_t vocab;
@@ -33,7 +37,7 @@ typedef enum SampleShape {
 } SampleShape;
 
 // clang-format off
-static const SampleParams sample_settings[SAMPLE_ROWS] = {
+static const SampleParams sample_settings[SAMPLE_FIRST_DRAFT + 1] = {
     {.temperature = 0, .top_p = 1, .repetition_penalty = 1},
     {.temperature = 1, .top_p = 1, .repetition_penalty = 1},
     {.temperature = 0.8f, .top_p = 0.95f, .top_k = 40, .repetition_penalty = 1.1f},
@@ -59,6 +63,7 @@ static const SampleParams sample_settings[SAMPLE_ROWS] = {
     {.temperature = 2, .top_p = 1, .min_p = 0.01f, .repetition_penalty = 1, .token_count = 200, .logprobs = 11},
     {.temperature = 1, .top_p = 0.8f, .repetition_penalty = 1.2f, .presence_penalty = -1, .bias_count = 40,
      .masked = 1, .token_count = 131, .logprobs = 3},
+    {.temperature = 2, .top_p = 0.99f, .repetition_penalty = 1.3f, .first_row = SAMPLE_FIRST_DRAFT + 1},
 };
 // clang-format on
 
@@ -101,7 +106,9 @@ static inline void sample_logits(SampleRun *run, uint64_t seed) {
 }
 
 static inline int sample_slot(int row) {
-    return row == 5 ? -1 : (row * 7 + 3) % SAMPLE_ROWS;
+    if (row > SAMPLE_FIRST_DRAFT)
+        row = SAMPLE_FIRST_DRAFT;
+    return row == 5 ? -1 : (row * 11 + 3) % SAMPLE_ROWS;
 }
 
 // What one slot may be asked to use besides `seen`: mask, biases, counts.
@@ -144,7 +151,7 @@ static inline void sample_batch(SampleRun *run, uint64_t seed) {
     for (int row = 0; row < SAMPLE_ROWS; row++) {
         head_rows[row] = row ? row : SAMPLE_TOKENS - 1; // row 0 stands for the end of a prefill
         slots[row] = sample_slot(row);
-        if (slots[row] < 0)
+        if (slots[row] < 0 || row > SAMPLE_FIRST_DRAFT)
             continue;
         sample[slots[row]] = sample_settings[row];
         sample[slots[row]].seed_low = random_u32(&r);
@@ -171,8 +178,9 @@ static inline int scored_order(const void *left, const void *right) {
     return a->id < b->id ? -1 : 1;
 }
 
-static inline uint32_t sample_philox(const SampleParams *p) {
-    uint32_t c[4] = {(uint32_t)p->step, 0, 0, 0}, key[2] = {p->seed_low, p->seed_high};
+static inline uint32_t sample_philox(const SampleParams *p, int row) {
+    uint32_t drafts = p->first_row ? (uint32_t)(row + 1 - p->first_row) : 0;
+    uint32_t c[4] = {(uint32_t)p->step + drafts, 0, 0, 0}, key[2] = {p->seed_low, p->seed_high};
     for (int round = 0; round < 10; round++) {
         uint64_t low = 0xd2511f53ULL * c[0], high = 0xcd9e8d57ULL * c[2];
         uint32_t next[4] = {(uint32_t)(high >> 32) ^ c[1] ^ key[0], (uint32_t)high,
@@ -193,6 +201,7 @@ typedef struct SampleSlot {
     const LogitBias *bias;
     uint16_t *counts;
     int64_t vocab;
+    int row;
 } SampleSlot;
 
 static inline SampleSlot sample_slot_of(const SampleRun *run, unsigned char *batch, int row) {
@@ -204,7 +213,8 @@ static inline SampleSlot sample_slot_of(const SampleRun *run, unsigned char *bat
                         .mask = (uint32_t *)(void *)(batch + b->mask) + slot * b->seen_words,
                         .bias = (LogitBias *)(void *)(batch + b->bias) + slot * SAMPLE_MAX_BIAS,
                         .counts = (uint16_t *)(void *)(batch + b->counts) + slot * run->vocab,
-                        .vocab = run->vocab};
+                        .vocab = run->vocab,
+                        .row = row};
 }
 
 static inline float sample_clean(float s) {
@@ -272,7 +282,7 @@ static inline int64_t sample_reference(const SampleSlot *slot, Scored *scored) {
             by_id[scored[at].id] = scored[at].weight;
             kept += scored[at].weight;
         }
-    uint64_t r = (uint64_t)((Wide)kept * sample_philox(p) >> 32);
+    uint64_t r = (uint64_t)((Wide)kept * sample_philox(p, slot->row) >> 32);
     int64_t id = 0;
     for (; id < vocab - 1 && by_id[id] <= r; id++)
         r -= by_id[id];
@@ -335,13 +345,19 @@ static inline bool sample_once(SampleRun *run, StepLab *lab, uint64_t seed, int 
         SampleSlot of = sample_slot_of(run, expected, row);
         SampleResult *results = (SampleResult *)(void *)(expected + b->results);
         int64_t token = sample_reference(&of, scored);
-        int32_t drawn = ((int32_t *)(void *)(found + b->sampled))[slot];
+        bool draft = row >= SAMPLE_FIRST_DRAFT;
+        int32_t drawn =
+            ((int32_t *)(void *)(found + (draft ? b->drawn : b->sampled)))[draft ? row : slot];
         if (drawn != token) {
             *wrong += 1;
             printf("       row %d: token %d, reference %lld\n", row, drawn, (long long)token);
         }
         if (drawn < 0 || drawn >= run->vocab)
             return false;
+        if (draft) {
+            ((int32_t *)(void *)(expected + b->drawn))[row] = drawn;
+            continue; // nothing else of it is kept
+        }
         if (of.p->logprobs) {
             results[slot] = ((SampleResult *)(void *)(found + b->results))[slot];
             good = sample_logprobs(&of, drawn, &results[slot], scored) && good;

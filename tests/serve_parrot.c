@@ -116,7 +116,8 @@ static bool file_open(Executable *e, const char *path, TargetInfo *target, Error
     m->logits_offset = (int64_t)round_up((uint64_t)m->max_num_tokens * 4, 256);
     m->arena_bytes = m->logits_offset + m->max_head_rows * m->vocab_size * 4;
     e->batch = batch_layout(m);
-    *target = (TargetInfo){.name = "cpu:x86-64-v3", .device = DEVICE_CPU};
+    *target = (TargetInfo){
+        .name = "cpu:x86-64-v3", .device = DEVICE_CPU, .same_rows = (int32_t)m->max_batch_size};
     e->targets = target;
     e->target_count = 1;
     return true;

@@ -65,8 +65,9 @@ static const int32_t *fake_ints(const StepRun *run, int64_t offset) {
 }
 
 static int32_t *fake_kv(const StepRun *run, const BatchLayout *b, int32_t slot, int32_t position) {
-    int32_t page =
-        fake_ints(run, b->page_table)[slot * b->pages_per_seq + position / FAKE_PAGE_TOKENS];
+    int32_t page = 0; // of rows that stand for no sequence
+    if (slot >= 0)
+        page = fake_ints(run, b->page_table)[slot * b->pages_per_seq + position / FAKE_PAGE_TOKENS];
     return (int32_t *)(void *)(run->base[REGION_KV] + page * FAKE_PAGE_BYTES) +
            position % FAKE_PAGE_TOKENS;
 }
@@ -132,7 +133,8 @@ typedef struct FakeFile {
 
 // An Executable as executable_open leaves it, without a file.
 static void fake_open(FakeFile *f) {
-    *f = (FakeFile){.targets = {{.name = "cpu:x86-64-v3", .device = DEVICE_CPU}}};
+    *f = (FakeFile){
+        .targets = {{.name = "cpu:x86-64-v3", .device = DEVICE_CPU, .same_rows = FAKE_CHUNK}}};
     size_t checks_at = (size_t)round_up(FAKE_WEIGHTS, 64);
     unsigned char *data = calloc(1, checks_at + sizeof f->checks);
     for (size_t at = 0; at < FAKE_WEIGHTS; at++)

@@ -186,6 +186,46 @@ static void test_one_order_of_sums(void **state) {
     }
 }
 
+// Up to same_rows, the end of a bucket, decoding keeps the order that it has with one row; behind it
+// some linear layer does not.
+static void test_same_rows(void **state) {
+    (void)state;
+    static const int64_t batches[] = {1, 16, 256};
+    int ended = 0;
+    for (size_t batch = 0; batch < sizeof batches / sizeof *batches; batch++) {
+        Model m;
+        model_open(&m, "samples/storyteller", batches[batch], false);
+        for (int at = 0; at < m.count; at++) {
+            const Plan *p = &m.plans[at];
+            const Step *first[200], *other[200];
+            int64_t last = 0, next = 0;
+            int count = 0;
+            for (int phase = 0; phase < p->phase_count; phase++) {
+                const PhasePlan *decode = &p->phases[phase];
+                if (decode->phase != PHASE_DECODE)
+                    continue;
+                if (decode->max_tokens > p->same_rows) {
+                    next += decode->reordered > 0 && !next;
+                    continue;
+                }
+                int found = linear_steps(decode, count ? other : first);
+                for (int step = 0; step < count; step++)
+                    assert_same_order(first[step], other[step]);
+                count = found;
+                last = decode->max_tokens;
+            }
+            bool cpu = p->target->device == DEVICE_CPU;
+            assert_int_equal(p->same_rows, !cpu                   ? last
+                                           : batches[batch] < 300 ? batches[batch]
+                                                                  : 300);
+            assert_true(cpu || p->same_rows == batches[batch] || next);
+            ended += next > 0;
+        }
+        arena_free(&m.arena);
+    }
+    assert_true(ended > 0);
+}
+
 // Candidates of one family whose sums stand in another order say so.
 static void test_orders_are_told(void **state) {
     (void)state;
@@ -326,7 +366,7 @@ int main(void) {
         cmocka_unit_test(test_kernels_once),    cmocka_unit_test(test_one_order_of_sums),
         cmocka_unit_test(test_orders_are_told), cmocka_unit_test(test_cheapest),
         cmocka_unit_test(test_efficiency),      cmocka_unit_test(test_buckets),
-        cmocka_unit_test(test_targets),
+        cmocka_unit_test(test_targets),         cmocka_unit_test(test_same_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

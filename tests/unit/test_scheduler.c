@@ -354,12 +354,56 @@ static void test_drafts(void **state) {
     assert_int_equal(s.accepted, 3);
 }
 
+// device_cpu as if it were a GPU: it has a batch block of its own, which gets what is uploaded, and
+// drafts are rows of decode, with those of no sequence behind them.
+static struct {
+    DeviceType type;
+    unsigned char *host, *own, *away;
+    size_t bytes;
+} apart;
+
+static void apart_open(Engine *en, const BatchLayout *b) {
+    apart.bytes = (size_t)b->bytes;
+    apart.host = (unsigned char *)engine_mask(en, 0) - b->mask;
+    apart.own = calloc(2, apart.bytes);
+    apart.away = apart.own + apart.bytes;
+}
+
+static bool apart_upload(Device *d, int64_t offset, int64_t size, Error *err) {
+    (void)d, (void)err;
+    memcpy(apart.own + offset, apart.host + offset, (size_t)size);
+    return true;
+}
+
+static bool apart_download(Device *d, int64_t offset, int64_t size, Error *err) {
+    (void)d, (void)err;
+    memcpy(apart.host + offset, apart.own + offset, (size_t)size);
+    return true;
+}
+
+static bool apart_run(Device *d, StepPhase phase, int32_t rows, Error *err) {
+    memcpy(apart.away, apart.host, apart.bytes);
+    memcpy(apart.host, apart.own, apart.bytes);
+    bool done = device_cpu.run(d, phase, rows, err);
+    memcpy(apart.own, apart.host, apart.bytes);
+    memcpy(apart.host, apart.away, apart.bytes);
+    return done;
+}
+
+static bool apart_decode(Device *d, int32_t rows, bool drafts, Error *err) {
+    rows = drafts ? d->target->same_rows : rows;
+    return apart_run(d, PHASE_DECODE, rows, err) && apart_run(d, PHASE_SAMPLE, rows, err);
+}
+
 // Texts that repeat themselves, with drafts and without: the same ids, in fewer steps.
-static void test_speculation(void **state) {
-    (void)state;
+static void speculation_check(bool as_gpu) {
     int64_t accepted = 0, rejected = 0;
     Lab lab;
     lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 2}, &(SchedulerOptions){0});
+    if (as_gpu) {
+        apart_open(lab.engine, &lab.file.e.batch);
+        engine_device(lab.engine)->type = &apart.type;
+    }
     for (uint32_t seed = 0; seed < 60; seed++) {
         static Case c[3];
         for (uint32_t at = 0; at < 3; at++) {
@@ -382,6 +426,19 @@ static void test_speculation(void **state) {
     assert_int_equal(stats.accepted, accepted);
     assert_int_equal(stats.drafted, accepted + rejected);
     lab_close(&lab);
+}
+
+static void test_speculation(void **state) {
+    (void)state;
+    apart.type = device_cpu;
+    apart.type.queues = true;
+    apart.type.upload = apart_upload;
+    apart.type.download = apart_download;
+    apart.type.run = apart_run;
+    apart.type.decode = apart_decode;
+    speculation_check(false);
+    speculation_check(true);
+    free(apart.own);
 }
 
 // ---- parameters of sampling ---------------------------------------------------------------------
@@ -566,9 +623,9 @@ static void test_no_allocation(void **state) {
 
 static DeviceType slow; // device_cpu, but
 
-static bool slow_decode(Device *d, int32_t rows, Error *err) {
+static bool slow_decode(Device *d, int32_t rows, bool drafts, Error *err) {
     usleep(200);
-    return device_cpu.decode(d, rows, err);
+    return device_cpu.decode(d, rows, drafts, err);
 }
 
 static void test_cancel(void **state) {
@@ -725,10 +782,10 @@ static void test_full_queue(void **state) {
 static DeviceType failing;       // device_cpu, but
 static atomic_int steps_to_fail; // decode fails when it reaches 0
 
-static bool failing_decode(Device *d, int32_t rows, Error *err) {
+static bool failing_decode(Device *d, int32_t rows, bool drafts, Error *err) {
     if (atomic_fetch_sub(&steps_to_fail, 1) == 1)
         return fail(err, ERR_DEVICE, 852, "the device is gone");
-    return device_cpu.decode(d, rows, err);
+    return device_cpu.decode(d, rows, drafts, err);
 }
 
 static void test_failing_device(void **state) {
