@@ -248,13 +248,15 @@ static int64_t passes(const Problem *p, const Params *params) {
     return ceil_div(linear_weight(p)->rows / TILE_ROWS, params_get(params, "TILES"));
 }
 
-// Blocks, in whole clusters. Clusters of four leave two multiprocessors of some GPCs (16 or 18 of them
-// on Hopper) alone, so one less fits than the number of multiprocessors says: 32 on an H200.
+// Blocks, in whole clusters, as many as surely run at the same time. Clusters of four do not fill all
+// GPCs, which differ from chip to chip: an H200 of 132 multiprocessors held 30 of them, and one more
+// would have taken as long again.
 static int grid(const Problem *p, const Params *params) {
     int64_t cluster = params_get(params, "CLUSTER");
     int64_t most = p->plan->target->sms * params_get(params, "CTAS_PER_SM") / cluster;
     int64_t wanted = passes(p, params);
-    most -= cluster > 2;
+    if (cluster > 2)
+        most -= (most + 5) / 6;
     return (int)(cluster * (wanted < most ? wanted : most));
 }
 

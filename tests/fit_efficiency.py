@@ -16,7 +16,7 @@ import sys
 
 POINTS = [1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096]
 CUTS = {  # the parameters that say how a kernel cuts its work; the most important first
-    "linear_decode": ["TILES", "X_PHASES", "PROLOGUE", "HAS_ORDER"],
+    "linear_decode": ["TILES", "X_PHASES", "CLUSTER", "PROLOGUE", "HAS_ORDER"],
     "linear_gemm": ["BLOCK_TOKENS", "WARP_TILES"],
     "linear_wgmma": ["BLOCK_TOKENS", "ROW_GROUPS", "K_GROUPS", "CLUSTER", "SPREAD", "EVEN"],
 }
