@@ -3,6 +3,7 @@
 // How K is split over warps fixes the order of every sum, so it is chosen by the shape and never by
 // the number of tokens: a sequence's tokens do not depend on what else is in its batch. What else
 // varies (row tiles together, stages, phases of K) changes the time only.
+#include "../runtime/step.h"
 #include "kernel_linear.h"
 
 #include <math.h>
@@ -17,7 +18,6 @@ enum {
     REGISTERS = 65536, // of a multiprocessor
     PARTIAL_BYTES = 512,
     BLOCK_RESERVED = 1024, // shared memory that the driver keeps per block
-    OVERLAP_MAJOR = 9,     // compute capability with programmatic dependent launch
     CLUSTER_MAJOR = 9,     // with clusters, as far as measured
     CLUSTER_BARRIERS = 32, // bytes
 };
@@ -299,7 +299,7 @@ static int launch_shared_bytes(const Problem *p, const Params *params) {
     const Target *t = p->plan->target;
     int64_t bytes = params_get(params, "SHARED_BYTES");
     int64_t more = shared_limit(t, (int)params_get(params, "CTAS_PER_SM") + 1) + 16;
-    return (int)(t->compute_major < OVERLAP_MAJOR || bytes > more ? bytes : more);
+    return (int)(t->compute_major < STEP_OVERLAP_MAJOR || bytes > more ? bytes : more);
 }
 
 static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,

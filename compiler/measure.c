@@ -6,12 +6,10 @@
 #include "../runtime/step.h"
 
 #include <assert.h>
-#include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
 
-// A kernel may overlap the one in front of it from these on, as in runtime/device_cuda.c.
-enum { SHARED_WITHOUT_ASKING = 48 << 10, OVERLAP_MAJOR = 9, OVERLAP_DRIVER = 12030 };
+enum { SHARED_WITHOUT_ASKING = 48 << 10 };
 
 typedef struct Held { // memory or a module
     CUdeviceptr address;
@@ -28,26 +26,15 @@ struct Meter {
     CUevent start, stop;
     Held *held; // with holes: address 0 and module NULL
     int multiprocessors, version;
-    unsigned overlap; // 1: a kernel may start before the one in front of it has ended
+    bool overlap; // a kernel may start before the one in front of it has ended
     char name[128];
 };
 
 // ---- the driver ---------------------------------------------------------------------------------
 
 static bool driver_open(CudaDriver *cu) {
-    cu->library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!cu->library)
-        return false;
-    // the library stays open: drivers dislike being unloaded
-    void *symbol;
-#define BIND(field, name, parameters)  \
-    symbol = dlsym(cu->library, name); \
-    if (!symbol)                       \
-        return false;                  \
-    memcpy(&cu->field, &symbol, sizeof symbol); // ISO C has no cast from object to function
-    CUDA_FUNCTIONS(BIND)
-#undef BIND
-    return true;
+    const char *missing;
+    return cuda_driver_open(cu, CUDA_LIBRARY, &missing);
 }
 
 static bool device_find(const CudaDriver *cu, CUdevice *device) {
@@ -88,7 +75,7 @@ static bool meter_start(Meter *m, Error *err) {
     CHECK(m, device_attribute(&m->multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
                               m->device));
     CHECK(m, device_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, m->device));
-    m->overlap = major >= OVERLAP_MAJOR && m->version >= OVERLAP_DRIVER;
+    m->overlap = cuda_driver_overlaps(major, m->version);
     CHECK(m, context_retain(&m->context, m->device));
     CHECK(m, context_set(m->context));
     CHECK(m, stream_create(&m->stream, CU_STREAM_NON_BLOCKING));
@@ -225,58 +212,51 @@ void meter_unload(Meter *m, MeterKernel *kernel) {
 
 // ---- launches -----------------------------------------------------------------------------------
 
-bool meter_launch(Meter *m, const MeterKernel *kernel, const int grid[3], int block,
-                  int shared_bytes, void **params, Error *err) {
-    CUlaunchAttribute overlap = {.id = CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION, .value = 1};
-    CUlaunchConfig config = {.grid_x = (unsigned)grid[0],
-                             .grid_y = (unsigned)grid[1],
-                             .grid_z = (unsigned)grid[2],
-                             .block_x = (unsigned)block,
-                             .block_y = 1,
-                             .block_z = 1,
-                             .shared_bytes = (unsigned)shared_bytes,
-                             .stream = m->stream,
-                             .attributes = &overlap,
-                             .attribute_count = m->overlap};
-    CHECK(m, launch_config(&config, kernel->function, params, NULL));
-    return true;
+static bool launch(Meter *m, CudaLaunch *l, Error *err) {
+    l->stream = m->stream;
+    l->overlap = m->overlap;
+    return check(m, cuda_driver_launch(&m->cu, l), "cuLaunchKernelEx", err);
 }
 
-static uint64_t operand_value(const Operand *o, const PhasePlan *phase, const uint64_t *base,
-                              int64_t tokens) {
-    switch (o->kind) {
-    case OPERAND_ADDRESS:
-        return base[o->region] + (uint64_t)o->offset;
-    case OPERAND_BUFFER:
-        return base[REGION_ARENA] + (uint64_t)(phase->buffers[o->buffer].offset + o->offset);
-    case OPERAND_TOKENS:
-        return (uint64_t)tokens;
-    case OPERAND_INT:
-        break;
+bool meter_launch(Meter *m, const MeterKernel *kernel, const int grid[3], int block,
+                  const uint64_t *arguments, int count, Error *err) {
+    return launch(m,
+                  &(CudaLaunch){.function = kernel->function,
+                                .grid = {grid[0], grid[1], grid[2]},
+                                .block = block,
+                                .argument_count = count,
+                                .arguments = arguments},
+                  err);
+}
+
+void step_arguments(uint64_t arguments[STEP_MAX_OPERANDS], const Step *step, const PhasePlan *phase,
+                    const uint64_t *base, int64_t tokens) {
+    for (int at = 0; at < step->operand_count; at++) {
+        const Operand *o = &step->operands[at];
+        int64_t offset = o->kind == OPERAND_TOKENS ? tokens : o->offset;
+        if (o->kind == OPERAND_BUFFER)
+            offset += phase->buffers[o->buffer].offset;
+        bool address = o->kind == OPERAND_ADDRESS || o->kind == OPERAND_BUFFER;
+        arguments[at] = (address ? base[o->region] : 0) + (uint64_t)offset;
     }
-    return (uint64_t)o->offset;
 }
 
 bool meter_step(Meter *m, const MeterKernel *kernel, const Step *step, const PhasePlan *phase,
                 const uint64_t *base, int64_t tokens, Error *err) {
-    uint64_t values[STEP_MAX_OPERANDS];
-    void *slots[STEP_MAX_OPERANDS];
-    for (int at = 0; at < step->operand_count; at++) {
-        values[at] = operand_value(&step->operands[at], phase, base, tokens);
-        slots[at] = &values[at];
-    }
-    TensorMap map;
-    if (step->map_columns > 0) {
-        TRY(check(m,
-                  tensor_map(m->cu.tensor_map, &map, values[0], tokens, step->map_columns,
-                             step->map_rows),
-                  "tensor_map", err));
-        slots[0] = &map;
-    }
-    int grid[3] = {step->grid[0], step->grid[1], step->grid[2]};
-    if (step->tokens_per_block > 0)
-        grid[1] = (int)ceil_div(tokens, step->tokens_per_block);
-    return meter_launch(m, kernel, grid, step->block, step->shared_bytes, slots, err);
+    uint64_t arguments[STEP_MAX_OPERANDS];
+    step_arguments(arguments, step, phase, base, tokens);
+    return launch(m,
+                  &(CudaLaunch){.function = kernel->function,
+                                .grid = {step->grid[0], step->grid[1], step->grid[2]},
+                                .block = step->block,
+                                .shared_bytes = step->shared_bytes,
+                                .tokens_per_block = (int)step->tokens_per_block,
+                                .map_columns = (int)step->map_columns,
+                                .map_rows = (int)step->map_rows,
+                                .argument_count = step->operand_count,
+                                .arguments = arguments,
+                                .tokens = tokens},
+                  err);
 }
 
 bool meter_wait(Meter *m, Error *err) {

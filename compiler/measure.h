@@ -38,11 +38,14 @@ bool meter_load(Meter *m, MeterKernel *out, const void *image, const char *entry
                 Error *err);
 void meter_unload(Meter *m, MeterKernel *kernel);
 
-// A launch by hand: params as cuLaunchKernel takes them.
+// A launch by hand, without dynamic shared memory: `count` arguments of 8 bytes.
 bool meter_launch(Meter *m, const MeterKernel *kernel, const int grid[3], int block,
-                  int shared_bytes, void **params, Error *err);
-// One step of a phase whose buffers have offsets. base: device addresses by StepRegion; tokens: of
-// this launch.
+                  const uint64_t *arguments, int count, Error *err);
+// What the kernel of a step takes: arguments[operand_count]. The phase's buffers have offsets; base:
+// addresses by StepRegion; tokens: of this launch.
+void step_arguments(uint64_t arguments[STEP_MAX_OPERANDS], const Step *step, const PhasePlan *phase,
+                    const uint64_t *base, int64_t tokens);
+// The same, launched.
 bool meter_step(Meter *m, const MeterKernel *kernel, const Step *step, const PhasePlan *phase,
                 const uint64_t *base, int64_t tokens, Error *err);
 bool meter_wait(Meter *m, Error *err);

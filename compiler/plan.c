@@ -371,20 +371,21 @@ static bool same_kernel(const Step *a, const Step *b) {
            a->operand_count == b->operand_count && params_equal(&a->params, &b->params);
 }
 
+int plan_kernel(Plan *p, Step *s) {
+    for (int at = 0; at < p->kernel_count; at++)
+        if (same_kernel(p->kernels[at], s))
+            return at;
+    p->kernels = array_grow(p->arena, (void *)p->kernels, p->kernel_count, &p->kernel_capacity,
+                            sizeof *p->kernels);
+    p->kernels[p->kernel_count] = s;
+    return p->kernel_count++;
+}
+
 static void kernels_collect(Plan *p) {
-    int capacity = 0;
     for (int at = 0; at < p->phase_count; at++) {
         for (int i = 0; i < p->phases[at].step_count; i++) {
             Step *s = &p->phases[at].steps[i];
-            s->kernel_index = 0;
-            while (s->kernel_index < p->kernel_count &&
-                   !same_kernel(p->kernels[s->kernel_index], s))
-                s->kernel_index++;
-            if (s->kernel_index < p->kernel_count)
-                continue;
-            p->kernels = array_grow(p->arena, (void *)p->kernels, p->kernel_count, &capacity,
-                                    sizeof *p->kernels);
-            p->kernels[p->kernel_count++] = s;
+            s->kernel_index = plan_kernel(p, s);
         }
     }
 }

@@ -143,7 +143,7 @@ typedef struct Plan {
     PhasePlan *phases;
     int phase_count;
     Step **kernels; // one step per distinct (source, entry, params): what must be compiled
-    int kernel_count;
+    int kernel_count, kernel_capacity;
     int64_t same_rows; // see TargetInfo (payload.h)
     bool batch_invariant;
     int64_t decode_buckets[BUCKETS_MAX], prefill_buckets[BUCKETS_MAX]; // most tokens of each, ascending
@@ -254,6 +254,8 @@ const char *op_label(char *out, size_t size, const Graph *g, const Op *op);
 const char *linear_shape(char *out, size_t size, const Graph *g, const Op *op);
 bool plan_make(Plan *out, const Graph *g, const Config *c, const Target *t, const Sizes *sizes,
                Arena *a, Error *err);
+// Index of the kernel of a step among the plan's, to which it is added unless it is there.
+int plan_kernel(Plan *p, Step *s);
 // Gives every buffer an offset (first fit by live range); sets info.arena_bytes.
 void memory_plan(Plan *p);
 // explain.c: the table of --explain, and its JSON form

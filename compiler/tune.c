@@ -146,23 +146,11 @@ static void trial_lower(Tuner *t, Trial *trial, const Subject *s) {
     }
 }
 
-static int kernel_index(Tuner *t, Step *s) {
-    for (int at = 0; at < t->kernels.kernel_count; at++) {
-        const Step *k = t->kernels.kernels[at];
-        if (k->shared_bytes == s->shared_bytes && strcmp(k->entry, s->entry) == 0 &&
-            params_equal(&k->params, &s->params))
-            return at;
-    }
-    t->kernels.kernels[t->kernels.kernel_count] = s;
-    return t->kernels.kernel_count++;
-}
-
 static bool trials_make(Tuner *t, const Subject *s, const KernelChoices *all, Cache *cache,
                         int threads, Error *err) {
     CubinStats stats = {0};
     t->trial_count = 0;
     t->kernels = (Plan){.target = t->plan->target, .arena = t->arena};
-    t->kernels.kernels = ARENA_NEW(t->arena, Step *, CHOICES_MAX * STEPS_MAX);
     for (int at = 0; at < all->count; at++) {
         Trial *trial = &t->trials[t->trial_count++];
         *trial = (Trial){.choice = &all->items[at]};
@@ -171,7 +159,7 @@ static bool trials_make(Tuner *t, const Subject *s, const KernelChoices *all, Ca
             return fail(err, ERR_INTERNAL, 658, "%s takes %d steps for %s, expected up to %d",
                         trial->choice->kernel->name, trial->phase.step_count, s->key, STEPS_MAX);
         for (int step = 0; step < trial->phase.step_count; step++)
-            trial->kernels[step] = kernel_index(t, &trial->phase.steps[step]);
+            trial->kernels[step] = plan_kernel(&t->kernels, &trial->phase.steps[step]);
     }
     t->cubins = ARENA_NEW(t->arena, Cubin, t->kernels.kernel_count);
     t->loaded = ARENA_NEW(t->arena, MeterKernel, t->kernels.kernel_count);
@@ -222,7 +210,8 @@ static bool counts_clear(Tuner *t, const PhasePlan *phase, Error *err) {
     for (int at = 0; at < phase->buffer_count; at++) {
         const Buffer *b = &phase->buffers[at];
         if (b->persistent)
-            TRY(meter_fill(t->meter, t->base[REGION_ARENA] + (uint64_t)b->offset, 0, b->bytes, err));
+            TRY(meter_fill(t->meter, t->base[REGION_ARENA] + (uint64_t)b->offset, 0, b->bytes,
+                           err));
     }
     return true;
 }

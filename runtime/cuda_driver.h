@@ -1,8 +1,9 @@
-// The part of the CUDA driver API that the runtime uses, declared by hand so that no toolkit is
-// needed to build it. Included by device_cuda.c only. Types and values are those of cuda.h.
+// The part of the CUDA driver API that is used here, declared by hand so that no toolkit is needed to
+// build it; who may include it: docs/overview.md. Types and values are those of cuda.h.
 #ifndef CUDA_DRIVER_H
 #define CUDA_DRIVER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -117,5 +118,28 @@ typedef struct CudaDriver {
     CUDA_FUNCTIONS(CUDA_FIELD)
 #undef CUDA_FIELD
 } CudaDriver;
+
+#define CUDA_LIBRARY "libcuda.so.1"
+
+// Opens the driver for good: drivers have threads, and dislike being unloaded. False: *missing is the
+// symbol that an old one lacks, NULL if there is no such library.
+bool cuda_driver_open(CudaDriver *cu, const char *library, const char **missing);
+
+// May a kernel start before the one in front of it has ended? version: cuDriverGetVersion's.
+bool cuda_driver_overlaps(int compute_major, int version);
+
+typedef struct CudaLaunch {
+    CUfunction function;
+    CUstream stream;
+    bool overlap; // cuda_driver_overlaps
+    int32_t grid[3], block, shared_bytes;
+    int32_t tokens_per_block;      // > 0: grid[1] is ceil(tokens / tokens_per_block)
+    int32_t map_columns, map_rows; // KernelInfo's
+    int32_t argument_count;
+    const uint64_t *arguments; // 8-byte slots
+    int64_t tokens;            // of this launch
+} CudaLaunch;
+
+CUresult cuda_driver_launch(const CudaDriver *cu, const CudaLaunch *l);
 
 #endif

@@ -8,61 +8,36 @@
 #include "target_pick.h"
 
 #include <assert.h>
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    MAX_ARGUMENTS = 32,
-    DRIVER_PAGE = 2 << 20,  // of device memory
-    OVERLAP_MAJOR = 9,      // compute capability that has programmatic dependent launch
-    OVERLAP_DRIVER = 12030, // CUDA version that records it into graphs
-};
+enum { DRIVER_PAGE = 2 << 20 }; // of device memory
 
 // Left for the driver and for what else runs on the GPU.
 static const int64_t SPARE_BYTES = (int64_t)512 << 20;
 
 // ---- the driver ---------------------------------------------------------------------------------
 
-typedef struct Symbol {
-    const char *name;
-    size_t offset; // in CudaDriver
-} Symbol;
-
-static const Symbol symbols[] = {
-#define CUDA_SYMBOL(field, symbol, parameters) {symbol, offsetof(CudaDriver, field)},
-    CUDA_FUNCTIONS(CUDA_SYMBOL)
-#undef CUDA_SYMBOL
-};
-
 static bool driver_open(CudaDriver *cu, Error *err) {
-    cu->library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!cu->library)
+    const char *missing;
+    if (cuda_driver_open(cu, CUDA_LIBRARY, &missing))
+        return true;
+    if (!missing)
         return fail(
             err, ERR_DEVICE, 850,
             "no NVIDIA driver: libcuda.so.1 was not found; install it, or run with --device cpu");
-    for (size_t at = 0; at < sizeof symbols / sizeof *symbols; at++) {
-        void *function = dlsym(cu->library, symbols[at].name);
-        if (!function)
-            return fail(err, ERR_DEVICE, 851,
-                        "the NVIDIA driver is too old: it has no %s; CUDA 12.0 or newer is needed",
-                        symbols[at].name);
-        memcpy((unsigned char *)cu + symbols[at].offset, &function, sizeof function);
-    }
-    return true;
+    return fail(err, ERR_DEVICE, 851,
+                "the NVIDIA driver is too old: it has no %s; CUDA 12.0 or newer is needed",
+                missing);
 }
 
 static bool cuda_absent(void) {
     CudaDriver cu;
-    Error err = {0};
+    const char *missing;
     int count = 0;
-    void *library =
-        dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL); // stays open: open() wants it too
-    if (!library)
-        return true;
-    if (!driver_open(&cu, &err))
-        return false;
+    if (!cuda_driver_open(&cu, CUDA_LIBRARY, &missing))
+        return !missing;
     CUresult result = cu.init(0);
     return result == CUDA_ERROR_NO_DEVICE || result == CUDA_ERROR_STUB_LIBRARY ||
            (result == CUDA_SUCCESS && cu.device_count(&count) == CUDA_SUCCESS && count == 0);
@@ -100,7 +75,7 @@ static bool gpu_find(CudaDevice *d, int index, Error *err) {
           "cuDeviceGetAttribute");
     CHECK(d, device_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, d->gpu),
           "cuDeviceGetAttribute");
-    d->overlap = major >= OVERLAP_MAJOR && version >= OVERLAP_DRIVER;
+    d->overlap = cuda_driver_overlaps(major, version);
     snprintf(d->device.description, sizeof d->device.description,
              "%s, cuda:%d, driver for CUDA %d.%d", name, index, version / 1000,
              version % 1000 / 10);
@@ -186,41 +161,23 @@ static bool kernels_load(CudaDevice *d, Error *err) {
     return true;
 }
 
-// Every kernel waits (griddepcontrol.wait) before it touches what another one writes, so it may
-// start while the one in front of it still runs; those of linear layers fetch weights meanwhile.
 int32_t cuda_launch(const StepRun *run, const LaunchSpec *spec, const uint64_t *arguments) {
     CudaDevice *d = run->device;
     const KernelInfo *k = &d->e->kernels[d->device.target->first_kernel + spec->kernel];
-    uint64_t slots[MAX_ARGUMENTS];
-    void *params[MAX_ARGUMENTS];
-    TensorMap map;
-    assert(spec->argument_count <= MAX_ARGUMENTS && spec->argument_count == k->argument_count);
-    for (int32_t at = 0; at < spec->argument_count; at++) {
-        slots[at] = arguments[at];
-        params[at] = &slots[at];
-    }
-    if (k->map_columns > 0) {
-        CUresult error = tensor_map(d->cu.tensor_map, &map, arguments[0], run->tokens,
-                                    k->map_columns, k->map_rows);
-        if (error != CUDA_SUCCESS)
-            return error;
-        params[0] = &map;
-    }
-    unsigned grid_y = (unsigned)spec->grid[1];
-    if (spec->tokens_per_block > 0)
-        grid_y = (unsigned)ceil_div(run->tokens, spec->tokens_per_block);
-    CUlaunchAttribute overlap = {.id = CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION, .value = 1};
-    CUlaunchConfig config = {.grid_x = (unsigned)spec->grid[0],
-                             .grid_y = grid_y,
-                             .grid_z = (unsigned)spec->grid[2],
-                             .block_x = (unsigned)k->block,
-                             .block_y = 1,
-                             .block_z = 1,
-                             .shared_bytes = (unsigned)k->shared_bytes,
-                             .stream = d->stream,
-                             .attributes = &overlap,
-                             .attribute_count = d->overlap};
-    return d->cu.launch_config(&config, d->functions[spec->kernel], params, NULL);
+    assert(spec->argument_count == k->argument_count);
+    return cuda_driver_launch(&d->cu,
+                              &(CudaLaunch){.function = d->functions[spec->kernel],
+                                            .stream = d->stream,
+                                            .overlap = d->overlap,
+                                            .grid = {spec->grid[0], spec->grid[1], spec->grid[2]},
+                                            .block = k->block,
+                                            .shared_bytes = k->shared_bytes,
+                                            .tokens_per_block = spec->tokens_per_block,
+                                            .map_columns = k->map_columns,
+                                            .map_rows = k->map_rows,
+                                            .argument_count = spec->argument_count,
+                                            .arguments = arguments,
+                                            .tokens = run->tokens});
 }
 
 // ---- memory -------------------------------------------------------------------------------------

@@ -39,6 +39,10 @@ void cpu_barrier(const StepRun *run, int32_t thread);
 
 // ---- CUDA: the step function enqueues launches --------------------------------------------------
 
+// Compute capability from which a kernel may start before the one in front of it has ended
+// (programmatic dependent launch).
+enum { STEP_OVERLAP_MAJOR = 9 };
+
 typedef struct LaunchSpec {
     int32_t kernel;  // index among the kernels of the target (TargetInfo.first_kernel + kernel)
     int32_t grid[3];

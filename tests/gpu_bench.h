@@ -1,6 +1,7 @@
 // What the programs share that check kernels on a GPU and time them in CUDA graphs.
 //
-//   PROGRAM compile [TARGET ...]  compiles every kernel, needs no GPU; a spill is an error
+//   PROGRAM compile [TARGET ...]  compiles every kernel, needs no GPU; spills are named, and an error
+//                                 where all kernels are such as the compiler chooses
 //   PROGRAM check                 worst element of every case against its bound
 //   PROGRAM time                  shapes of real models
 //   PROGRAM                       check, then time
@@ -20,7 +21,7 @@ typedef struct BenchProgram {
     size_t state_bytes;
     void (*add)(void *state, StepLab *lab, bool check, bool time); // names all kernels
     int (*check)(void *state, StepLab *lab);                       // returns the failures
-    void (*time)(void *state, StepLab *lab);
+    void (*time)(void *state, StepLab *lab);                       // NULL: it only checks
 } BenchProgram;
 
 // ---- times --------------------------------------------------------------------------------------
@@ -35,8 +36,9 @@ typedef struct Timing {
     int pool_count, ops;
 } Timing;
 
-static inline void timing_enqueue(void *user) {
+static inline bool timing_enqueue(void *user, Error *err) {
     Timing *t = user;
+    (void)err; // lab_step ends the program
     for (int op = 0; op < t->ops; op++) {
         if (t->pool_count)
             t->base[REGION_KV] = t->pools[op % t->pool_count];
@@ -45,10 +47,14 @@ static inline void timing_enqueue(void *user) {
         else
             lab_phase_run(t->lab, t->phase, t->first_kernel, t->base, t->tokens);
     }
+    return true;
 }
 
 static inline double timing_us(Timing *t) {
-    return gpu_graph_us(t->lab->gpu, timing_enqueue, t, BENCH_REPLAYS) / t->ops;
+    double us;
+    Error err;
+    lab_expect(meter_graph(t->lab->meter, timing_enqueue, t, BENCH_REPLAYS, &us, &err), &err);
+    return us / t->ops;
 }
 
 // A block of random halves, repeated.
@@ -67,12 +73,13 @@ static inline void bench_fill(StepLab *lab, uint64_t address, int64_t bytes) {
 
 // ---- main ---------------------------------------------------------------------------------------
 
-static inline const Target *bench_target(const char *name, int compute) {
+// By name, or by compute capability.
+static inline const Target *bench_target(const char *name, int major, int minor) {
     for (int at = 0; at < target_count; at++) {
         const Target *t = &target_table[at];
         if (t->device == DEVICE_CUDA &&
             (name ? strcmp(t->name, name) == 0
-                  : t->compute_major * 10 + t->compute_minor == compute))
+                  : t->compute_major == major && t->compute_minor == minor))
             return t;
     }
     return NULL;
@@ -86,7 +93,7 @@ static inline int bench_compile(const BenchProgram *p, StepLab *lab, int count, 
         Error err;
         memset(p->state, 0, p->state_bytes);
         memset(lab, 0, sizeof *lab);
-        lab->target = bench_target(count ? names[at] : all[at], 0);
+        lab->target = bench_target(count ? names[at] : all[at], 0, 0);
         if (!lab->target) {
             fprintf(stderr, "unknown target\n");
             return 2;
@@ -103,35 +110,33 @@ static inline int bench_compile(const BenchProgram *p, StepLab *lab, int count, 
 
 static inline int bench_main(const BenchProgram *p, int argc, char **argv) {
     StepLab *lab = calloc(1, sizeof *lab);
-    Gpu gpu;
+    int major, minor;
     Error err;
     const char *word = argc > 1 ? argv[1] : "";
     assert(lab);
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (strcmp(word, "compile") == 0)
         return bench_compile(p, lab, argc - 2, argv + 2);
-    if (!gpu_open(&gpu)) {
+    if (!meter_compute_capability(&major, &minor)) {
         puts("skipped: no GPU or no driver");
         return 0;
     }
-    lab->gpu = &gpu;
-    lab->target = bench_target(NULL, gpu.compute);
+    lab->target = bench_target(NULL, major, minor);
     if (!lab->target) {
-        fprintf(stderr, "no target for compute capability %d\n", gpu.compute);
+        fprintf(stderr, "no target for compute capability %d.%d\n", major, minor);
         return 3;
     }
-    bool check = strcmp(word, "time") != 0, time = strcmp(word, "check") != 0;
+    lab_expect(meter_open(&lab->meter, &lab->arena, &err), &err);
+    bool check = strcmp(word, "time") != 0, time = p->time && strcmp(word, "check") != 0;
     p->add(p->state, lab, check, time);
-    if (!lab_compile(lab, &err)) {
-        fprintf(stderr, "%s\n", err.message);
-        return (int)err.code;
-    }
+    lab_expect(lab_compile(lab, &err), &err);
     int bad = check ? p->check(p->state, lab) : 0;
     if (time) {
-        printf("%s, read rate %.0f GB/s, dense peak %.0f TFLOP/s\n", gpu.device,
+        printf("%s, read rate %.0f GB/s, dense peak %.0f TFLOP/s\n", meter_device(lab->meter),
                lab->target->bandwidth_gbs, lab->target->tensor_tflops);
         p->time(p->state, lab);
     }
+    meter_close(lab->meter);
     return bad ? 8 : 0;
 }
 

@@ -125,17 +125,6 @@ static Case dense_case(const Lab *lab) {
                   .epilogue = EPILOGUE_STORE};
 }
 
-static int kernel_index(Bench *b, Step *s) {
-    for (int at = 0; at < b->kernels.kernel_count; at++) {
-        const Step *k = b->kernels.kernels[at];
-        if (k->shared_bytes == s->shared_bytes && strcmp(k->entry, s->entry) == 0 &&
-            params_equal(&k->params, &s->params))
-            return at;
-    }
-    b->kernels.kernels[b->kernels.kernel_count] = s;
-    return b->kernels.kernel_count++;
-}
-
 static void candidates_make(Bench *b, const Wanted *w) {
     b->candidates = ARENA_NEW(&b->arena, Candidate, CANDIDATES_MAX);
     for (int layer = 0; layer < BENCH_LAYERS; layer++) {
@@ -155,11 +144,10 @@ static void candidates_make(Bench *b, const Wanted *w) {
         }
     }
     b->kernels = (Plan){.target = b->target, .arena = &b->arena};
-    b->kernels.kernels = ARENA_NEW(&b->arena, Step *, 2 * b->candidate_count + 1);
     for (int at = 0; at < b->candidate_count; at++) {
         Candidate *c = &b->candidates[at];
         for (int step = 0; step < c->run.phase.step_count; step++)
-            c->kernels[step] = kernel_index(b, &c->run.phase.steps[step]);
+            c->kernels[step] = plan_kernel(&b->kernels, &c->run.phase.steps[step]);
     }
 }
 
@@ -228,9 +216,9 @@ typedef struct Timing {
 static bool read_enqueue(Timing *t, uint64_t from, Error *err) {
     int blocks = meter_multiprocessors(t->b->meter) * READ_BLOCKS;
     uint64_t count = (uint64_t)t->l->copy_bytes / 16;
-    void *params[] = {&from, &count, &t->b->base[REGION_KV]};
-    return meter_launch(t->b->meter, &t->b->read, (int[]){blocks, 1, 1}, READ_THREADS, 0, params,
-                        err);
+    const uint64_t arguments[] = {from, count, t->b->base[REGION_KV]};
+    return meter_launch(t->b->meter, &t->b->read, (int[]){blocks, 1, 1}, READ_THREADS, arguments,
+                        sizeof arguments / sizeof *arguments, err);
 }
 
 static bool dense_enqueue(Timing *t, int launch, Error *err) {

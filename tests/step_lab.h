@@ -4,19 +4,23 @@
 #define STEP_LAB_H
 
 #include "compiler/compile.h"
+#include "compiler/measure.h"
 #include "runtime/step.h"
-#include "tests/gpu.h"
 
 #include <assert.h>
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LAB_KERNELS_MAX = 512, LAB_GUARD_BYTES = 256, LAB_BUILDS_AT_ONCE = 2 };
+enum { LAB_GUARD_BYTES = 256, LAB_BUILDS_AT_ONCE = 2 };
 
 typedef struct LabKernel {
     const Step *step;
-    GpuFunction *function; // on the GPU
+    int index; // on the GPU: among the distinct ones
     bool (*emulate)(void *entry, const int grid[3], int block, const uint64_t *arguments, int count,
                     bool backwards);
     void *entry; // emulated
@@ -27,11 +31,14 @@ typedef struct LabKernel {
 typedef struct StepLab {
     Arena arena;
     const Target *target;
-    Gpu *gpu;           // NULL: emulated
+    Meter *meter;       // NULL: emulated
     bool backwards;     // emulated: threads and blocks run in the other order
     const char *folder; // emulated: where libraries are built
-    LabKernel kernels[LAB_KERNELS_MAX];
-    int kernel_count;
+    LabKernel *kernels; // of all steps
+    int kernel_count, kernel_capacity;
+    Plan distinct;       // on the GPU: the distinct ones
+    bool may_spill;      // they are also such as the compiler does not choose
+    MeterKernel *loaded; // [distinct.kernel_count]
 } StepLab;
 
 // Names the steps of a phase as kernels to be made; returns the index of the first. Buffers get
@@ -43,37 +50,64 @@ static inline int lab_phase_add(StepLab *lab, PhasePlan *phase, int64_t *bytes) 
         phase->buffers[at].offset = *bytes;
         *bytes += (int64_t)round_up((uint64_t)phase->buffers[at].bytes, 256) + LAB_GUARD_BYTES;
     }
+    lab->distinct.arena = &lab->arena;
+    lab->distinct.target = lab->target;
     for (int at = 0; at < phase->step_count; at++) {
-        assert(lab->kernel_count < LAB_KERNELS_MAX);
-        lab->kernels[lab->kernel_count++] = (LabKernel){.step = &phase->steps[at]};
+        lab->kernels = array_grow(&lab->arena, lab->kernels, lab->kernel_count,
+                                  &lab->kernel_capacity, sizeof *lab->kernels);
+        lab->kernels[lab->kernel_count++] = (LabKernel){
+            .step = &phase->steps[at], .index = plan_kernel(&lab->distinct, &phase->steps[at])};
     }
     return first;
 }
 
+// A call that must not fail.
+static inline void lab_expect(bool done, const Error *err) {
+    if (done)
+        return;
+    fprintf(stderr, "%s\n", err->message);
+    exit((int)err->code);
+}
+
 // ---- on the GPU ---------------------------------------------------------------------------------
 
+// One kernel alone: is it what fails, or goes to local memory?
+static inline void lab_cubin_complain(StepLab *lab, int kernel, Cache *cache) {
+    Plan alone = lab->distinct;
+    Cubin cubin;
+    CubinStats stats = {0};
+    Error err = {0};
+    alone.kernels += kernel;
+    alone.kernel_count = 1;
+    if (cubins_make(&cubin, &alone, cache, 1, &stats, &lab->arena, &err) && !stats.slow)
+        return;
+    printf("%s", stats.slow ? stats.slow_note : err.message);
+    const Params *params = &alone.kernels[0]->params;
+    for (int at = 0; at < params->count; at++)
+        printf(" %s=%lld", params->items[at].name, (long long)params->items[at].value);
+    puts("");
+}
+
 static inline bool lab_make_cubins(StepLab *lab, Error *err) {
-    Plan plan = {.target = lab->target, .arena = &lab->arena, .kernel_count = lab->kernel_count};
-    plan.kernels = ARENA_NEW(&lab->arena, Step *, lab->kernel_count);
-    for (int at = 0; at < lab->kernel_count; at++) {
-        Step *copy = ARENA_NEW(&lab->arena, Step, 1);
-        *copy = *lab->kernels[at].step;
-        plan.kernels[at] = copy;
-    }
-    Cubin *cubins = ARENA_NEW(&lab->arena, Cubin, lab->kernel_count);
+    const Plan *plan = &lab->distinct;
+    Cubin *cubins = ARENA_NEW(&lab->arena, Cubin, plan->kernel_count);
     Cache *cache;
     CubinStats stats = {0};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     TRY(cache_open(&cache, NULL, CACHE_ON, &lab->arena, err));
-    TRY(cubins_make(cubins, &plan, cache, (int)cores, &stats, &lab->arena, err));
-    if (stats.slow)
-        return fail(err, ERR_INTERNAL, 0, "%s", stats.slow_note);
-    printf("%s: %d kernels compiled, %d cached, none spills, %.1f s\n", lab->target->name,
-           stats.compiled, stats.cached, stats.seconds);
-    for (int at = 0; at < lab->kernel_count && lab->gpu; at++)
-        lab->kernels[at].function =
-            gpu_function(lab->gpu, cubins[at].image.data, lab->kernels[at].step->entry,
-                         lab->kernels[at].step->shared_bytes);
+    bool made = cubins_make(cubins, plan, cache, (int)cores, &stats, &lab->arena, err);
+    int slow = stats.slow;
+    for (int at = 0; at < plan->kernel_count && (!made || slow); at++)
+        lab_cubin_complain(lab, at, cache);
+    TRY(made);
+    if (slow && !lab->may_spill)
+        return fail(err, ERR_INTERNAL, 0, "%d kernels: %s", slow, stats.slow_note);
+    printf("%s: %d kernels compiled, %d cached, %d spill, %.1f s\n", lab->target->name,
+           stats.compiled, stats.cached, slow, stats.seconds);
+    lab->loaded = ARENA_NEW(&lab->arena, MeterKernel, plan->kernel_count);
+    for (int at = 0; at < plan->kernel_count && lab->meter; at++)
+        TRY(meter_load(lab->meter, &lab->loaded[at], cubins[at].image.data,
+                       plan->kernels[at]->entry, plan->kernels[at]->shared_bytes, err));
     return true;
 }
 
@@ -165,45 +199,46 @@ static inline bool lab_compile(StepLab *lab, Error *err) {
 // ---- memory: an address is one of the device, or a plain pointer --------------------------------
 
 static inline uint64_t lab_alloc(StepLab *lab, size_t bytes) {
-    if (lab->gpu)
-        return gpu_alloc(lab->gpu, bytes);
+    if (lab->meter) {
+        Error err;
+        uint64_t address;
+        lab_expect(meter_alloc(lab->meter, &address, (int64_t)bytes, &err), &err);
+        return address;
+    }
     void *memory = aligned_alloc(256, round_up(bytes, 256));
     assert(memory);
     return (uint64_t)(uintptr_t)memory;
 }
 
 static inline void lab_release(StepLab *lab, uint64_t address) {
-    if (lab->gpu)
-        GPU_DO(lab->gpu, release(address));
+    if (lab->meter)
+        meter_release(lab->meter, address);
     else
         free((void *)(uintptr_t)address);
 }
 
 static inline void lab_fill(StepLab *lab, uint64_t address, unsigned char byte, size_t bytes) {
-    if (lab->gpu) {
-        GPU_DO(lab->gpu, fill(address, byte, bytes));
-        GPU_DO(lab->gpu, synchronize()); // kernels run on another stream
-    } else {
+    Error err;
+    if (lab->meter)
+        lab_expect(meter_fill(lab->meter, address, byte, (int64_t)bytes, &err), &err);
+    else
         memset((void *)(uintptr_t)address, byte, bytes);
-    }
 }
 
 static inline void lab_upload(StepLab *lab, uint64_t address, const void *data, size_t bytes) {
-    if (lab->gpu) {
-        GPU_DO(lab->gpu, upload(address, data, bytes));
-        GPU_DO(lab->gpu, synchronize());
-    } else {
+    Error err;
+    if (lab->meter)
+        lab_expect(meter_upload(lab->meter, address, data, (int64_t)bytes, &err), &err);
+    else
         memcpy((void *)(uintptr_t)address, data, bytes);
-    }
 }
 
 static inline void lab_download(StepLab *lab, void *data, uint64_t address, size_t bytes) {
-    if (lab->gpu) {
-        GPU_DO(lab->gpu, synchronize());
-        GPU_DO(lab->gpu, download(data, address, bytes));
-    } else {
+    Error err;
+    if (lab->meter)
+        lab_expect(meter_download(lab->meter, data, address, (int64_t)bytes, &err), &err);
+    else
         memcpy(data, (const void *)(uintptr_t)address, bytes);
-    }
 }
 
 // ---- values and weights -------------------------------------------------------------------------
@@ -249,40 +284,32 @@ static inline uint64_t lab_weights(StepLab *lab, const Graph *g, int64_t bytes) 
 
 // ---- running ------------------------------------------------------------------------------------
 
+static inline void lab_emulate(const StepLab *lab, const LabKernel *k, const uint64_t *arguments,
+                               int64_t tokens) {
+    const Step *s = k->step;
+    int grid[3] = {s->grid[0], s->grid[1], s->grid[2]};
+    if (s->tokens_per_block)
+        grid[1] = (int)ceil_div(tokens, s->tokens_per_block);
+    if (!k->emulate(k->entry, grid, s->block, arguments, s->operand_count, lab->backwards)) {
+        fprintf(stderr, "%s: threads wait for each other\n", s->entry);
+        exit(1);
+    }
+}
+
 // base: by StepRegion.
 static inline void lab_step(StepLab *lab, const PhasePlan *phase, int kernel, const uint64_t *base,
                             int64_t tokens) {
     const LabKernel *k = &lab->kernels[kernel];
-    const Step *s = k->step;
-    uint64_t values[STEP_MAX_OPERANDS];
-    void *slots[STEP_MAX_OPERANDS];
-    for (int at = 0; at < s->operand_count; at++) {
-        const Operand *o = &s->operands[at];
-        int64_t offset = o->kind == OPERAND_TOKENS ? tokens : o->offset;
-        if (o->kind == OPERAND_BUFFER)
-            offset += phase->buffers[o->buffer].offset;
-        bool address = o->kind == OPERAND_ADDRESS || o->kind == OPERAND_BUFFER;
-        values[at] = (address ? base[o->region] : 0) + (uint64_t)offset;
-        slots[at] = &values[at];
+    uint64_t arguments[STEP_MAX_OPERANDS];
+    Error err;
+    if (lab->meter) {
+        lab_expect(
+            meter_step(lab->meter, &lab->loaded[k->index], k->step, phase, base, tokens, &err),
+            &err);
+        return;
     }
-    TensorMap map;
-    if (lab->gpu && s->map_columns) {
-        gpu_expect(tensor_map(lab->gpu->tensor_map, &map, values[0], tokens, s->map_columns,
-                              s->map_rows),
-                   "tensor_map", __FILE__, __LINE__);
-        slots[0] = &map;
-    }
-    int grid[3] = {s->grid[0], s->grid[1], s->grid[2]};
-    if (s->tokens_per_block)
-        grid[1] = (int)ceil_div(tokens, s->tokens_per_block);
-    if (lab->gpu) {
-        const unsigned size[3] = {(unsigned)grid[0], (unsigned)grid[1], (unsigned)grid[2]};
-        gpu_launch(lab->gpu, k->function, size, (unsigned)s->block, (unsigned)s->shared_bytes,
-                   slots);
-    } else if (!k->emulate(k->entry, grid, s->block, values, s->operand_count, lab->backwards)) {
-        fprintf(stderr, "%s: threads wait for each other\n", s->entry);
-        exit(1);
-    }
+    step_arguments(arguments, k->step, phase, base, tokens);
+    lab_emulate(lab, k, arguments, tokens);
 }
 
 static inline void lab_phase_run(StepLab *lab, const PhasePlan *phase, int first_kernel,

@@ -112,18 +112,10 @@ static inline void host_run(const StepEntry *entry, StepRun *run) {
 
 // What plan_make does after lowering, for plans that a test lowers itself.
 static inline void plan_finish(Plan *p) {
-    p->kernels = ARENA_NEW(p->arena, Step *, 1024);
     for (int phase = 0; phase < p->phase_count; phase++) {
         for (int at = 0; at < p->phases[phase].step_count; at++) {
             Step *s = &p->phases[phase].steps[at];
-            int index = 0;
-            while (index < p->kernel_count &&
-                   !(strcmp(p->kernels[index]->entry, s->entry) == 0 &&
-                     params_equal(&p->kernels[index]->params, &s->params)))
-                index++;
-            s->kernel_index = index;
-            if (index == p->kernel_count)
-                p->kernels[p->kernel_count++] = s;
+            s->kernel_index = plan_kernel(p, s);
         }
     }
     memory_plan(p);

@@ -8,7 +8,6 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,26 +29,6 @@ typedef struct Gpu {
     CUevent event;
     CUgraphExec exec;
 } Gpu;
-
-static void symbols_load(CudaDriver *cu) {
-    const struct {
-        const char *name;
-        size_t offset;
-    } symbols[] = {
-#define SYMBOL(field, symbol, parameters) {symbol, offsetof(CudaDriver, field)},
-        CUDA_FUNCTIONS(SYMBOL)
-#undef SYMBOL
-    };
-    cu->library = dlopen("build/tests/stub/libcuda.so.1", RTLD_NOW);
-    if (!cu->library)
-        _exit(3);
-    for (size_t at = 0; at < sizeof symbols / sizeof *symbols; at++) {
-        void *function = dlsym(cu->library, symbols[at].name);
-        if (!function)
-            _exit(4);
-        memcpy((unsigned char *)cu + symbols[at].offset, &function, sizeof function);
-    }
-}
 
 static CUresult launch(Gpu *g, uint64_t a, uint64_t b, unsigned grid_y, unsigned block,
                        unsigned shared_bytes) {
@@ -231,10 +210,12 @@ static void test_rows(void **state) {
     (void)state;
     for (size_t at = 0; at < sizeof rows / sizeof *rows; at++) {
         int status = 0;
+        const char *missing;
         pid_t child = fork();
         if (child == 0) {
             Gpu g = {0};
-            symbols_load(&g.cu);
+            if (!cuda_driver_open(&g.cu, "build/tests/stub/libcuda.so.1", &missing))
+                _exit(3);
             gpu_open(&g);
             rows[at].use(&g);
             gpu_close(&g);

@@ -73,22 +73,6 @@ static const Target *target_named(const char *name) {
     return targets[0];
 }
 
-static Plan plan_of_kernels(const Target *target, Arena *a) {
-    return (Plan){.target = target, .arena = a, .kernels = ARENA_NEW(a, Step *, LAB_KERNELS_MAX)};
-}
-
-// A kernel of the plan, unless it is there.
-static void kernel_keep(Plan *plan, const Step *step) {
-    for (int at = 0; at < plan->kernel_count; at++)
-        if (strcmp(plan->kernels[at]->entry, step->entry) == 0 &&
-            params_equal(&plan->kernels[at]->params, &step->params))
-            return;
-    assert_true(plan->kernel_count < LAB_KERNELS_MAX);
-    Step *copy = ARENA_NEW(plan->arena, Step, 1);
-    *copy = *step;
-    plan->kernels[plan->kernel_count++] = copy;
-}
-
 // The same cases by wgmma, where it takes them; returns how many.
 static int wgmma_add(Kernels *k) {
     const AttentionChoice wgmma = {.kernel = &kernel_attention_wgmma};
@@ -110,9 +94,7 @@ static void kernels_make(Kernels *k, const char *target) {
         rows_add(&k->rows[at], &rows_cases[at], &k->lab);
     for (int at = 0; at < VOCABULARIES; at++)
         sample_add(&k->samples[at], vocabularies[at], &k->lab);
-    k->plan = plan_of_kernels(k->lab.target, &k->lab.arena);
-    for (int at = 0; at < k->lab.kernel_count; at++)
-        kernel_keep(&k->plan, k->lab.kernels[at].step);
+    k->plan = k->lab.distinct;
 }
 
 static void nvrtc_or_skip(void) {
@@ -251,7 +233,7 @@ static void fixture_add(Plan *kernels, const Graph *g, const Config *c) {
             if (!is_linear(g->ops[op].kind))
                 fixture_op(&plan, &phase, &g->ops[op]);
         for (int step = 0; step < phase.step_count; step++)
-            kernel_keep(kernels, &phase.steps[step]);
+            plan_kernel(kernels, &phase.steps[step]);
     }
 }
 
@@ -279,7 +261,7 @@ static void fixtures_compile(void **state) {
     Arena a = {0};
     Plan plans[NAMES];
     for (int at = 0; at < NAMES; at++)
-        plans[at] = plan_of_kernels(target_named(names[at]), &a);
+        plans[at] = (Plan){.target = target_named(names[at]), .arena = &a};
     int fixtures = 0;
     DIR *entries = opendir(folder);
     assert_non_null(entries);

@@ -34,7 +34,6 @@ enum {
     TARGETS = sizeof target_names / sizeof *target_names,
     MODEL_CASES = sizeof model_cases / sizeof *model_cases,
     LABS = FORMAT_COUNT + MODEL_CASES,
-    KERNELS_MAX = 8 * LABS + 16 * EXPERTS_CASES,
 };
 
 typedef struct Kernels {
@@ -45,12 +44,6 @@ typedef struct Kernels {
     PhasePlan phases[2 * LABS];
     Plan plan;
 } Kernels;
-
-static void plan_add(Plan *plan, const Step *step) {
-    assert_true(plan->kernel_count < KERNELS_MAX);
-    plan->kernels[plan->kernel_count] = ARENA_NEW(plan->arena, Step, 1);
-    *plan->kernels[plan->kernel_count++] = *step;
-}
 
 // The cheapest candidate of a family that must take the op.
 static void linear_add(Kernels *k, Lab *lab, const Kernel *kernel, int phase_kind,
@@ -75,7 +68,7 @@ static void linear_add(Kernels *k, Lab *lab, const Kernel *kernel, int phase_kin
     Cost cost = kernel->cost(&problem, &params[best]);
     kernel->lower(&problem, &params[best], &cost, &lab->plan, phase);
     for (int at = 0; at < phase->step_count; at++)
-        plan_add(&k->plan, &phase->steps[at]);
+        plan_kernel(&k->plan, &phase->steps[at]);
 }
 
 static void kernels_make(Kernels *k, const char *target) {
@@ -86,8 +79,7 @@ static void kernels_make(Kernels *k, const char *target) {
     Arena *a = &k->step_lab.arena;
     assert_true(targets_parse(targets, &count, 4, target, &err));
     k->step_lab.target = targets[0];
-    k->plan =
-        (Plan){.target = targets[0], .arena = a, .kernels = ARENA_NEW(a, Step *, KERNELS_MAX)};
+    k->plan = (Plan){.target = targets[0], .arena = a};
     formats_make(&k->formats);
     for (int at = 0; at < LABS; at++) {
         bool model = at >= FORMAT_COUNT;
@@ -99,8 +91,8 @@ static void kernels_make(Kernels *k, const char *target) {
     }
     for (int at = 0; at < EXPERTS_CASES; at++)
         experts_add(&k->experts[at], &experts_cases[at], &k->step_lab);
-    for (int at = 0; at < k->step_lab.kernel_count; at++)
-        plan_add(&k->plan, k->step_lab.kernels[at].step);
+    for (int at = 0; at < k->step_lab.distinct.kernel_count; at++)
+        plan_kernel(&k->plan, k->step_lab.distinct.kernels[at]);
 }
 
 static void every_format_compiles(void **state) {
