@@ -5,8 +5,13 @@
 // nothing. We make each connection's bufferevent and keep a reference, which tells us everything:
 // evhttp takes its callbacks away when it drops the connection. The socket is closed with the last
 // reference, so its number is not used anew while libevent still knows it.
+//
+// A request that is refused before it is whole (413 and the like) has its reply while the client still
+// sends. Closing then would reset the connection: the client's next write fails, and it may never read
+// why. So what comes is read and thrown away for a while, until the client closes its end.
 #include "http_connections.h"
 
+#include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
@@ -17,12 +22,15 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { SWEEP_MS = 250 };
+enum { SWEEP_MS = 250, REST_MAX_BYTES = 256 << 20 };
 
 typedef struct Connection {
     struct bufferevent *stream; // one reference is ours
     double started; // when the first byte of a request came; 0: none has, or the request is whole
     void *request;  // in work; NULL: none
+    struct event *rest; // of what comes after the refusal of a request; NULL: not waited for
+    int64_t rest_bytes; // that have come
+    double refused;     // when the wait began
     struct Connection *next;
 } Connection;
 
@@ -80,11 +88,42 @@ static struct bufferevent *stream_make(struct event_base *base, void *user) {
 static void connection_release(Connections *all, Connection **at) {
     Connection *c = *at;
     *at = c->next;
+    if (c->rest)
+        event_free(c->rest);
     evbuffer_remove_cb(bufferevent_get_input(c->stream), input_came, c);
     bufferevent_decref(c->stream);
     free(c);
     all->count--;
 }
+
+// ---- the rest of a refused request --------------------------------------------------------------
+
+static void rest_came(evutil_socket_t fd, short what, void *user) {
+    Connection *c = user;
+    char waste[1 << 16];
+    ssize_t size = recv(fd, waste, sizeof waste, MSG_DONTWAIT);
+    (void)what;
+    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    c->rest_bytes += size;
+    if (size <= 0 || c->rest_bytes > REST_MAX_BYTES)
+        event_del(c->rest); // the next sweep closes
+}
+
+// Is a dropped connection kept for what its client still sends?
+static bool rest_awaited(const Connections *all, Connection *c, double now) {
+    if (!c->rest && (c->request || c->started == 0))
+        return false; // no request was under way
+    if (!c->rest) {
+        c->refused = now;
+        c->rest =
+            event_new(all->base, bufferevent_getfd(c->stream), EV_READ | EV_PERSIST, rest_came, c);
+        return c->rest && event_add(c->rest, NULL) == 0;
+    }
+    return event_pending(c->rest, EV_READ, NULL) && now - c->refused < all->options.client_seconds;
+}
+
+// ---- what is looked at --------------------------------------------------------------------------
 
 // Requests whose clients have closed their end. One system call for all of them.
 static void gone_find(Connections *all) {
@@ -113,7 +152,10 @@ static void sweep(evutil_socket_t fd, short what, void *user) {
     for (Connection **at = &all->first; *at;) {
         Connection *c = *at;
         if (dropped(c)) {
-            connection_release(all, at);
+            if (rest_awaited(all, c, now))
+                at = &c->next;
+            else
+                connection_release(all, at);
             continue;
         }
         if (!c->request && c->started != 0 && now - c->started > all->options.client_seconds)
