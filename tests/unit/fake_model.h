@@ -19,9 +19,10 @@ enum {
     FAKE_MAX_SEQ = 64,
     FAKE_BATCH = 6,
     FAKE_CHUNK = 5,
+    FAKE_CHUNK_MOST = 96,
     FAKE_HEAD_ROWS = 6,
     FAKE_PAGE_BYTES = FAKE_PAGE_TOKENS * 4,
-    FAKE_LOGITS_OFFSET = 256,
+    FAKE_LOGITS_OFFSET = 4 * FAKE_CHUNK_MOST,
     FAKE_WEIGHTS = PAYLOAD_PAGE_BYTES + 12345, // two pages of checks
 };
 
@@ -35,6 +36,8 @@ static inline float fake_logit(uint32_t hash, int32_t id) {
     return (float)(fake_hash(hash, (uint32_t)id + 1000) & 0xffff) / 8192.0f;
 }
 
+static int64_t fake_chunk = FAKE_CHUNK; // tokens of a step, up to FAKE_CHUNK_MOST
+
 static ModelInfo fake_info(void) {
     ModelInfo m = {.name = "fake",
                    .architecture = "FakeForCausalLM",
@@ -45,7 +48,7 @@ static ModelInfo fake_info(void) {
                    .streamed_bytes = FAKE_WEIGHTS,
                    .max_seq_len = FAKE_MAX_SEQ,
                    .max_batch_size = FAKE_BATCH,
-                   .max_num_tokens = FAKE_CHUNK,
+                   .max_num_tokens = fake_chunk,
                    .max_head_rows = FAKE_HEAD_ROWS,
                    .page_tokens = FAKE_PAGE_TOKENS,
                    .kv_page_bytes = FAKE_PAGE_BYTES,
@@ -113,10 +116,10 @@ static void fake_decode_step(const StepRun *run, int32_t thread) {
 }
 
 #define FAKE_STEPS(target)                                                    \
-    {target, PHASE_PREFILL, FAKE_CHUNK, (void (*)(void))fake_hidden_step},    \
-        {target, PHASE_HEAD, FAKE_HEAD_ROWS, (void (*)(void))fake_head_step}, \
-        {target, PHASE_DECODE, 1, (void (*)(void))fake_decode_step}, {        \
-        target, PHASE_DECODE, FAKE_BATCH, (void (*)(void))fake_decode_step    \
+    {target, PHASE_PREFILL, FAKE_CHUNK_MOST, (void (*)(void))fake_hidden_step}, \
+        {target, PHASE_HEAD, FAKE_HEAD_ROWS, (void (*)(void))fake_head_step},   \
+        {target, PHASE_DECODE, 1, (void (*)(void))fake_decode_step}, {          \
+        target, PHASE_DECODE, FAKE_BATCH, (void (*)(void))fake_decode_step      \
     }
 
 const StepEntry model_steps[] = {FAKE_STEPS("cpu:x86-64-v3"), FAKE_STEPS("cpu:x86-64-v4-vnni")};

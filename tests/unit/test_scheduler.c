@@ -241,6 +241,82 @@ static void test_chunks_beside_decode(void **state) {
     lab_close(&lab);
 }
 
+// A device that stops in its first step until it is released, and writes down how many rows of
+// prompts each step takes.
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t change;
+    bool reached, released;
+    int32_t rows[16];
+    int count;
+} recorder = {.lock = PTHREAD_MUTEX_INITIALIZER, .change = PTHREAD_COND_INITIALIZER};
+
+static bool recorded_run(Device *d, StepPhase phase, int32_t rows, Error *err) {
+    pthread_mutex_lock(&recorder.lock);
+    recorder.reached = true;
+    pthread_cond_broadcast(&recorder.change);
+    while (!recorder.released)
+        pthread_cond_wait(&recorder.change, &recorder.lock);
+    if (phase == PHASE_PREFILL && recorder.count < 16)
+        recorder.rows[recorder.count++] = rows;
+    pthread_mutex_unlock(&recorder.lock);
+    return device_cpu.run(d, phase, rows, err);
+}
+
+static void recorder_wait(void) {
+    pthread_mutex_lock(&recorder.lock);
+    while (!recorder.reached)
+        pthread_cond_wait(&recorder.change, &recorder.lock);
+    pthread_mutex_unlock(&recorder.lock);
+}
+
+static void recorder_release(void) {
+    pthread_mutex_lock(&recorder.lock);
+    recorder.released = true;
+    pthread_cond_broadcast(&recorder.change);
+    pthread_mutex_unlock(&recorder.lock);
+}
+
+// A prompt of 4 tokens, and behind its first step one more and three of 60: a step takes of them what
+// the sequences that run leave of its budget, but never less than 64.
+static void budget_check(int64_t budget, const int32_t expected[4]) {
+    enum { CASES = 5 };
+    static Case cases[CASES];
+    Lab lab;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1},
+                       &(SchedulerOptions){.token_budget = budget, .no_prefix_cache = true});
+    DeviceType type = lab_type;
+    type.run = recorded_run;
+    recorder.reached = recorder.released = false;
+    recorder.count = 0;
+    engine_device(lab.engine)->type = &type;
+    for (uint32_t at = 0; at < CASES; at++) {
+        Case *c = &cases[at];
+        *c = (Case){.count = at < 2 ? 4 : 60, .params = lab_params(at < 2 ? 40 : 4)};
+        fake_prompt(c->prompt, c->count, at + 1);
+        expected_ids(c->prompt, c->count, &c->params, c->expected);
+        lab_submit(&lab, &c->answer, c->prompt, c->count, &c->params);
+        if (at == 0)
+            recorder_wait();
+    }
+    recorder_release();
+    for (int at = 0; at < CASES; at++)
+        check_case(&lab, &cases[at]);
+    assert_true(scheduler_drain(lab.scheduler, 10));
+    assert_int_equal(recorder.count, 4);
+    for (int at = 0; at < 4; at++)
+        assert_int_equal(recorder.rows[at], expected[at]);
+    lab_close(&lab);
+}
+
+static void test_token_budget(void **state) {
+    (void)state;
+    fake_chunk = FAKE_CHUNK_MOST;
+    budget_check(80, (const int32_t[]){4, 79, 77, 28});
+    budget_check(66, (const int32_t[]){4, 65, 64, 55});
+    fake_chunk = FAKE_CHUNK;
+}
+
 static void test_stops(void **state) {
     static LabAnswer a;
     Lab lab;
@@ -827,6 +903,7 @@ static int queues_set(void **state) {
 #define TESTS(_)                 \
     _(test_together_as_alone)    \
     _(test_chunks_beside_decode) \
+    _(test_token_budget)         \
     _(test_stops)                \
     _(test_no_allocation)        \
     _(test_grammar)              \
