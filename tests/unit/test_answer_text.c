@@ -127,6 +127,27 @@ static void test_random_ids(void **state) {
     }
 }
 
+// A character that never becomes whole: what stands for it comes with the end, and may complete a stop
+// string.
+static void test_broken_end(void **state) {
+    const Fixture *f = *state;
+    static const char *const stops[] = {"b\xef\xbf\xbd", "\xef\xbf\xbd"};
+    Error err = {0};
+    int32_t *ids, broken = 0;
+    int64_t count;
+    while (broken < 8192 && (tokenizer_piece(f->t, broken).size != 1 ||
+                             tokenizer_piece(f->t, broken).data[0] != 0xc3))
+        broken++;
+    assert_true(tokenizer_encode(f->t, text_bytes("aab "), 0, &ids, &count, &err));
+    assert_int_equal(tokenizer_piece(f->t, ids[count - 1]).size, 1);
+    assert_in_range(broken, 0, 8191);
+    ids[count - 1] = broken; // "aab", then half of a character
+    for (int first = 0; first < 2; first++)
+        for (int include = 0; include < 2; include++)
+            check(f, ids, count, stops + first, 1, include);
+    free(ids);
+}
+
 // Stop strings do not count in the text of the first tokens.
 static void test_not_before(void **state) {
     const Fixture *f = *state;
@@ -155,6 +176,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_texts),
         cmocka_unit_test(test_random_ids),
+        cmocka_unit_test(test_broken_end),
         cmocka_unit_test(test_not_before),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
