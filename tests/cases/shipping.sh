@@ -151,8 +151,13 @@ done
 
 # ---- weights in files of their own --------------------------------------------------------------
 
-mkdir "$work/parts"
+no_copies=(env "LD_PRELOAD=$PWD/build/tests/no_copies.so") # the kernel copies the first MiB of a file only
+mkdir "$work/parts" "$work/copied"
 passes external "$compiler" "$sample" -o "$work/parts/exe" --target cpu --progress none --weights external --split-size 5M
+passes external_by_hand "${no_copies[@]}" "$compiler" "$sample" -o "$work/copied/exe" --target cpu --progress none \
+    --weights external --split-size 5M
+diff -r "$work/parts" "$work/copied" >"$work/diff" && ok external_by_hand_same_bytes ||
+    not_ok external_by_hand_same_bytes "$(head -n 1 "$work/diff")"
 [ "$(cd "$work/parts" && echo exe*)" = 'exe exe.weights.00001 exe.weights.00002 exe.weights.00003 exe.weights.00004' ] &&
     [ "$(stat -c %s "$work/parts/exe.weights.00001")" = 4194304 ] && ok external_files ||
     not_ok external_files "$(ls -l "$work/parts")"
@@ -195,6 +200,8 @@ with=$(cat "$work/stdout")
 says repack_license 'ahead-of-time compiler' "$work/exe" licenses
 passes repack_new "$compiler" repack "$work/exe" -o "$work/new" --name fresh
 says repack_new_verify good "$compiler" verify "$work/new"
+passes repack_by_hand "${no_copies[@]}" "$compiler" repack "$work/exe" -o "$work/by_hand" --name fresh
+cmp -s "$work/new" "$work/by_hand" && ok repack_by_hand_same_bytes || not_ok repack_by_hand_same_bytes differ
 head -c 300000 /dev/urandom | base64 >"$work/long"
 says repack_grows good sh -c "'$compiler' repack '$work/exe' --license-file '$work/long' &&
     '$compiler' verify '$work/exe' && '$work/exe' info"
