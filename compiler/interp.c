@@ -2,14 +2,11 @@
 // layouts or plans; every kernel and back end is tested against it, and it is itself tested against
 // what Hugging Face transformers computed. Non-goal: speed, beyond being usable in tests and for the
 // few tokens of a self-test, for which rows of weights are made one by one, by several threads.
-#include "compile.h"
+#include "interp_product.h"
 
 #include <assert.h>
 #include <math.h>
-#include <pthread.h>
 #include <string.h>
-
-enum { INTERP_MAX_THREADS = 64 };
 
 typedef struct LayerCache {
     double *keys, *values; // [max_seq_len, kv_heads * head_dim]
@@ -62,146 +59,18 @@ double interp_route_margin(const Interp *in, const Op *op, int64_t token) {
     return top_k < experts ? margin : HUGE_VAL;
 }
 
-// ---- weights ------------------------------------------------------------------------------------
-
 void interp_stream(Interp *in, int threads) {
-    in->threads = threads < INTERP_MAX_THREADS ? threads : INTERP_MAX_THREADS;
+    in->threads = threads < PRODUCT_MAX_THREADS ? threads : PRODUCT_MAX_THREADS;
 }
 
-// Row n of a part as the linear's inputs want it; n = -1: zeros. raw: room for a checkpoint row.
-static void weight_ordered(const PackedTensor *t, const Weight *w, int64_t n, const int32_t *order,
-                           float *raw, float *row) {
-    if (n < 0) {
-        memset(row, 0, (size_t)t->in_features * sizeof *row);
-        return;
-    }
-    weight_row(w, n, order ? raw : row);
-    for (int64_t k = 0; order && k < t->in_features; k++)
-        row[k] = order[k] < 0 ? 0 : raw[order[k]];
-}
-
-// Row `row` of an expert's [N, K]: all parts below each other, in the order of their features (no
-// row order).
-static void row_dequantize(const PackedTensor *t, int64_t expert, int64_t row, float *raw,
-                           float *out) {
-    const Weight *const *parts = t->parts + expert * t->part_count;
-    const int32_t *order = t->input_order ? t->input_order + expert * t->in_features : NULL;
-    const int32_t *rows = t->row_order ? t->row_order + expert * t->out_features / 2 : NULL;
-    int part = 0;
-    for (int64_t features; part + 1 < t->part_count; part++) {
-        features = rows ? t->out_features / 2 : parts[part]->out_features;
-        if (row < features)
-            break;
-        row -= features;
-    }
-    weight_ordered(t, parts[part], rows ? rows[row] : row, order, raw, out);
-}
-
-// [experts][N, K]
-static float *weights_dequantize(const PackedTensor *t, Arena *a) {
-    int64_t n = t->out_features, k = t->in_features;
-    float *all = ARENA_NEW(a, float, t->experts *n *k);
-    float *raw = ARENA_NEW(a, float, t->parts[0]->in_features);
-    for (int64_t row = 0; row < t->experts * n; row++)
-        row_dequantize(t, row / n, row % n, raw, all + row * k);
-    return all;
+static int threads_of(const Interp *in) {
+    return in->threads ? in->threads : 1;
 }
 
 static const float *weights_of(Interp *in, int packed) {
     if (!in->weights[packed])
         in->weights[packed] = weights_dequantize(&in->graph->packed[packed], in->arena);
     return in->weights[packed];
-}
-
-// Eight partial sums: independent, so that the loop is not one chain of additions.
-static double dot_plain(const float *w, const double *x, int64_t count) {
-    double sum[8] = {0};
-    int64_t k = 0;
-    for (; k + 8 <= count; k += 8)
-        for (int lane = 0; lane < 8; lane++)
-            sum[lane] += (double)w[k + lane] * x[k + lane];
-    double rest = 0;
-    for (; k < count; k++)
-        rest += (double)w[k] * x[k];
-    return rest + ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-}
-
-#if defined(__x86_64__)
-typedef float Floats __attribute__((vector_size(16), aligned(4), may_alias));
-typedef double Doubles __attribute__((vector_size(32), aligned(8), may_alias));
-
-// The same sums in two vectors: the same bits, since nothing is fused.
-__attribute__((target("avx2"))) static double dot_avx2(const float *w, const double *x,
-                                                       int64_t count) {
-    Doubles low = {0}, high = {0};
-    int64_t k = 0;
-    for (; k + 8 <= count; k += 8) {
-        const Floats *weights = (const void *)(w + k);
-        const Doubles *inputs = (const void *)(x + k);
-        low += __builtin_convertvector(weights[0], Doubles) * inputs[0];
-        high += __builtin_convertvector(weights[1], Doubles) * inputs[1];
-    }
-    double rest = 0;
-    for (; k < count; k++)
-        rest += (double)w[k] * x[k];
-    return rest + ((low[0] + low[1]) + (low[2] + low[3])) +
-           ((high[0] + high[1]) + (high[2] + high[3]));
-}
-#endif
-
-static double dot(const float *w, const double *x, int64_t count) {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2"))
-        return dot_avx2(w, x, count);
-#endif
-    return dot_plain(w, x, count);
-}
-
-// Some rows of a product y[token][row] = W x[token].
-typedef struct Product {
-    const PackedTensor *t;
-    const float *weights; // [N, K]; NULL: dequantize the rows of `expert` here
-    int64_t expert;
-    const double *x; // [tokens, K]
-    double *y;       // [tokens, N]
-    int64_t tokens, first, end;
-} Product;
-
-static void *product_run(void *argument) {
-    const Product *p = argument;
-    int64_t k = p->t->in_features, n = p->t->out_features;
-    Arena arena = {0};
-    float *raw = p->weights ? NULL : ARENA_NEW(&arena, float, p->t->parts[0]->in_features);
-    float *made = p->weights ? NULL : ARENA_NEW(&arena, float, k);
-    for (int64_t row = p->first; row < p->end; row++) {
-        if (!p->weights)
-            row_dequantize(p->t, p->expert, row, raw, made);
-        const float *w = p->weights ? p->weights + row * k : made;
-        for (int64_t token = 0; token < p->tokens; token++)
-            p->y[token * n + row] = dot(w, p->x + token * k, k);
-    }
-    arena_free(&arena);
-    return NULL;
-}
-
-// All rows; every sum is made by one thread in one order.
-static void product(const Interp *in, const Product *whole) {
-    int threads = in->threads ? in->threads : 1, started = 0;
-    int64_t n = whole->t->out_features;
-    pthread_t ids[INTERP_MAX_THREADS];
-    Product parts[INTERP_MAX_THREADS];
-    for (int at = 0; at < threads; at++) {
-        parts[at] = *whole;
-        parts[at].first = n * at / threads;
-        parts[at].end = n * (at + 1) / threads;
-    }
-    while (started < threads - 1 &&
-           pthread_create(&ids[started], NULL, product_run, &parts[started]) == 0)
-        started++;
-    for (int at = started; at < threads; at++)
-        product_run(&parts[at]);
-    for (int at = 0; at < started; at++)
-        pthread_join(ids[at], NULL);
 }
 
 // ---- functions of rows --------------------------------------------------------------------------
@@ -370,7 +239,8 @@ static void run_linear(Interp *in, const Op *op, int64_t tokens) {
     int64_t n = t->out_features;
     double *y = ARENA_NEW(in->arena, double, tokens *n);
     const float *weights = in->threads ? NULL : weights_of(in, packed);
-    product(in, &(Product){.t = t, .weights = weights, .x = x, .y = y, .tokens = tokens});
+    product(&(Product){.t = t, .weights = weights, .x = x, .y = y, .tokens = tokens},
+            threads_of(in));
     linear_finish(t, op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale,
                   tokens, y);
     switch (op->linear.epilogue) {
@@ -394,11 +264,8 @@ static void run_linear(Interp *in, const Op *op, int64_t tokens) {
 void interp_linear(const Graph *g, const Op *op, const double *x, int64_t tokens, double *y) {
     const PackedTensor *t = &g->packed[op->linear.weight];
     Arena arena = {0};
-    Interp alone = {.graph = g};
-    product(
-        &alone,
-        &(Product){
-            .t = t, .weights = weights_dequantize(t, &arena), .x = x, .y = y, .tokens = tokens});
+    const float *weights = weights_dequantize(t, &arena);
+    product(&(Product){.t = t, .weights = weights, .x = x, .y = y, .tokens = tokens}, 1);
     linear_finish(t, op->linear.bias < 0 ? NULL : &g->packed[op->linear.bias], op->linear.scale,
                   tokens, y);
     arena_free(&arena);
@@ -465,8 +332,9 @@ static bool expert_product(Interp *in, const Op *op, double choice, const double
             op->experts.order < 0 ? i : g->packed[op->experts.order].indices[slot * k + i];
         ordered[i] = from < 0 ? 0 : x[from];
     }
-    product(in, &(Product){
-                    .t = t, .weights = weights, .expert = slot, .x = ordered, .y = y, .tokens = 1});
+    product(
+        &(Product){.t = t, .weights = weights, .expert = slot, .x = ordered, .y = y, .tokens = 1},
+        threads_of(in));
     return true;
 }
 
