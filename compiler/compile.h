@@ -2,7 +2,7 @@
 // order of the pipeline. Read main.c after this.
 //
 //   checkpoint dir -> Checkpoint, Config -> Graph -> fused Graph -> Plan per target
-//     -> cubins (nvrtc.c) + host object (llvm.c) -> packed weights (pack.c) -> executable (link.c,
+//     -> cubins (cubins.c) + host object (llvm.c) -> packed weights (pack.c) -> executable (link.c,
 //     emit.c)
 //
 // A stage never writes into the nouns of an earlier one. Everything lives in one Arena per run.
@@ -364,7 +364,7 @@ int check_command(int argc, char **argv);
 #include "plan.h" // target.c, plan.c, memory.c, explain.c, kernel_*.c
 
 // ================================================================================================
-// nvrtc.c, cache.c: CUDA source to cubin
+// cache.c, kernel_source.c, nvrtc.c, cubins.c: CUDA source to cubin
 // ================================================================================================
 
 typedef struct Cubin {
@@ -397,7 +397,7 @@ char *kernel_source_text(const Step *kernel, const Target *t, Arena *a, Error *e
 
 typedef struct CubinStats {
     int compiled, cached;
-    int slow;            // kernels that are right, but slow (nvrtc.c); never cached
+    int slow;            // kernels that are right, but slow (cubins.c)
     char slow_note[320]; // about the first of them
     double seconds;
 } CubinStats;
@@ -407,7 +407,7 @@ bool kernel_emit(const Step *kernel, const Target *t, const char *stage, FILE *o
                  Error *err);
 
 // Compiles all kernels of a plan (cubins[plan->kernel_count]) with `threads` threads. NVRTC is
-// opened only if an entry is missing in the cache. A kernel that spills is ERR_INTERNAL.
+// opened only if an entry is missing in the cache.
 bool cubins_make(Cubin *cubins, const Plan *p, Cache *cache, int threads, CubinStats *stats,
                  Arena *a, Error *err);
 
