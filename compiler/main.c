@@ -296,7 +296,7 @@ static bool selftest_after(const Options *o, Error *err) {
     bool ran;
     if (o->self_test != SELF_TEST_AUTO)
         return true;
-    TRY(selftest_run(o->output, &ran, err));
+    TRY(selftest_execute(o->output, &ran, err));
     if (!ran && !o->quiet)
         fprintf(stderr, "self-test: no device of this file is here; run `%s selftest` on one\n",
                 o->output);

@@ -115,7 +115,7 @@ void selftest_seal(Bytes segment, const Bytes parts[SELFTEST_PARTS]) {
     memcpy((unsigned char *)(uintptr_t)segment.data, &h, sizeof h);
 }
 
-bool selftest_run(const char *path, bool *ran, Error *err) {
+bool selftest_execute(const char *path, bool *ran, Error *err) {
     int status;
     char absolute[4100];
     snprintf(absolute, sizeof absolute, "%s%s", strchr(path, '/') ? "" : "./", path);

@@ -10,6 +10,6 @@ bool selftest_make(Bytes *out, const Graph *g, const Config *c, int64_t max_seq_
 // Sets the hash, when all that it covers is there. parts: as selftest_golden wants them.
 void selftest_seal(Bytes segment, const Bytes parts[SELFTEST_PARTS]);
 // Runs `OUT selftest`. *ran = false: no device of the file is present here. ERR_MISMATCH.
-bool selftest_run(const char *path, bool *ran, Error *err);
+bool selftest_execute(const char *path, bool *ran, Error *err);
 
 #endif

@@ -46,6 +46,18 @@ check_error_ids() {
     fi
 }
 
+# compiler/ and runtime/ are linked together: of two functions of one name the linker takes either.
+check_symbols() {
+    local again
+    again=$(nm --defined-only build/libcompiler.a build/runtime/x86_64/libruntime.a 2>/dev/null |
+        awk '$2 ~ /^[A-TX-Z]$/ { print $3 }' | sort | uniq -d | tr '\n' ' ')
+    if [ -n "$again" ]; then
+        fail "symbols" "defined twice: $again"
+    else
+        ok "symbols"
+    fi
+}
+
 ok() {
     echo "ok $1"
     passed=$((passed + 1))
@@ -177,6 +189,7 @@ fi
 mkdir -p "$log"
 check_build_lists
 check_error_ids
+check_symbols
 run_units
 run_cases
 echo "$passed passed, $failed failed, $skipped skipped"
