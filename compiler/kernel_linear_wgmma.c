@@ -51,7 +51,7 @@ static int64_t rest_bytes(const Problem *p, WgmmaVariant v) {
 // for long dequantizations; with more consumers there is less for each, and less for epilogues.
 static bool registers_fit(const Problem *p, WgmmaVariant v) {
     const PackedTensor *t = linear_weight(p);
-    int consumers = v.row_groups * v.k_groups, epilogue = p->op->linear.epilogue;
+    int consumers = v.row_groups * v.k_groups, epilogue = (int)p->op->linear.epilogue;
     bool short_steps = t->bits == 16 || (t->bits == 4 && t->group >= STEP_K);
     if (consumers > 4 || v.block_tokens / v.spread % BOX_ROWS != 0)
         return false;
