@@ -96,7 +96,10 @@ stop parrot
 start parrot build/asan/tests/serve_parrot "$exe" --drain-timeout 0 -t 1
 curl -sN "$url/v1/completions" -d '{"prompt":"Once","max_tokens":1500,"ignore_eos":true,"n":64,"stream":true}' >"$work/cut" &
 last=$!
-sleep 0.5
+for _ in $(seq 100); do
+    if [ -s "$work/cut" ]; then break; fi # in work
+    sleep 0.1
+done
 stop parrot
 wait "$last"
 same cut_stream "$(grep -c '"code":"shutting_down"' "$work/cut") $(tail -n 2 "$work/cut" | head -n 1)" "64 data: [DONE]"
