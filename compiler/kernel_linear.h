@@ -28,6 +28,7 @@ typedef struct DecodeVariant {
     bool bulk;      // bulk copies instead of cp.async
     int ctas_per_sm;
     int cluster; // blocks that split K, 1, 2 or 4
+    bool apart;  // a norm in front is a step of its own
 } DecodeVariant;
 
 // warps and ctas_per_sm for this shape; the same for any number of tokens, so that results are.
@@ -60,8 +61,12 @@ typedef struct WgmmaVariant {
 
 bool wgmma_params(const Problem *p, WgmmaVariant v, Params *out);
 
+// A norm in front as a step of its own (kernel_linear_gemm.c): the buffer of act [tokens, K], and its time.
+int linear_norm_step(const Problem *p, Plan *plan, PhasePlan *phase);
+double linear_norm_us(const Problem *p);
+
 // What the two kernels of many tokens share (kernel_linear_gemm.c): when they are asked at all, the
-// time around their products, and their step, in front of which a norm is one of its own.
+// time around their products, and their step.
 bool linear_many_accepts(const Problem *p, char reason[REASON_BYTES]);
 Cost linear_many_cost(const Problem *p, double compute_us, double blocks);
 Step *linear_many_step(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,

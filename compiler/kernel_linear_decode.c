@@ -73,7 +73,7 @@ typedef struct Shape {
     bool norm, experts;
 } Shape;
 
-static Shape shape_of(const Problem *p) {
+static Shape shape_of(const Problem *p, DecodeVariant v) {
     const PackedTensor *t = linear_weight(p);
     Record r = record_geometry(t);
     return (Shape){.records = t->k_padded / r.k,
@@ -81,7 +81,7 @@ static Shape shape_of(const Problem *p) {
                    .record_bytes = r.bytes,
                    .tokens = p->max_tokens,
                    .halves = ceil_div(p->max_tokens, 8),
-                   .norm = p->op->linear.prologue == PROLOGUE_NORM,
+                   .norm = p->op->linear.prologue == PROLOGUE_NORM && !v.apart,
                    .experts = p->op->kind != OP_LINEAR};
 }
 
@@ -166,8 +166,8 @@ static bool phases_fit(const Problem *p, const Shape *s, DecodeVariant v, int64_
 }
 
 bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
-    Shape s = shape_of(p);
-    int64_t phases;
+    Shape s = shape_of(p, v);
+    int64_t phases, width = p->plan->graph->values[p->op->inputs[0]].width;
     if (v.cluster > 1 && (s.norm || s.experts || p->plan->target->compute_major != CLUSTER_MAJOR))
         return false;
     if (!registers_fit(p, &s, &v))
@@ -191,10 +191,10 @@ bool decode_params(const Problem *p, DecodeVariant v, Params *out) {
     params_set(out, "X_PHASES", phases);
     params_set(out, "LOAD_BULK", v.bulk);
     params_set(out, "CTAS_PER_SM", v.ctas_per_sm);
-    params_set(out, "PROLOGUE", p->op->linear.prologue);
+    params_set(out, "PROLOGUE", s.norm ? PROLOGUE_NORM : PROLOGUE_NONE);
     params_set_float(out, "EPS_BITS", s.norm ? p->op->linear.eps : 0);
     params_set(out, "HAS_ORDER", s.norm && p->op->linear.norm_order >= 0);
-    params_set(out, "NORM_WIDTH", p->plan->graph->values[p->op->inputs[0]].width);
+    params_set(out, "NORM_WIDTH", v.apart ? linear_weight(p)->in_features : width);
     params_set(out, "SHARED_BYTES", shared_bytes(&s, v, phases));
     return true;
 }
@@ -231,6 +231,15 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
         v.tiles = 2;
         count += decode_params(p, v, &out[count]);
     }
+    // Every block would gather the activations of all tokens by itself.
+    if (p->op->linear.prologue == PROLOGUE_NORM && p->op->linear.norm_order >= 0) {
+        for (int tiles = 1; tiles <= 2; tiles++) {
+            v = decode_variant(p);
+            v.tiles = tiles;
+            v.apart = true;
+            count += decode_params(p, v, &out[count]);
+        }
+    }
     // Clusters hold activations that one block would have to stage again and again.
     bool staged_once = params_get(&out[0], "X_PHASES") == 1;
     for (int cluster = 2; cluster <= 4 && !staged_once; cluster *= 2) {
@@ -242,6 +251,11 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
         }
     }
     return count;
+}
+
+static bool norm_apart(const Problem *p, const Params *params) {
+    return p->op->linear.prologue == PROLOGUE_NORM &&
+           params_get(params, "PROLOGUE") == PROLOGUE_NONE;
 }
 
 static int64_t passes(const Problem *p, const Params *params) {
@@ -278,7 +292,8 @@ static Cost cost(const Problem *p, const Params *params) {
     double clock_ghz = 1.6, in_use = blocks < t->sms ? blocks : t->sms;
     double shared_us = (double)w->bytes * full / 512 * waves / (in_use * clock_ghz * 1e3);
     double x_reads = params_get(params, "X_PHASES") > 1 ? turns : 1;
-    double elem = p->op->linear.prologue == PROLOGUE_NORM ? 4 : 2;
+    double elem = params_get(params, "PROLOGUE") == PROLOGUE_NORM ? 4 : 2;
+    double norm_us = norm_apart(p, params) ? linear_norm_us(p) : 0;
     double x_bytes =
         (double)p->max_tokens * (double)w->in_features * elem * blocks / cluster * x_reads;
     double x_us = x_bytes / (1.3 * t->bandwidth_gbs * 1e3);
@@ -289,7 +304,7 @@ static Cost cost(const Problem *p, const Params *params) {
     return (Cost){.bytes = (double)w->bytes + (double)(p->max_tokens * linear_token_bytes(p)),
                   .flops = 2.0 * (double)p->max_tokens * (double)w->in_features *
                            (double)w->out_features,
-                  .us = t->launch_us + ramp_us + busy_us + x_us};
+                  .us = t->launch_us + norm_us + ramp_us + busy_us + x_us};
 }
 
 // A kernel starts while the one in front of it ends: where a multiprocessor is free early and has
@@ -305,10 +320,14 @@ static int launch_shared_bytes(const Problem *p, const Params *params) {
 static void lower(const Problem *p, const Params *params, const Cost *predicted, Plan *plan,
                   PhasePlan *phase) {
     const Op *op = p->op;
+    int normed = norm_apart(p, params) ? linear_norm_step(p, plan, phase) : -1;
     Step *s = plan_step(plan, phase, op, "kernels/linear_decode.cu", "linear_decode", params);
-    step_value(plan, phase, s, op->inputs[0]);
+    if (normed >= 0)
+        step_buffer(phase, s, normed, 0);
+    else
+        step_value(plan, phase, s, op->inputs[0]);
     step_weights(s, plan, op->linear.weight);
-    if (op->linear.prologue == PROLOGUE_NORM)
+    if (params_get(params, "PROLOGUE") == PROLOGUE_NORM)
         step_weights(s, plan, op->linear.norm_weight);
     else
         step_int(s, 0);

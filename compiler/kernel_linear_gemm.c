@@ -134,6 +134,12 @@ static Cost cost(const Problem *p, const Params *params) {
     return linear_many_cost(p, compute_us, blocks);
 }
 
+double linear_norm_us(const Problem *p) {
+    const Target *t = p->plan->target;
+    double bytes = (double)(p->max_tokens * linear_weight(p)->in_features * 6);
+    return t->launch_us + 1.5 + bytes / (t->bandwidth_gbs * 1e3);
+}
+
 Cost linear_many_cost(const Problem *p, double compute_us, double blocks) {
     const Target *t = p->plan->target;
     const PackedTensor *w = linear_weight(p);
@@ -141,10 +147,7 @@ Cost linear_many_cost(const Problem *p, double compute_us, double blocks) {
     // One block keeps about 12 KB of weights under way, a third of what the latency asks for.
     double in_use = blocks < t->sms ? blocks / t->sms : 1;
     double memory_us = bytes / (t->bandwidth_gbs * 1e3 * 0.7 * in_use);
-    double norm_us = 0;
-    if (p->op->linear.prologue == PROLOGUE_NORM)
-        norm_us = t->launch_us + 1.5 +
-                  (double)(p->max_tokens * w->in_features * 6) / (t->bandwidth_gbs * 1e3);
+    double norm_us = p->op->linear.prologue == PROLOGUE_NORM ? linear_norm_us(p) : 0;
     double ramp_us = 3.0; // first stage and last epilogue
     return (Cost){
         .bytes = bytes,
@@ -152,8 +155,7 @@ Cost linear_many_cost(const Problem *p, double compute_us, double blocks) {
         .us = t->launch_us + ramp_us + norm_us + (compute_us > memory_us ? compute_us : memory_us)};
 }
 
-// act [tokens, K] = norm(x)
-static int lower_norm(const Problem *p, Plan *plan, PhasePlan *phase) {
+int linear_norm_step(const Problem *p, Plan *plan, PhasePlan *phase) {
     const Op *op = p->op;
     const PackedTensor *w = linear_weight(p);
     int buffer = plan_buffer(plan, phase, "normed", p->max_tokens * w->in_features * 2);
@@ -174,7 +176,7 @@ Step *linear_many_step(const Problem *p, const Params *params, const Cost *predi
                        PhasePlan *phase, const char *source, const char *entry) {
     const Op *op = p->op;
     bool norm = op->linear.prologue == PROLOGUE_NORM;
-    int normed = norm ? lower_norm(p, plan, phase) : -1;
+    int normed = norm ? linear_norm_step(p, plan, phase) : -1;
     Step *s = plan_step(plan, phase, op, source, entry, params);
     if (norm)
         step_buffer(phase, s, normed, 0);

@@ -27,7 +27,7 @@
 //     where rows are short and many, else a block. The row stays in registers between the sum and
 //     the scaling; with an order it is read again, from L1.
 //
-// (7) Read: load_row, row_factor, store_row, store_ordered, then the entry.
+// (7) Read: load_row, row_factor, store_row, ordered_open, ordered_store, then the entry.
 #include "ptx.cuh"
 #include "reduce.cuh"
 #include "rows.cuh"
@@ -98,16 +98,41 @@ __device__ __forceinline__ void store_row(const float values[SLICES][V], float f
     }
 }
 
-__device__ __forceinline__ void store_ordered(const void *x, float factor, const float *w,
-                                              const s32 *order, void *out, s64 row) {
-    for (int k = row_thread(); k < OUT_WIDTH; k += ROW_THREADS) {
-        s32 from = (s32)ld_global_u32(order + k);
-        float y  = 0.0f;
-        if (from >= 0) {
-            load_elems<IN_F32, 1>(&y, x, row * WIDTH + from);
-            y = y * factor * ld_global_f32(w + k);
+// Elements of a thread that are gathered together, so that one round trip serves them all.
+constexpr int THREAD_ELEMS = (OUT_WIDTH + ROW_THREADS - 1) / ROW_THREADS;
+constexpr int AT_ONCE      = THREAD_ELEMS < 16 ? THREAD_ELEMS : 16;
+
+// Where the elements first, first + ROW_THREADS, ... come from, and their weights. They are constants.
+struct Ordered {
+    s32 from[AT_ONCE];
+    float w[AT_ONCE];
+};
+__device__ __forceinline__ void ordered_open(Ordered &o, const float *w, const s32 *order, int first) {
+#pragma unroll // o stays in registers
+    for (int i = 0; i < AT_ONCE; i++) {
+        int k     = first + i * ROW_THREADS;
+        o.from[i] = k < OUT_WIDTH ? (s32)ld_global_u32(order + k) : -1;
+        o.w[i]    = k < OUT_WIDTH ? ld_global_f32(w + k) : 0.0f;
+    }
+}
+
+__device__ __forceinline__ void ordered_store(const Ordered &o, const void *x, float factor, void *out,
+                                              s64 row, int first) {
+    float y[AT_ONCE];
+#pragma unroll // y stays in registers
+    for (int i = 0; i < AT_ONCE; i++) {
+        y[i] = 0.0f;
+        if (o.from[i] >= 0) {
+            load_elems<IN_F32, 1>(&y[i], x, row * WIDTH + o.from[i]);
         }
-        store_elems<OUT_F32, 1>(out, row * OUT_WIDTH + k, &y);
+    }
+#pragma unroll // y stays in registers
+    for (int i = 0; i < AT_ONCE; i++) {
+        int k   = first + i * ROW_THREADS;
+        float z = y[i] * factor * o.w[i];
+        if (k < OUT_WIDTH) {
+            store_elems<OUT_F32, 1>(out, row * OUT_WIDTH + k, &z);
+        }
     }
 }
 
@@ -118,6 +143,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     s64 token = blockIdx.y;
     int at    = (int)blockIdx.x * BLOCK_ROWS + (int)threadIdx.x / ROW_THREADS; // of the token
     griddepcontrol_launch_dependents();
+#if HAS_ORDER
+    Ordered ordered; // before anything that waits
+    ordered_open(ordered, w, order, row_thread());
+#endif
     griddepcontrol_wait();
     if (token >= tokens || at >= ROWS) {
         return;
@@ -126,9 +155,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     float values[SLICES][V];
     load_row(values, x, row);
     float factor = row_factor(values, scratch);
-    if constexpr (HAS_ORDER) {
-        store_ordered(x, factor, w, order, out, row);
-    } else {
-        store_row(values, factor, w, out, row);
+#if HAS_ORDER
+    for (int first = row_thread(); first < OUT_WIDTH; first += AT_ONCE * ROW_THREADS) {
+        if (first != row_thread()) {
+            ordered_open(ordered, w, order, first);
+        }
+        ordered_store(ordered, x, factor, out, row, first);
     }
+#else
+    store_row(values, factor, w, out, row);
+#endif
 }

@@ -82,7 +82,8 @@ static inline bool wanted_parse(Wanted *w, int argc, char **argv) {
 // One layer with one number of tokens.
 typedef struct Cell {
     int layer, count;
-    const PackedTensor *weight;
+    const PackedTensor *weight; // while its layer is measured
+    double flops;
     double read_us, dense_us; // 0: not measured
     const Candidate *best;    // the fastest
     const Candidate *chosen;  // what the compiler would take
@@ -149,8 +150,7 @@ static inline void report_layer(const Report *r, const BenchLayer *l, const Pack
 }
 
 static inline double cell_tflops(const Cell *cell, double us) {
-    return 2e-6 * (double)bench_counts[cell->count] * (double)cell->weight->in_features *
-           (double)cell->weight->out_features / us;
+    return 1e-6 * cell->flops / us;
 }
 
 static inline void cell_print(const Cell *cell) {
@@ -265,10 +265,22 @@ static inline void mean_print(Report *r, const BenchBar *bar, const Mean *m, con
     cJSON_AddItemToArray(cJSON_GetObjectItem(r->json, "groups"), json);
 }
 
-// The time that bytes and flops imply against the base: by the longer of read and dense product.
-static inline double implied_us(const Cell *cell, const Cell *base) {
-    double limit = fmax(cell->read_us, base->dense_us), other = fmax(base->read_us, base->dense_us);
-    return base->best_us * limit / other;
+// Flops per microsecond of the fastest dense product: those of few tokens only read their weights.
+static inline double dense_peak(const Report *r) {
+    double peak = 0;
+    for (int layer = 0; layer < BENCH_LAYERS; layer++)
+        for (int at = 0; at < BENCH_COUNTS; at++) {
+            const Cell *cell = &r->cells[layer][at];
+            if (cell->best && cell->dense_us > 0)
+                peak = fmax(peak, cell->flops / cell->dense_us);
+        }
+    return peak;
+}
+
+// The time that bytes and flops imply against the base: by the longer of reading and multiplying.
+static inline double implied_us(const Report *r, const Cell *cell, const Cell *base) {
+    double products_us = base->flops / dense_peak(r);
+    return base->best_us * fmax(cell->read_us, products_us) / fmax(base->read_us, products_us);
 }
 
 static inline const Cell *base_cell(const Report *r, const Cell *cell) {
@@ -291,7 +303,7 @@ static inline void formats_print(const Report *r) {
                        bench_layers[layer].c.name);
             first = false;
             printf(" %lld: %.2f", (long long)bench_counts[at],
-                   cell->best_us / implied_us(cell, base));
+                   cell->best_us / implied_us(r, cell, base));
         }
         if (!first)
             printf("\n");

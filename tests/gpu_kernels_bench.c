@@ -311,6 +311,7 @@ static bool cell_run(Bench *b, LayerLab *l, int layer, int count, double read_us
     const Wanted *wanted = b->report.wanted;
     const Candidate *dense = NULL;
     Cell cell = {.layer = layer, .count = count, .read_us = read_us, .weight = w};
+    cell.flops = 2 * (double)bench_counts[count] * (double)w->in_features * (double)w->out_features;
     for (int at = 0; at < b->candidate_count; at++) {
         Candidate *c = &b->candidates[at];
         if (c->layer != layer || c->count != count || !strstr(c->variant, wanted->variant))
