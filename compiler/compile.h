@@ -94,7 +94,7 @@ typedef struct Checkpoint {
 bool safetensors_parse(Tensor **out, int *count, Bytes file, const char *name, Arena *a,
                        Error *err);
 
-// Maps all shards and validates every header (rules: docs/overview.md). Mappings live until exit.
+// Maps all shards and validates every header (rules: safetensors.c). Mappings live until exit.
 bool checkpoint_open(Checkpoint *out, const char *dir, Arena *a, Error *err);
 const Tensor *checkpoint_find(const Checkpoint *c, const char *name); // NULL: absent
 const char *tensor_type_name(TensorType type);
@@ -269,7 +269,7 @@ typedef struct Weight {
     Notes notes;
 } Weight;
 
-// Finds and validates the tensors of `module` (rules R1 to R6). `wants_bias`: the architecture has
+// Finds and validates the tensors of `module` (gptq.c draws them). `wants_bias`: the architecture has
 // one. Errors name file, tensor, found and expected.
 bool weight_open(Weight *out, const Checkpoint *c, const QuantConfig *q, const char *module,
                  int64_t in_features, int64_t out_features, bool wants_bias, Arena *a, Error *err);
@@ -453,7 +453,7 @@ void tensor_pack(const PackedTensor *t, unsigned char *out);
 bool tokenizer_compile(const char *dir, int64_t vocab_size, Arena *a, Bytes *blob, Error *err);
 
 // ================================================================================================
-// link.c, emit.c: the executable
+// link.c, output.c, emit.c: the executable
 // ================================================================================================
 
 // Links object and the embedded runtime of `triple` into an ELF image by ld or ld.lld, without any
