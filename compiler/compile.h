@@ -269,8 +269,8 @@ typedef struct Weight {
     Notes notes;
 } Weight;
 
-// Finds and validates the tensors of `module` (gptq.c draws them). `wants_bias`: the architecture has
-// one. Errors name file, tensor, found and expected.
+// Finds and validates the tensors of `module` (gptq.c draws them). `wants_bias`: the architecture
+// has one. Errors name file, tensor, found and expected.
 bool weight_open(Weight *out, const Checkpoint *c, const QuantConfig *q, const char *module,
                  int64_t in_features, int64_t out_features, bool wants_bias, Arena *a, Error *err);
 // Outputs [first, first + count) of w as a weight of its own, under another module name.

@@ -1,7 +1,7 @@
 // The cubins of all kernels of a plan: from the cache, or by NVRTC in several threads.
 //
-// A kernel that spills registers or keeps an array in local memory would be slow in silence: that is
-// said, also of one from the cache, which keeps the reason beside the cubin.
+// A kernel that spills registers or keeps an array in local memory would be slow in silence: that
+// is said, also of one from the cache, which keeps the reason beside the cubin.
 #include "fd.h"
 #include "nvrtc.h"
 
@@ -29,8 +29,8 @@ static long log_bytes(const char *log, const char *what) {
     return most;
 }
 
-// What ptxas says of a kernel that is right, but slower than it could be: registers in local memory,
-// or wgmma that run one after the other. false: nothing.
+// What ptxas says of a kernel that is right, but slower than it could be: registers in local
+// memory, or wgmma that run one after the other. false: nothing.
 static bool slow_reason(char *out, size_t size, const char *log) {
     long stack = log_bytes(log, " bytes stack frame"), local = log_bytes(log, " bytes lmem");
     long stores = log_bytes(log, " bytes spill stores"),
@@ -122,8 +122,8 @@ static void *queue_work(void *user) {
     return NULL;
 }
 
-// Sources with few kernels first: those of which there are many, small ones, fill up the end, so that no
-// thread begins the sampler's, the longest, when the others have ended.
+// Sources with few kernels first: those of which there are many, small ones, fill up the end, so
+// that no thread begins the sampler's, the longest, when the others have ended.
 static int job_order(const void *left, const void *right) {
     const Job *a = left, *b = right;
     return a->alike != b->alike ? a->alike - b->alike : a->kernel - b->kernel;

@@ -1,6 +1,7 @@
 // What NVRTC is told about a kernel: a prologue of macros (the step's parameters and facts of the
 // target), then its file from kernels/. Headers go to NVRTC from memory, no option holds a path, so
-// that the same step gives the same bytes everywhere, and everything that decides them is in the key.
+// that the same step gives the same bytes everywhere, and everything that decides them is in the
+// key.
 #include "nvrtc.h"
 
 #include <limits.h>

@@ -1,5 +1,5 @@
-// The part of the CUDA driver API that is used here, declared by hand so that no toolkit is needed to
-// build it; who may include it: docs/overview.md. Types and values are those of cuda.h.
+// The part of the CUDA driver API that is used here, declared by hand so that no toolkit is needed
+// to build it; who may include it: docs/overview.md. Types and values are those of cuda.h.
 #ifndef CUDA_DRIVER_H
 #define CUDA_DRIVER_H
 
@@ -39,7 +39,8 @@ enum {
     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL              = 1,
 };
 
-// As in cuda.h; an attribute's value is a union of 64 bytes whose first word is all that is used here.
+// As in cuda.h; an attribute's value is a union of 64 bytes whose first word is all that is used
+// here.
 typedef struct CUlaunchAttribute {
     int32_t id;
     char pad[4];
@@ -121,8 +122,8 @@ typedef struct CudaDriver {
 
 #define CUDA_LIBRARY "libcuda.so.1"
 
-// Opens the driver for good: drivers have threads, and dislike being unloaded. False: *missing is the
-// symbol that an old one lacks, NULL if there is no such library.
+// Opens the driver for good: drivers have threads, and dislike being unloaded. False: *missing is
+// the symbol that an old one lacks, NULL if there is no such library.
 bool cuda_driver_open(CudaDriver *cu, const char *library, const char **missing);
 
 // May a kernel start before the one in front of it has ended? version: cuDriverGetVersion's.

@@ -1,7 +1,7 @@
 // `extract DIR`: the model back as a GPTQ checkpoint: config, tokenizer, and model.safetensors with
 // qweight, qzeros, scales and g_idx of every linear module, read out of tile16 again
-// (extract_module.c). The numbers are those that the kernels compute with: codes of 2 and 3 bits come
-// back as 4 bits, 5 to 7 as 8. Non-goal: the original file, bit by bit.
+// (extract_module.c). The numbers are those that the kernels compute with: codes of 2 and 3 bits
+// come back as 4 bits, 5 to 7 as 8. Non-goal: the original file, bit by bit.
 #include "extract.h"
 
 #include "cli.h"

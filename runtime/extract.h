@@ -33,8 +33,8 @@ typedef struct Extract {
     size_t file_bytes;
 } Extract;
 
-// extract_module.c: the codes, zero points, scales and groups of one module into `out`, which is zeroed.
-// v2: zero points as they are; else one less. ERR_CORRUPT.
+// extract_module.c: the codes, zero points, scales and groups of one module into `out`, which is
+// zeroed. v2: zero points as they are; else one less. ERR_CORRUPT.
 bool linear_write(const Extract *x, const Linear *l, bool v2, Error *err);
 // Groups of inputs with a scale each.
 int64_t linear_groups(const Linear *l);

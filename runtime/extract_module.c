@@ -1,5 +1,5 @@
-// One linear module out of tile16 (docs/kernels.md draws it; compiler/source.c wrote the entries): its
-// numbers, as the kernels compute with them, into the tensors of a GPTQ checkpoint.
+// One linear module out of tile16 (docs/kernels.md draws it; compiler/source.c wrote the entries):
+// its numbers, as the kernels compute with them, into the tensors of a GPTQ checkpoint.
 #include "extract.h"
 
 #include <string.h>

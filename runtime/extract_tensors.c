@@ -1,5 +1,5 @@
-// model.safetensors of an extracted checkpoint: a header made from the index, and behind it the tensors
-// of every module and those that were never quantized.
+// model.safetensors of an extracted checkpoint: a header made from the index, and behind it the
+// tensors of every module and those that were never quantized.
 #include "extract.h"
 
 #include <errno.h>

@@ -1,5 +1,6 @@
-// Values of a schema that hold others: arrays and objects. Objects have their keys in the order of the
-// schema; further keys only where additionalProperties allows them, or where no key is named at all.
+// Values of a schema that hold others: arrays and objects. Objects have their keys in the order of
+// the schema; further keys only where additionalProperties allows them, or where no key is named at
+// all.
 #include "grammar_schema_rules.h"
 #include "grammar_schema_types.h"
 

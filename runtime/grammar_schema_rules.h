@@ -1,5 +1,5 @@
-// The state of a schema's translation (grammar_schema.c), and how each kind of value becomes a fragment
-// of an automaton. Failures stick to the automaton.
+// The state of a schema's translation (grammar_schema.c), and how each kind of value becomes a
+// fragment of an automaton. Failures stick to the automaton.
 #ifndef GRAMMAR_SCHEMA_RULES_H
 #define GRAMMAR_SCHEMA_RULES_H
 

@@ -6,9 +6,10 @@
 // evhttp takes its callbacks away when it drops the connection. The socket is closed with the last
 // reference, so its number is not used anew while libevent still knows it.
 //
-// A request that is refused before it is whole (413 and the like) has its reply while the client still
-// sends. Closing then would reset the connection: the client's next write fails, and it may never read
-// why. So what comes is read and thrown away for a while, until the client closes its end.
+// A request that is refused before it is whole (413 and the like) has its reply while the client
+// still sends. Closing then would reset the connection: the client's next write fails, and it may
+// never read why. So what comes is read and thrown away for a while, until the client closes its
+// end.
 #include "http_connections.h"
 
 #include <errno.h>

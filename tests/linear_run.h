@@ -1,4 +1,5 @@
-// Runs a lowered linear (linear_lab.h) in a StepLab, on a GPU or emulated, and compares what it gives.
+// Runs a lowered linear (linear_lab.h) in a StepLab, on a GPU or emulated, and compares what it
+// gives.
 #ifndef LINEAR_RUN_H
 #define LINEAR_RUN_H
 
