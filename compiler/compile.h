@@ -522,7 +522,6 @@ void progress_at(Progress *p, int64_t done, int64_t total, const char *unit);
 // A number about this phase, printed when it ends: "compiled 12" or "compiled":12.
 void progress_fact(Progress *p, const char *name, double value);
 void progress_end(Progress *p);
-double clock_seconds(void); // monotonic
-double cpu_seconds(void);   // of all threads of the process
+double cpu_seconds(void); // of all threads of the process
 
 #endif

@@ -10,7 +10,7 @@
 //
 // Source: gptqmodel/nn_modules/qlinear/__init__.py, gptqmodel/utils/model.py.
 // Non-goals: quantizing, and repairing files whose label and tensors disagree.
-#include "compile.h"
+#include "gptq_words.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -46,12 +46,6 @@ static const ZeroWords ZERO_WORDS[] = {
     {7, "v2", 7, {0, 0, 0, 0, 0, 0, 0xffffffff}},
 };
 static const ZeroWords PLANAR_3_BIT = {3, "v2", 3, {0, 0, 0xffffffff}};
-
-static uint32_t word_at(const unsigned char *data, int64_t index) {
-    uint32_t word; // little-endian in the file, as on every machine that we run on
-    memcpy(&word, data + index * (int64_t)sizeof word, sizeof word);
-    return word;
-}
 
 // Whether all rows of qzeros are the pattern; behind the last of N fields anything may stand.
 static bool zeros_match(const Weight *w, const ZeroWords *pattern) {
@@ -270,14 +264,6 @@ static bool zeros_check(Module *m) {
         note(&w->notes, m->arena, "%s: %s holds zero points of the other version (%s); not used",
              t->file, t->name, w->zeros);
     return true;
-}
-
-static int64_t g_idx_at(const Tensor *t, int64_t k) {
-    int64_t wide;
-    if (t->type == TENSOR_I32)
-        return (int32_t)word_at(t->data, k);
-    memcpy(&wide, t->data + k * 8, sizeof wide);
-    return wide;
 }
 
 // Sets act_order from what g_idx holds. Negative entries count from the end, as Python's do.

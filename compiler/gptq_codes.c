@@ -11,18 +11,12 @@
 //
 // Source: gptqmodel/nn_modules/qlinear/__init__.py (packing), gptqmodel/utils/planar_packing.py,
 // gptqmodel/utils/model.py (zero points), auto_gptq/nn_modules/qlinear.
-#include "compile.h"
+#include "gptq_words.h"
 
 #include <math.h>
 #include <string.h>
 
 enum { WORD_BITS = 32, PLAIN_BITS = 16 };
-
-static uint32_t word_at(const unsigned char *data, int64_t index) {
-    uint32_t word; // little-endian in the file, as on every machine that we run on
-    memcpy(&word, data + index * (int64_t)sizeof word, sizeof word);
-    return word;
-}
 
 // ---- fields -------------------------------------------------------------------------------------
 
@@ -79,18 +73,10 @@ static int64_t columns_of(const Weight *w) {
 
 // ---- groups, zero points, scales ----------------------------------------------------------------
 
-static int64_t index_at(const Tensor *t, int64_t k) {
-    int64_t wide;
-    if (t->type == TENSOR_I32)
-        return (int32_t)word_at(t->data, k);
-    memcpy(&wide, t->data + k * 8, sizeof wide);
-    return wide;
-}
-
 int64_t weight_group(const Weight *w, int64_t k) {
     if (!w->act_order)
         return w->group_size > 0 ? k / w->group_size : 0;
-    int64_t group = index_at(w->g_idx, k);
+    int64_t group = g_idx_at(w->g_idx, k);
     return group < 0 ? group + w->groups : group; // negative ones count from the end, as Python's
 }
 
@@ -192,7 +178,8 @@ void weight_code_columns(const Weight *w, const int64_t *n, int columns, int64_t
         const unsigned char *row =
             w->qweight->data + ((k0 / per_word + step) * columns_of(w) + w->first_column) * 4;
         for (int column = 0; column < columns; column++)
-            word_spread(word_at(row, n[column]), w->bits, codes + column * stride + step * per_word);
+            word_spread(word_at(row, n[column]), w->bits,
+                        codes + column * stride + step * per_word);
     }
 }
 
@@ -205,8 +192,8 @@ void weight_code_block(const Weight *w, int64_t n0, int64_t columns, int64_t k0,
         return;
     }
     for (int64_t step = 0; step < count / per_word; step++) {
-        const unsigned char *row = w->qweight->data +
-                                   ((k0 / per_word + step) * columns_of(w) + w->first_column + n0) * 4;
+        const unsigned char *row =
+            w->qweight->data + ((k0 / per_word + step) * columns_of(w) + w->first_column + n0) * 4;
         uint8_t *out = codes + step * per_word;
         for (int64_t column = 0; column < columns; column++, out += count)
             word_spread(word_at(row, column), w->bits, out);
@@ -214,12 +201,6 @@ void weight_code_block(const Weight *w, int64_t n0, int64_t columns, int64_t k0,
 }
 
 // ---- plain weights ------------------------------------------------------------------------------
-
-static uint16_t bf16_from(float value) { // to the nearest, ties to even
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 void weight_halves(const Weight *w, int64_t n, int64_t k0, int64_t count, bool bf16,
                    uint16_t *out) {
@@ -234,7 +215,7 @@ void weight_halves(const Weight *w, int64_t n, int64_t k0, int64_t count, bool b
         int64_t some = count - at < CHUNK ? count - at : CHUNK;
         tensor_read_f32(w->weight, first + at, some, values);
         for (int64_t i = 0; i < some; i++)
-            out[at + i] = bf16 ? bf16_from(values[i]) : half_from_float(values[i]);
+            out[at + i] = bf16 ? bfloat_from_float(values[i]) : half_from_float(values[i]);
     }
 }
 

@@ -14,12 +14,6 @@ double cpu_seconds(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-double clock_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 static bool redraws(const Progress *p) {
     return p->mode == PROGRESS_AUTO && isatty(STDERR_FILENO);
 }

@@ -1,5 +1,5 @@
 // The few things that every file of compiler/ and runtime/ needs: one error idiom, one arena,
-// checked size arithmetic, 16-bit floats. Nothing here knows about models.
+// checked size arithmetic, 16-bit floats, a clock. Nothing here knows about models.
 #ifndef BASE_H
 #define BASE_H
 
@@ -85,5 +85,9 @@ float half_to_float(uint16_t half);
 uint16_t half_from_float(float value); // round to nearest even, overflow to infinity
 float bfloat_to_float(uint16_t bfloat);
 uint16_t bfloat_from_float(float value); // round to nearest even
+
+// ---- time ---------------------------------------------------------------------------------------
+
+double clock_seconds(void); // monotonic
 
 #endif

@@ -60,12 +60,12 @@ static bool prompt_run(Bench *b, int32_t slot, double *prefill_s, double *first_
     Device *d = engine_device(b->engine);
     int32_t token;
     TRY(engine_start(b->engine, slot, &greedy, err));
-    double start = cli_seconds();
+    double start = clock_seconds();
     TRY(engine_prefill(b->engine, slot, b->ids, b->prompt, NULL, err));
     TRY(d->type->wait(d, err));
-    *prefill_s = cli_seconds() - start;
+    *prefill_s = clock_seconds() - start;
     TRY(engine_sample(b->engine, slot, &token, err));
-    *first_s = cli_seconds() - start;
+    *first_s = clock_seconds() - start;
     return true;
 }
 
@@ -91,10 +91,10 @@ static bool decode_measure(Bench *b, Decode *out, Error *err) {
         TRY(prompt_run(b, slot, &ignored, &first, err));
     }
     TRY(engine_decode(b->engine, b->slots, out->batch, b->tokens, err)); // records the graph
-    double start = cli_seconds();
+    double start = clock_seconds();
     for (int64_t step = 0; step < b->steps; step++)
         TRY(engine_decode(b->engine, b->slots, out->batch, b->tokens, err));
-    out->step_s = (cli_seconds() - start) / (double)b->steps;
+    out->step_s = (clock_seconds() - start) / (double)b->steps;
     for (int32_t slot = 0; slot < out->batch; slot++)
         engine_end(b->engine, slot);
     out->bytes = (double)m->streamed_bytes;
@@ -119,9 +119,9 @@ static bool text_encode(const Tokenizer *t, const char *text, size_t size, Text 
     for (int run = 0; run < 2; run++) { // the first one is a warm-up
         int32_t *ids;
         int64_t count;
-        double start = cli_seconds();
+        double start = clock_seconds();
         TRY(tokenizer_encode(t, (Bytes){(const unsigned char *)text, size}, 0, &ids, &count, err));
-        out->seconds = cli_seconds() - start;
+        out->seconds = clock_seconds() - start;
         out->tokens = (double)count;
         free(ids);
     }
@@ -140,14 +140,14 @@ static bool text_measure(Bench *b, Text *out, Error *err) {
     bool done = tokenizer_decode(b->cli->tokenizer, ids, TEXT_TOKENS, TOKENIZER_SKIP_SPECIAL, &text,
                                  &size, err) &&
                 text_encode(b->cli->tokenizer, text, size, out, err);
-    double start = cli_seconds();
+    double start = clock_seconds();
     for (int run = 0; run < OPENS && done; run++) {
         Tokenizer *t;
         done = tokenizer_open(&t, executable_segment(e, SEGMENT_TOKENIZER), err);
         if (done)
             tokenizer_close(t);
     }
-    out->open_s = (cli_seconds() - start) / (double)OPENS;
+    out->open_s = (clock_seconds() - start) / (double)OPENS;
     free(text);
     free(ids);
     return done;

@@ -11,7 +11,6 @@
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
-#include <time.h>
 
 enum { ACCUMULATORS = 12, ATTEMPTS = 3 };
 
@@ -117,12 +116,6 @@ static const PeakLoop loops[] = {
 
 #endif
 
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 bool peak_measure(int threads, double *ops_per_s, const char **how, Error *err) {
     Pool *pool;
     unsigned char results[256];
@@ -131,10 +124,10 @@ bool peak_measure(int threads, double *ops_per_s, const char **how, Error *err) 
     TRY(pool_open(&pool, threads < 256 ? threads : 256, err));
     for (size_t at = 0; at < sizeof loops / sizeof *loops; at++)
         for (int attempt = 0; loops[at].present() && attempt < ATTEMPTS; attempt++) {
-            double start = seconds_now();
+            double start = clock_seconds();
             pool_run(pool, loops[at].run, results);
             double products = (double)(ROUNDS * ACCUMULATORS * loops[at].products);
-            double ops = 2 * products * pool_threads(pool) / (seconds_now() - start);
+            double ops = 2 * products * pool_threads(pool) / (clock_seconds() - start);
             if (ops > *ops_per_s) {
                 *ops_per_s = ops;
                 *how = loops[at].how;

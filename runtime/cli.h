@@ -59,7 +59,6 @@ bool cli_engine(Cli *cli, Engine **out, int64_t kv_tokens, Error *err);
 bool cli_ids(const char *text, int32_t **ids, int64_t *count, Error *err);
 // Text of -p, -f or stdin; the caller frees data.
 bool cli_text(const CliOptions *o, char **data, size_t *size, Error *err);
-double cli_seconds(void);
 
 bool command_run(Cli *cli, Error *err);
 bool command_batch(Cli *cli, Error *err);

@@ -67,14 +67,14 @@ static bool tokens_make(Cli *cli, Engine *engine, AnswerText *text, int64_t prom
     bool more;
     TRY(engine_prefill(engine, slot, a->history, prompt_count, NULL, err));
     TRY(engine_sample(engine, slot, tokens, err));
-    a->first_s = cli_seconds();
+    a->first_s = clock_seconds();
     TRY(token_take(cli, a, text, tokens[0], &more, err));
     while (more && a->count < limit) {
         TRY(tokens_draw(engine, a, prompt_count, limit - a->count, &params, tokens, &drawn, err));
         for (int32_t at = 0; at < drawn && more; at++)
             TRY(token_take(cli, a, text, tokens[at], &more, err));
     }
-    a->end_s = cli_seconds();
+    a->end_s = clock_seconds();
     TRY(answer_text_end(text, err)); // what was kept back
     return text_add(&a->stream, answer_text_take(text), err) && text_end(&a->stream, err);
 }
@@ -89,7 +89,7 @@ bool answer_make(Cli *cli, Engine *engine, const int32_t *prompt, int64_t count,
     memcpy(a->history, prompt, (size_t)count * sizeof *prompt);
     a->ids = a->history + count;
     a->speculate = (Speculate){.most = most, .length = most};
-    a->start_s = cli_seconds();
+    a->start_s = clock_seconds();
     bool done = answer_text_open(&text, cli->tokenizer, NULL, 0, false, err) &&
                 tokens_make(cli, engine, &text, count, limit, a, err);
     answer_text_close(&text);

@@ -48,7 +48,7 @@ static void stop(int signal) {
 
 static void progress(Batch *b, bool last) {
     const BatchFile *f = &b->files;
-    double now = cli_seconds(), took = now - b->start_s;
+    double now = clock_seconds(), took = now - b->start_s;
     if (!b->terminal || (!last && now - b->shown_s < 0.1))
         return;
     SchedulerStats s;
@@ -194,7 +194,7 @@ static bool batch_run(Batch *b, Error *err) {
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     b->terminal = isatty(STDERR_FILENO);
-    b->start_s = cli_seconds();
+    b->start_s = clock_seconds();
     b->first = f->done;
     if (b->first)
         fprintf(stderr, "%lld of %lld lines are done\n", (long long)b->first, (long long)f->count);
@@ -210,7 +210,7 @@ static bool batch_run(Batch *b, Error *err) {
                     "stopped: %lld of %lld lines are done; the same command goes on",
                     (long long)f->done, (long long)f->count);
     fprintf(stderr, "%lld lines in %.1f s, %lld of them refused\n", (long long)b->written,
-            cli_seconds() - b->start_s, (long long)b->refused);
+            clock_seconds() - b->start_s, (long long)b->refused);
     return true;
 }
 

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 typedef struct CpuDevice {
@@ -376,12 +375,6 @@ read_part(void *user, int thread) {
     c->sums[thread] ^= sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
 }
 
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static bool cpu_read_seconds(Device *device, int64_t bytes, double *seconds, const char **how,
                              Error *err) {
     (void)err;
@@ -391,9 +384,9 @@ static bool cpu_read_seconds(Device *device, int64_t bytes, double *seconds, con
     *how = "a plain read of as many bytes of the weights by the same threads";
     *seconds = 1e30;
     for (int attempt = 0; attempt < 5; attempt++) {
-        double start = now_s();
+        double start = clock_seconds();
         pool_run(d->pool, read_part, &call);
-        double spent = now_s() - start;
+        double spent = clock_seconds() - start;
         *seconds = spent < *seconds ? spent : *seconds;
     }
     volatile uint64_t sink = call.sums[0]; // the reads are not dead

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -17,12 +16,6 @@ enum {
     STAGES = 2,
     LOADERS = 16, // threads that read and check pages, at most
 };
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 // ---- reading ------------------------------------------------------------------------------------
 
@@ -90,12 +83,12 @@ static bool loaders_open(Pool **pool, Error *err) {
 
 static bool load_stage(CudaDevice *d, Pool *pool, Load *l, CUevent done, Error *err) {
     LoadTimes *times = &d->device.load;
-    double start = seconds_now();
+    double start = clock_seconds();
     CHECK(d, event_wait(done), "cuEventSynchronize"); // the copy that used this buffer last
-    double waited = seconds_now();
+    double waited = clock_seconds();
     TRY(load_read(pool, l, err));
     times->wait_s += waited - start;
-    times->read_s += seconds_now() - waited;
+    times->read_s += clock_seconds() - waited;
     CUdeviceptr to = (CUdeviceptr)(uintptr_t)d->run.base[REGION_WEIGHTS] + (uint64_t)l->at;
     CHECK(d, copy_to_device(to, l->stage, (size_t)l->size, d->stream), "cuMemcpyHtoDAsync");
     CHECK(d, event_record(done, d->stream), "cuEventRecord");
@@ -111,9 +104,9 @@ static bool load_all(CudaDevice *d, Pool *pool, void *stages[STAGES], CUevent do
         Load l = load_at(d, pool, at, stages[stage]);
         TRY(load_stage(d, pool, &l, done[stage], err));
     }
-    double start = seconds_now();
+    double start = clock_seconds();
     TRY(cuda_check(d, d->cu.stream_wait(d->stream), "loading the weights", err));
-    d->device.load.wait_s += seconds_now() - start;
+    d->device.load.wait_s += clock_seconds() - start;
     return true;
 }
 
@@ -144,9 +137,9 @@ static bool load_staged(CudaDevice *d, Pool *pool, Error *err) {
 static bool load_in_place(CudaDevice *d, Pool *pool, Error *err) {
     for (int64_t at = 0; at < d->e->info.weights_bytes; at += STAGE_BYTES) {
         Load l = load_at(d, pool, at, d->run.base[REGION_WEIGHTS] + at);
-        double start = seconds_now();
+        double start = clock_seconds();
         TRY(load_read(pool, &l, err));
-        d->device.load.read_s += seconds_now() - start;
+        d->device.load.read_s += clock_seconds() - start;
         posix_fadvise(d->e->fd, (off_t)d->e->segments[SEGMENT_WEIGHTS].offset + at, l.size,
                       POSIX_FADV_DONTNEED);
     }
@@ -154,13 +147,13 @@ static bool load_in_place(CudaDevice *d, Pool *pool, Error *err) {
 }
 
 bool cuda_weights_load(CudaDevice *d, Error *err) {
-    double start = seconds_now();
+    double start = clock_seconds();
     Pool *pool = NULL;
     TRY(loaders_open(&pool, err));
     d->device.load = (LoadTimes){.bytes = d->e->info.weights_bytes, .threads = pool_threads(pool)};
     bool good = d->integrated ? load_in_place(d, pool, err) : load_staged(d, pool, err);
     pool_close(pool);
-    d->device.load.seconds = seconds_now() - start;
+    d->device.load.seconds = clock_seconds() - start;
     return good;
 }
 
@@ -168,13 +161,13 @@ bool cuda_weights_load(CudaDevice *d, Error *err) {
 
 static bool read_measure(CudaDevice *d, Pool *pool, unsigned char *stage, double *seconds,
                          Error *err) {
-    double start = seconds_now();
+    double start = clock_seconds();
     for (int64_t at = 0; at < d->e->info.weights_bytes; at += STAGE_BYTES) {
         Load l = load_at(d, pool, at, stage);
         l.unchecked = true;
         TRY(load_read(pool, &l, err));
     }
-    *seconds = seconds_now() - start;
+    *seconds = clock_seconds() - start;
     return true;
 }
 
@@ -182,13 +175,13 @@ static bool read_measure(CudaDevice *d, Pool *pool, unsigned char *stage, double
 static bool copy_measure(CudaDevice *d, const void *stage, CUdeviceptr to, double *seconds,
                          Error *err) {
     int64_t bytes = d->e->info.weights_bytes;
-    double start = seconds_now();
+    double start = clock_seconds();
     for (int64_t at = 0; at < bytes; at += STAGE_BYTES) {
         int64_t size = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
         CHECK(d, copy_to_device(to, stage, (size_t)size, d->stream), "cuMemcpyHtoDAsync");
     }
     TRY(cuda_check(d, d->cu.stream_wait(d->stream), "a plain copy", err));
-    *seconds = seconds_now() - start;
+    *seconds = clock_seconds() - start;
     return true;
 }
 

@@ -65,15 +65,8 @@ bool engine_attach(Engine *en, Error *err) {
 
 // ---- open ---------------------------------------------------------------------------------------
 
-static bool has_target(const Executable *e, TargetDevice device) {
-    for (int at = 0; at < e->target_count; at++)
-        if (e->targets[at].device == (int32_t)device)
-            return true;
-    return false;
-}
-
 static bool device_pick(Engine *en, const DeviceType *type, const DeviceOptions *o, Error *err) {
-    bool gpu = has_target(en->e, DEVICE_CUDA), cpu = has_target(en->e, DEVICE_CPU);
+    bool gpu = executable_has(en->e, DEVICE_CUDA), cpu = executable_has(en->e, DEVICE_CPU);
     if (type == &device_cpu && !cpu)
         return fail(err, ERR_USAGE, 840,
                     "this file holds no code for a CPU: compile with "
@@ -95,7 +88,7 @@ static bool device_pick(Engine *en, const DeviceType *type, const DeviceOptions 
 
 bool engine_choice(const Executable *e, char *text, size_t size, Error *err) {
     const DeviceOptions defaults = {0};
-    bool gpu = has_target(e, DEVICE_CUDA), cpu = has_target(e, DEVICE_CPU);
+    bool gpu = executable_has(e, DEVICE_CUDA), cpu = executable_has(e, DEVICE_CPU);
     const DeviceType *type = gpu && (!cpu || !device_cuda.absent()) ? &device_cuda : &device_cpu;
     return type->choice(e, &defaults, text, size, err);
 }

@@ -107,6 +107,13 @@ void executable_close(Executable *e) {
     *e = (Executable){.fd = -1};
 }
 
+bool executable_has(const Executable *e, TargetDevice device) {
+    for (int at = 0; at < e->target_count; at++)
+        if (e->targets[at].device == (int32_t)device)
+            return true;
+    return false;
+}
+
 bool executable_page_check(const Executable *e, int64_t page, const void *data, size_t size,
                            Error *err) {
     uint64_t expected;

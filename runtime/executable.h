@@ -22,6 +22,8 @@ typedef struct Executable {
 bool executable_open(Executable *out, Error *err);
 void executable_close(Executable *e);
 Bytes executable_segment(const Executable *e, SegmentKind kind);
+// Is a target of this device in it?
+bool executable_has(const Executable *e, TargetDevice device);
 // Compares page `page` of the weights, given as `data`, with SEGMENT_CHECKS. ERR_CORRUPT.
 bool executable_page_check(const Executable *e, int64_t page, const void *data, size_t size,
                            Error *err);

@@ -21,7 +21,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <time.h>
 
 enum { SWEEP_MS = 250, REST_MAX_BYTES = 256 << 20 };
 
@@ -47,12 +46,6 @@ struct Connections {
     int64_t poll_room;
 };
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 static bool dropped(const Connection *c) {
     bufferevent_data_cb read, write;
     bufferevent_event_cb event;
@@ -65,7 +58,7 @@ static void input_came(struct evbuffer *input, const struct evbuffer_cb_info *ch
     Connection *c = user;
     (void)input;
     if (change->n_added && !c->request && c->started == 0)
-        c->started = seconds();
+        c->started = clock_seconds();
 }
 
 static struct bufferevent *stream_make(struct event_base *base, void *user) {
@@ -148,7 +141,7 @@ static void gone_find(Connections *all) {
 
 static void sweep(evutil_socket_t fd, short what, void *user) {
     Connections *all = user;
-    double now = seconds();
+    double now = clock_seconds();
     (void)fd, (void)what;
     for (Connection **at = &all->first; *at;) {
         Connection *c = *at;
@@ -238,5 +231,5 @@ void connections_done(Connections *all, struct evhttp_connection *e) {
         return;
     c->request = NULL;
     // What a client sent ahead is the beginning of the next request.
-    c->started = evbuffer_get_length(bufferevent_get_input(c->stream)) ? seconds() : 0;
+    c->started = evbuffer_get_length(bufferevent_get_input(c->stream)) ? clock_seconds() : 0;
 }

@@ -97,7 +97,7 @@ static bool run(Cli *cli, int argc, char **argv, Error *err) {
 
 int main(int argc, char **argv) {
     Error err = {0};
-    Cli cli = {.start_s = cli_seconds(), .executable = {.fd = -1}};
+    Cli cli = {.start_s = clock_seconds(), .executable = {.fd = -1}};
     standard_files();
     signal(SIGPIPE, SIG_IGN); // a failed write ends us
     bool done = run(&cli, argc, argv, &err) && output_finish(&err);

@@ -11,20 +11,13 @@ static const char *kv_name(const ModelInfo *m) {
     return m->kv_dtype >= 0 && m->kv_dtype <= DTYPE_FP32 ? dtype_names[m->kv_dtype] : "fp8";
 }
 
-static bool has_device(const Executable *e, TargetDevice device) {
-    for (int at = 0; at < e->target_count; at++)
-        if (e->targets[at].device == (int32_t)device)
-            return true;
-    return false;
-}
-
 typedef void Row(void *user, const char *device, int64_t context, int64_t sequences,
                  const MemoryUse *use);
 
 static void rows_visit(const Executable *e, Row *row, void *user) {
     static const char *const names[] = {"cpu", "cuda"}; // ORDER TargetDevice
     for (int device = DEVICE_CPU; device <= DEVICE_CUDA; device++)
-        for (int r = 0; has_device(e, (TargetDevice)device) && r < MEMORY_ROWS; r++)
+        for (int r = 0; executable_has(e, (TargetDevice)device) && r < MEMORY_ROWS; r++)
             for (int c = 0; c < MEMORY_ROWS; c++) {
                 int64_t sequences = memory_step(e->info.max_batch_size, MEMORY_ROWS - 1 - r);
                 int64_t context = memory_step(e->info.max_seq_len, c);

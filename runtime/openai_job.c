@@ -6,15 +6,8 @@
 #include <event2/event.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { PING_SECONDS = 1 };
-
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 // ---- life ---------------------------------------------------------------------------------------
 
@@ -205,7 +198,7 @@ static void chunk_send(Choice *c, const GenerateEvent *e) {
 
 static void measure(Choice *c, const GenerateEvent *e) {
     Metrics *m = &c->job->api->metrics;
-    double now = seconds();
+    double now = clock_seconds();
     if (e->id_count && c->last_s == 0) {
         metrics_observe(m, METRIC_FIRST_TOKEN_SECONDS, now - c->job->start_s);
         metrics_observe(m, METRIC_PROMPT_TOKENS, (double)e->prompt_tokens);
@@ -341,7 +334,7 @@ static void start(Api *api, HttpRequest *http, const ApiClient *client, ApiKind 
     *j = (Job){.api = api,
                .http = http,
                .client = client,
-               .start_s = seconds(),
+               .start_s = clock_seconds(),
                .next = api->first,
                .link = &api->first};
     if (api->first)

@@ -69,12 +69,6 @@ static void numbers_publish(Scheduler *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 typedef void AnswerDo(Scheduler *s, Request *r);
 
 static void running_each(Scheduler *s, AnswerDo *action) {
@@ -122,10 +116,10 @@ static void step(Scheduler *s) {
         return;
     }
     s->now.steps++;
-    double begin_s = seconds();
+    double begin_s = clock_seconds();
     bool done = step_begin(s, &err);
     if (engine_device(s->engine)->type->queues) // else it has run
-        begin_s = seconds();
+        begin_s = clock_seconds();
     if (stepped_s > 0)
         s->now.idle_seconds += begin_s - stepped_s;
     if (done)
@@ -134,7 +128,7 @@ static void step(Scheduler *s) {
         step_fail(s, &err);
         return;
     }
-    s->stepped_s = seconds();
+    s->stepped_s = clock_seconds();
     running_each(s, drawn_take);
 }
 

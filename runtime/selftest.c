@@ -87,7 +87,7 @@ static bool kernels_check(Selftest *s) {
 // A device that is not here is a finding, not a failure, unless it was asked for.
 static bool device_test(Selftest *s, const char *name, Error *err) {
     const char *asked = s->cli->options.device;
-    double started = cli_seconds();
+    double started = clock_seconds();
     SelftestResult found;
     Engine *en = NULL;
     char detail[600];
@@ -108,7 +108,7 @@ static bool device_test(Selftest *s, const char *name, Error *err) {
                  "%s (%s)",
                  found.prefill, found.decode, (double)s->header.bound, found.functions,
                  found.wrong_draws ? ", tokens drawn that are not the most likely" : "",
-                 cli_seconds() - started, engine_device(en)->target->name,
+                 clock_seconds() - started, engine_device(en)->target->name,
                  engine_device(en)->description);
         finding_add(s, name, good ? "good" : "WRONG", detail);
     } else if (opened && err->code == ERR_DEVICE) { // a kernel that ran into the wall
@@ -121,20 +121,13 @@ static bool device_test(Selftest *s, const char *name, Error *err) {
     return done;
 }
 
-static bool has_device(const Executable *e, TargetDevice device) {
-    for (int at = 0; at < e->target_count; at++)
-        if (e->targets[at].device == (int32_t)device)
-            return true;
-    return false;
-}
-
 static bool devices_test(Selftest *s, Error *err) {
     const Executable *e = &s->cli->executable;
     if (s->cli->options.device)
         return device_test(s, s->cli->options.device, err);
-    if (has_device(e, DEVICE_CPU))
+    if (executable_has(e, DEVICE_CPU))
         TRY(device_test(s, "cpu", err));
-    return !has_device(e, DEVICE_CUDA) || device_test(s, "cuda", err);
+    return !executable_has(e, DEVICE_CUDA) || device_test(s, "cuda", err);
 }
 
 bool command_selftest(Cli *cli, Error *err) {

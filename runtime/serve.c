@@ -58,7 +58,7 @@ static void load_finish(Server *s) {
     api->model.context = engine_context(s->engine);
     api->scheduler = s->scheduler;
     fprintf(stderr, "ready after %.2f s: %s on %s, %lld tokens of context\n",
-            cli_seconds() - s->cli->start_s, api->name, engine_device(s->engine)->description,
+            clock_seconds() - s->cli->start_s, api->name, engine_device(s->engine)->description,
             (long long)api->model.context);
 }
 

@@ -24,10 +24,10 @@ typedef struct Candidate {
     Run run;
     int layer, count; // index of bench_layers; index of bench_counts
     char variant[120];
-    int kernels[4]; // of its steps, among the distinct ones
-    double us;      // 0: not timed
+    int kernels[4];      // of its steps, among the distinct ones
+    double us;           // 0: not timed
     double predicted_us; // by the compiler; run.cost.us: by the kernel's model alone
-    bool dense;     // 16-bit weights, in the place of cuBLAS
+    bool dense;          // 16-bit weights, in the place of cuBLAS
 } Candidate;
 
 // Inputs that all layers share.
@@ -73,7 +73,7 @@ static inline bool inputs_make(Inputs *in, Meter *m, uint64_t seed, Arena *a, Er
         float x = random_uniform(&r, -1, 1) + random_uniform(&r, -1, 1) + random_uniform(&r, -1, 1);
         in->x[at] = x;
         in->half[at] = half_from_float(x);
-        bf16[at] = lab_bf16(x);
+        bf16[at] = bfloat_from_float(x);
     }
     TRY(meter_alloc(m, &in->block_x, (int64_t)BLOCK_VALUES * 4, err));
     TRY(meter_alloc(m, &in->block_half, (int64_t)BLOCK_VALUES * 2, err));

@@ -130,7 +130,7 @@ static inline void experts_product(const ExpertsLab *e, int slot, const uint16_t
             for (int64_t k = 0; k < t->in_features; k++) {
                 int64_t from = order ? order[k] : k; // of the checkpoint's inputs
                 uint16_t bits = from < 0 ? 0 : up ? x[from] : x[k];
-                float value = e->c->linear.bf16 ? lab_bf16_float(bits) : half_to_float(bits);
+                float value = e->c->linear.bf16 ? bfloat_to_float(bits) : half_to_float(bits);
                 if (from >= 0)
                     *y += (double)raw[from] * (double)value;
             }
@@ -153,7 +153,7 @@ static inline void experts_inputs(ExpertsLab *e, Random *r, Arena *a) {
     e->chosen = ARENA_NEW(a, float, EXPERTS_TOKENS * 2 * top_k);
     for (int64_t at = 0; at < EXPERTS_TOKENS * width; at++) {
         float value = random_normal(r);
-        e->x[at] = c->linear.bf16 ? lab_bf16(value) : half_from_float(value);
+        e->x[at] = c->linear.bf16 ? bfloat_from_float(value) : half_from_float(value);
     }
     for (int64_t token = 0; token < EXPERTS_TOKENS; token++) {
         float *chosen = e->chosen + token * 2 * top_k;
@@ -247,7 +247,7 @@ static inline double experts_worst(const ExpertsLab *e, const ExpertsRun *run,
         memcpy(&value, out + (up ? 0 : at * 4), 4);
         memcpy(&bits, out + (up ? at * 2 : 0), 2);
         if (up)
-            value = bf16 ? lab_bf16_float(bits) : half_to_float(bits);
+            value = bf16 ? bfloat_to_float(bits) : half_to_float(bits);
         double bound = e->largest * share * e->slack[at] + 1e-6 +
                        (up ? fabs(e->y[at]) * 6e-4 * step : 0);
         double error = fabs((double)value - e->y[at]) / bound;

@@ -19,11 +19,11 @@ typedef struct Data {
 } Data;
 
 static inline uint16_t act_bits(const Case *c, float value) {
-    return c->bf16 ? lab_bf16(value) : half_from_float(value);
+    return c->bf16 ? bfloat_from_float(value) : half_from_float(value);
 }
 
 static inline float act_value(const Case *c, uint16_t bits) {
-    return c->bf16 ? lab_bf16_float(bits) : half_to_float(bits);
+    return c->bf16 ? bfloat_to_float(bits) : half_to_float(bits);
 }
 
 static inline void data_places(Data *d) {
@@ -57,9 +57,9 @@ static inline float *data_inputs(Data *d, const Lab *lab, Arena *a) {
     Random r = {.state = 99};
     int64_t k = lab->graph.packed[lab->op->linear.weight].in_features;
     int64_t width = lab->graph.values[lab->x].width;
-    float *in = ARENA_NEW(a, float, d->tokens * k);
-    d->x_half = ARENA_NEW(a, uint16_t, d->tokens * width);
-    d->x = ARENA_NEW(a, float, d->tokens * width);
+    float *in = ARENA_NEW(a, float, d->tokens *k);
+    d->x_half = ARENA_NEW(a, uint16_t, d->tokens *width);
+    d->x = ARENA_NEW(a, float, d->tokens *width);
     for (int64_t m = 0; m < d->tokens; m++) {
         float *x = d->x + m * width;
         for (int64_t i = 0; i < width; i++) {
@@ -152,9 +152,7 @@ static inline double act_step(const Run *run) {
 static inline double sum_bound(const Run *run, const Data *d) {
     const PackedTensor *t = &run->lab->graph.packed[run->lab->op->linear.weight];
     bool rounded = !run->decode && t->bits != 16;
-    double share = rounded          ? 6e-4 * act_step(run)
-                   : run->lab->norm ? 2e-4 * act_step(run)
-                                    : 3e-5;
+    double share = rounded ? 6e-4 * act_step(run) : run->lab->norm ? 2e-4 * act_step(run) : 3e-5;
     return d->largest * share + 1e-6;
 }
 

@@ -70,24 +70,11 @@ static inline void lab_model(Lab *lab, const Target *target, Arena *a) {
 
 // ---- weights ------------------------------------------------------------------------------------
 
-static inline uint16_t lab_bf16(float value) { // to the nearest, ties to even
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static inline float lab_bf16_float(uint16_t bits) {
-    uint32_t wide = (uint32_t)bits << 16;
-    float value;
-    memcpy(&value, &wide, sizeof value);
-    return value;
-}
-
 static inline void lab_plain_bf16(Weight *w, Random *r, Arena *a) {
     Tensor *plain =
         random_tensor(a, "random.weight", TENSOR_BF16, w->out_features, w->in_features, 2);
     for (int64_t i = 0; i < w->out_features * w->in_features; i++) {
-        uint16_t bits = lab_bf16(random_normal(r) * 0.02f);
+        uint16_t bits = bfloat_from_float(random_normal(r) * 0.02f);
         memcpy((unsigned char *)(uintptr_t)plain->data + 2 * i, &bits, 2);
     }
     w->weight = plain;

@@ -165,7 +165,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: %s EXECUTABLE [options of serve]\n", argv[0]);
         return 2;
     }
-    Cli cli = {.start_s = cli_seconds(), .executable = {.path = argv[1], .fd = -1}};
+    Cli cli = {.start_s = clock_seconds(), .executable = {.path = argv[1], .fd = -1}};
     signal(SIGPIPE, SIG_IGN);
     bool done = run(&cli, argc, argv, &err);
     if (!done)

@@ -245,22 +245,11 @@ static inline void lab_download(StepLab *lab, void *data, uint64_t address, size
 
 // The bits of an activation, and what they stand for.
 static inline uint16_t lab_act(float x, bool bf16) {
-    if (!bf16)
-        return half_from_float(x);
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000)
-        return 0x7fc0; // not a number
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    return bf16 ? bfloat_from_float(x) : half_from_float(x);
 }
 
 static inline float lab_act_value(uint16_t act, bool bf16) {
-    if (!bf16)
-        return half_to_float(act);
-    uint32_t bits = (uint32_t)act << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
+    return bf16 ? bfloat_to_float(act) : half_to_float(act);
 }
 
 static inline void lab_values(PhasePlan *phase, const Graph *g, int64_t max_tokens, Arena *a) {
