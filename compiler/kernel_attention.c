@@ -63,15 +63,11 @@ static int64_t visible(const Problem *p, int64_t keys) {
 
 static void attention_params(Params *out, const Problem *p) {
     const Op *op = p->op;
-    const ModelInfo *info = &p->plan->info;
     *out = (Params){0};
     params_set(out, "HEADS", op->attention.heads);
     params_set(out, "KV_HEADS", op->attention.kv_heads);
     params_set(out, "HEAD_DIM", op->attention.head_dim);
-    params_set(out, "PAGE_TOKENS", info->page_tokens);
-    params_set(out, "PAGES_PER_SEQ", p->plan->batch.pages_per_seq);
-    params_set(out, "KV_PAGE_BYTES", info->kv_page_bytes);
-    params_set(out, "KV_VALUES_AT", info->kv_layer_stride / 2);
+    params_kv(out, p->plan);
     params_set_float(out, "SCALE_BITS", op->attention.scale);
     params_set(out, "WINDOW", window_of(p));
     params_set_float(out, "SOFTCAP_BITS", op->attention.softcap > 0 ? op->attention.softcap : 0);

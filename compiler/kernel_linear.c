@@ -75,14 +75,10 @@ void linear_params(Params *params, const Problem *p) {
     params_set(params, "EXPERTS", op->kind == OP_LINEAR ? 0 : t->experts);
     if (op->linear.epilogue != EPILOGUE_ROPE_KV)
         return;
-    const ModelInfo *info = &p->plan->info;
     params_set(params, "HEADS", op->linear.heads);
     params_set(params, "KV_HEADS", op->linear.kv_heads);
     params_set(params, "HEAD_DIM", op->linear.head_dim);
-    params_set(params, "PAGE_TOKENS", info->page_tokens);
-    params_set(params, "PAGES_PER_SEQ", p->plan->batch.pages_per_seq);
-    params_set(params, "KV_PAGE_BYTES", info->kv_page_bytes);
-    params_set(params, "KV_VALUES_AT", info->kv_layer_stride / 2);
+    params_kv(params, p->plan);
     params_set_float(params, "ROPE_FACTOR_BITS", op->linear.rope_factor);
 }
 

@@ -45,14 +45,10 @@ static bool append_accepts(const Problem *p, char reason[REASON_BYTES]) {
 }
 
 static int append_candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
-    const ModelInfo *info = &p->plan->info;
     out[0] = (Params){0};
     params_set(&out[0], "KV_HEADS", p->op->kv_append.kv_heads);
     params_set(&out[0], "HEAD_DIM", p->op->kv_append.head_dim);
-    params_set(&out[0], "PAGE_TOKENS", info->page_tokens);
-    params_set(&out[0], "PAGES_PER_SEQ", p->plan->batch.pages_per_seq);
-    params_set(&out[0], "KV_PAGE_BYTES", info->kv_page_bytes);
-    params_set(&out[0], "KV_VALUES_AT", info->kv_layer_stride / 2);
+    params_kv(&out[0], p->plan);
     return 1;
 }
 

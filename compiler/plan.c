@@ -41,6 +41,13 @@ void params_set_float(Params *p, const char *name, float value) {
     params_set(p, name, bits);
 }
 
+void params_kv(Params *params, const Plan *p) {
+    params_set(params, "PAGE_TOKENS", p->info.page_tokens);
+    params_set(params, "PAGES_PER_SEQ", p->batch.pages_per_seq);
+    params_set(params, "KV_PAGE_BYTES", p->info.kv_page_bytes);
+    params_set(params, "KV_VALUES_AT", p->info.kv_layer_stride / 2);
+}
+
 int64_t params_get(const Params *p, const char *name) {
     for (int at = 0; at < p->count; at++)
         if (strcmp(p->items[at].name, name) == 0)

@@ -155,6 +155,9 @@ typedef struct Plan {
     Arena *arena;
 } Plan;
 
+// Where a GPU kernel finds keys and values (payload.h draws the KV cache).
+void params_kv(Params *params, const Plan *p);
+
 // What a kernel family is asked about.
 typedef struct Problem {
     const Plan *plan;

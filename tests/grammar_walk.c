@@ -10,8 +10,6 @@
 #include "../runtime/cli_text.h"
 #include "../runtime/grammar.h"
 
-#include <time.h>
-
 enum { PATIENCE = 30, MAX_TOKENS = 1200 };
 
 static uint64_t draw(uint64_t *seed) { // xorshift64*
@@ -19,12 +17,6 @@ static uint64_t draw(uint64_t *seed) { // xorshift64*
     *seed ^= *seed << 25;
     *seed ^= *seed >> 27;
     return *seed * 0x2545f4914f6cdd1du >> 16;
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
 static bool allowed(const uint32_t *mask, int32_t id) {
@@ -65,9 +57,9 @@ static void walk(const Tokenizer *t, const Grammar *g, int32_t vocab, int32_t st
     if (!mask || !ids || !grammar_state_open(&s, g, &err))
         failed("%s", err.message);
     for (;;) {
-        double start = now();
+        double start = clock_seconds();
         grammar_mask(s, mask);
-        double took = now() - start;
+        double took = clock_seconds() - start;
         all->slowest = took > all->slowest ? took : all->slowest;
         all->sum += took;
         all->count++;
@@ -129,12 +121,12 @@ int main(int argc, char **argv) {
     for (const cJSON *v = vectors->child; v; v = v->next, index++) {
         Grammar *g;
         Times all = {0};
-        double start = now();
+        double start = clock_seconds();
         if (!grammar_of(t, v, &g, &err)) {
             fprintf(stderr, "error GQC-%04d: %s\n", err.id, err.message);
             return (int)err.code;
         }
-        double opened = now() - start;
+        double opened = clock_seconds() - start;
         for (long count = strtol(argv[4], NULL, 10); count > 0; count--)
             walk(t, g, vocab, stop, index, &seed, &all);
         fprintf(stderr, "%d: grammar %.2f ms, slowest mask %.3f ms, mean %.1f us of %lld\n", index,

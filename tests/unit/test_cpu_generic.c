@@ -6,6 +6,7 @@
 #include "templates/cpu_quantize.c"
 
 #include "runtime/base.h"
+#include "tests/unit/holes.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -14,8 +15,6 @@
 
 #include <cmocka.h>
 
-// Definitions of the holes under C names that may be assigned to.
-#define HOLE(name) int64_t hole_##name __asm__("HOLE_" #name)
 HOLE(K);
 HOLE(N);
 HOLE(BITS);
@@ -43,17 +42,6 @@ HOLE(KV_LAYER_STRIDE);
 HOLE(KV_BF16);
 
 enum { TOKENS = 131, K = 200, N = 41, PADDED = 256, PADDED_ROWS = 48 };
-
-static uint32_t mix(uint32_t a, uint32_t b) {
-    uint32_t x = a * 0x9e3779b1u ^ b * 0x85ebca77u;
-    x ^= x >> 15;
-    x *= 0x2c1b3c6du;
-    return x ^ x >> 12;
-}
-
-static float random_float(uint32_t a, uint32_t b) {
-    return (float)(int32_t)mix(a, b) / 2147483648.0f;
-}
 
 static double half_at(const uint8_t *p) {
     uint16_t half;
@@ -98,7 +86,7 @@ typedef struct Memory {
 static void memory_fill(Memory *m) {
     const int64_t scales = hole_SCALE_F32 ? 64 : 32;
     for (size_t at = 0; at + 2 <= sizeof m->weights; at += 2) { // as halves: below 1
-        const uint16_t word = (uint16_t)(mix(1, (uint32_t)at) >> 8 & 0xbbff);
+        const uint16_t word = (uint16_t)(random_mix(1, (uint32_t)at) >> 8 & 0xbbff);
         memcpy(m->weights + at, &word, sizeof word);
     }
     for (int64_t record = 0; hole_BITS != 16 && record < PADDED_ROWS / 16 * records(); record++) {
@@ -106,7 +94,7 @@ static void memory_fill(Memory *m) {
         for (int64_t i = 0; i < 16 * record_groups(); i++) {
             const float scale = random_float(3, (uint32_t)(record * 64 + i));
             const uint16_t zero = half_from_float(
-                (float)(mix(4, (uint32_t)(record * 64 + i)) % (1 + (1u << hole_BITS))));
+                (float)(random_mix(4, (uint32_t)(record * 64 + i)) % (1 + (1u << hole_BITS))));
             if (hole_SCALE_F32)
                 memcpy(at + 4 * i, &scale, sizeof scale);
             if (hole_ZEROS)

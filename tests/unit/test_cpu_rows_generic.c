@@ -7,6 +7,7 @@
 #include "templates/cpu_rows.c"
 
 #include "runtime/base.h"
+#include "tests/unit/holes.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -15,8 +16,6 @@
 
 #include <cmocka.h>
 
-// Definitions of the holes under C names that may be assigned to.
-#define HOLE(name) int64_t hole_##name __asm__("HOLE_" #name)
 HOLE(IN);
 HOLE(WIDTH);
 HOLE(GROUPS);
@@ -51,13 +50,6 @@ static int64_t float_hole(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
-}
-
-static float random_float(uint32_t a, uint32_t b) {
-    uint32_t x = a * 0x9e3779b1u ^ b * 0x85ebca77u;
-    x ^= x >> 15;
-    x *= 0x2c1b3c6du;
-    return (float)(int32_t)(x ^ x >> 12) / 2147483648.0f;
 }
 
 static void random_fill(float *to, int64_t count, uint32_t seed, float size) {

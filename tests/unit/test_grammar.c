@@ -6,7 +6,6 @@
 #include "../../runtime/grammar.h"
 
 #include <regex.h>
-#include <time.h>
 
 enum { MAX_VOCAB = 8192, MAX_SKIPPED_PERCENT = 5 };
 
@@ -261,16 +260,10 @@ static void test_end(void **state) {
     lab_end(&l);
 }
 
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 // Opens a grammar, if it can be, and makes `steps` masks of it; all in bounded time.
 static void check_hostile(Lab *l, const char *regex, const char *schema, int steps) {
     const double LIMIT_S = 20; // with sanitizers, on a busy machine
-    double start = seconds();
+    double start = clock_seconds();
     Error err = {0};
     Grammar *g;
     GrammarState *s;
@@ -292,8 +285,8 @@ static void check_hostile(Lab *l, const char *regex, const char *schema, int ste
     }
     grammar_state_close(s);
     grammar_free(g);
-    if (seconds() - start > LIMIT_S)
-        failed("%s: %.1f s", regex ? regex : schema, seconds() - start);
+    if (clock_seconds() - start > LIMIT_S)
+        failed("%s: %.1f s", regex ? regex : schema, clock_seconds() - start);
 }
 
 static char *many(Arena *a, const char *before, const char *part, int count, const char *after) {
