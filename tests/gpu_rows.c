@@ -96,7 +96,7 @@ static bool distribution_check(SampleRun *run, StepLab *lab) {
         lab_upload(lab, base[REGION_BATCH], run->batch, (size_t)batch->bytes);
         lab_phase_run(lab, &run->phase, run->first_kernel, base, SAMPLE_ROWS);
         lab_download(lab, drawn, base[REGION_BATCH] + (uint64_t)batch->sampled, sizeof drawn);
-        for (int row = 0; row < SAMPLE_ROWS; row++)
+        for (int row = 0; row <= SAMPLE_FIRST_DRAFT; row++) // those behind share its slot
             if (sample_slot(row) >= 0) {
                 int32_t token = drawn[sample_slot(row)];
                 if (token < 0 || token >= VOCAB)

@@ -182,6 +182,7 @@ typedef struct Run {
     Lab *lab;
     const Kernel *kernel;
     bool decode; // few tokens
+    int cluster; // of decode: with the shape the order of its sums
     int64_t max_tokens;
     char text[80];
     Cost cost;
@@ -208,7 +209,8 @@ static inline void run_lower(Run *run, const Problem *problem, const Params *par
 
 static inline bool run_decode(Run *run, Lab *lab, int64_t max_tokens, DecodeVariant v, Arena *a) {
     *run = (Run){
-        .lab = lab, .kernel = &kernel_linear_decode, .decode = true, .max_tokens = max_tokens};
+        .lab = lab, .kernel = &kernel_linear_decode, .decode = true, .max_tokens = max_tokens,
+        .cluster = v.cluster};
     Problem problem = {.plan = &lab->plan, .op = lab->op, .phase = PHASE_DECODE,
                        .max_tokens = max_tokens};
     char reason[REASON_BYTES];
