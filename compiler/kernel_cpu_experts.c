@@ -94,7 +94,7 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
         up ? -1 : plan_buffer(plan, phase, "expert results", rows * weight_of(p)->out_features * 4);
     Step *s = step_new(&l, up ? "experts_up" : "experts_down");
     s->cost = *predicted;
-    step_weights(s, plan, op->experts.weight);
+    step_weights_ready(s, plan, op->experts.weight);
     step_buffer(phase, s, l.places, 0);
     step_buffer(phase, s, l.codes, 0);
     step_buffer(phase, s, l.scales, 0);

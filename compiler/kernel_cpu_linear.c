@@ -81,7 +81,7 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
     const bool rope = op->linear.epilogue == EPILOGUE_ROPE_KV;
     Step *s = plan_step(plan, phase, op, "cpu_linear", "linear", params);
     s->cost = *predicted;
-    step_weights(s, plan, op->linear.weight);
+    step_weights_ready(s, plan, op->linear.weight);
     step_weights_or_0(s, plan, op->linear.bias);
     step_buffer(phase, s, x.codes, 0);
     step_buffer(phase, s, x.scales, 0);

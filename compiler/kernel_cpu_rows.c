@@ -111,7 +111,7 @@ static void embed_lower(const Problem *p, const Params *params, const Cost *pred
     Step *s = plan_step(plan, phase, p->op, "cpu_rows", "embed", params);
     s->cost = *predicted;
     step_address(s, REGION_BATCH, plan->batch.token_ids);
-    step_weights(s, plan, p->op->embed.table);
+    step_weights_ready(s, plan, p->op->embed.table);
     step_value(plan, phase, s, p->op->output);
 }
 

@@ -27,7 +27,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_BYTES = 96, REGION_OF_BUFFERS = 1 /* ORDER REGIONS: REGION_ARENA */ };
+enum {
+    NAME_BYTES = 96,
+    REGION_OF_WEIGHTS = 0,
+    REGION_OF_BUFFERS = 1 /* ORDER REGIONS: REGION_ARENA */
+};
 
 #define HOLE_PREFIX "HOLE_"
 #define PASSES      "default<O3>"
@@ -356,6 +360,13 @@ static LLVMValueRef string_constant(Host *h, const char *text) {
     return global;
 }
 
+// TargetInfo.name
+static LLVMValueRef target_constant(Host *h, const Plan *p) {
+    bool cuda = p->target->device == DEVICE_CUDA;
+    return string_constant(h, cuda ? p->target->name
+                                   : arena_printf(h->arena, "cpu:%s", p->target->cpu_level));
+}
+
 static void global_export(Host *h, const char *name, LLVMValueRef value) {
     LLVMValueRef global = LLVMAddGlobal(h->module, LLVMTypeOf(value), name);
     LLVMSetInitializer(global, value);
@@ -378,8 +389,7 @@ static bool plan_emit(Host *h, const Plan *p, int plan_index, LLVMValueRef *entr
         kernel_name(name, plan_index, p, at);
         TRY(template_add(h, p->kernels[at], p->target->cpu_level, name));
     }
-    LLVMValueRef target = string_constant(
-        h, cuda ? p->target->name : arena_printf(h->arena, "cpu:%s", p->target->cpu_level));
+    LLVMValueRef target = target_constant(h, p);
     const PhasePlan **phases = ARENA_NEW(h->arena, const PhasePlan *, p->phase_count);
     for (int at = 0; at < p->phase_count; at++)
         phases[at] = &p->phases[at];
@@ -393,6 +403,51 @@ static bool plan_emit(Host *h, const Plan *p, int plan_index, LLVMValueRef *entr
         entries[(*count)++] = LLVMConstStructInContext(h->context, fields, 4, false);
     }
     return true;
+}
+
+// Do all kernels of the plan that read a tensor ask for it first?
+static bool tensor_ready(const Plan *p, const PackedTensor *t) {
+    bool read = false;
+    for (int phase = 0; phase < p->phase_count; phase++)
+        for (int at = 0; at < p->phases[phase].step_count; at++) {
+            const Step *s = &p->phases[phase].steps[at];
+            for (const Operand *o = s->operands; o < s->operands + s->operand_count; o++) {
+                if (o->kind != OPERAND_ADDRESS || o->region != REGION_OF_WEIGHTS ||
+                    o->offset != t->offset)
+                    continue;
+                if (!o->ready)
+                    return false;
+                read = true;
+            }
+        }
+    return read;
+}
+
+// The table model_ready; its layout is ReadyWeights of runtime/step.h.
+static void ready_emit(Host *h, const Plan *const *plans, int count) {
+    int room = 1, used = 0;
+    for (int at = 0; at < count; at++)
+        room += plans[at]->graph->packed_count;
+    LLVMValueRef *entries = ARENA_NEW(h->arena, LLVMValueRef, room);
+    for (int plan = 0; plan < count; plan++) {
+        const Graph *g = plans[plan]->graph;
+        if (plans[plan]->target->device == DEVICE_CUDA)
+            continue;
+        LLVMValueRef target = target_constant(h, plans[plan]);
+        for (int at = 0; at < g->packed_count; at++) {
+            const PackedTensor *t = &g->packed[at];
+            int64_t end = at + 1 < g->packed_count ? t[1].offset : t->offset + t->bytes;
+            LLVMValueRef fields[] = {
+                target, LLVMConstInt(h->i64, (unsigned long long)t->offset, true),
+                LLVMConstInt(h->i64, (unsigned long long)(end - t->offset), true)};
+            if (tensor_ready(plans[plan], t))
+                entries[used++] = LLVMConstStructInContext(h->context, fields, 3, false);
+        }
+    }
+    LLVMTypeRef fields[] = {h->pointer, h->i64, h->i64};
+    LLVMTypeRef entry = LLVMStructTypeInContext(h->context, fields, 3, false);
+    global_export(h, "model_ready", LLVMConstArray2(entry, entries, (uint64_t)used));
+    global_export(h, "model_ready_count", LLVMConstInt(h->i32, (unsigned long long)used, true));
 }
 
 static bool module_build(Host *h, const Plan *const *plans, int count) {
@@ -409,6 +464,7 @@ static bool module_build(Host *h, const Plan *const *plans, int count) {
     global_export(h, "model_steps", LLVMConstArray2(entry, entries, (uint64_t)entry_count));
     global_export(h, "model_step_count",
                   LLVMConstInt(h->i32, (unsigned long long)entry_count, true));
+    ready_emit(h, plans, count);
     LLVMValueRef next;
     for (LLVMValueRef f = LLVMGetFirstFunction(h->module); f; f = next) {
         next = LLVMGetNextFunction(f);

@@ -169,6 +169,11 @@ void step_weights(Step *s, const Plan *p, int packed) {
     step_address(s, REGION_WEIGHTS, p->graph->packed[packed].offset);
 }
 
+void step_weights_ready(Step *s, const Plan *p, int packed) {
+    step_weights(s, p, packed);
+    s->operands[s->operand_count - 1].ready = true;
+}
+
 void step_buffer(PhasePlan *phase, Step *s, int buffer, int64_t offset) {
     Operand *o = operand_new(s, OPERAND_BUFFER);
     o->region = REGION_ARENA;

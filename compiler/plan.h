@@ -82,6 +82,7 @@ typedef struct Operand {
     int region;     // StepRegion of step.h: 0 weights, 1 arena, 2 KV, 3 batch
     int64_t offset; // bytes; OPERAND_INT: the value; OPERAND_BUFFER: added to the buffer's offset
     int buffer;     // OPERAND_BUFFER
+    bool ready;     // weights: the kernel asks for them before it reads them (StepRun.ready)
 } Operand;
 
 // One call of a kernel.
@@ -241,6 +242,7 @@ int plan_counts(Plan *p, PhasePlan *phase, int64_t bytes);
 int plan_value(Plan *p, PhasePlan *phase, int value); // buffer of a graph value, made when missing
 void step_address(Step *s, int region, int64_t offset);
 void step_weights(Step *s, const Plan *p, int packed);           // REGION_WEIGHTS + its offset
+void step_weights_ready(Step *s, const Plan *p, int packed);     // the kernel asks for them first
 void step_weights_or_0(Step *s, const Plan *p, int packed);      // < 0: there is none, an int 0
 void step_buffer(PhasePlan *phase, Step *s, int buffer, int64_t offset);
 void step_value(Plan *p, PhasePlan *phase, Step *s, int value);  // = step_buffer(plan_value())

@@ -52,8 +52,8 @@ bool cli_parse(CliOptions *o, const ModelInfo *model, const struct cJSON *defaul
 void cli_help(const char *program, const char *command, FILE *out);
 bool cli_command_known(const char *word);
 
-// Opens the engine on the device that the options name, with room for that many tokens; 0: what
-// -c says, for one sequence.
+// Opens the engine on the device that the options name, with room for that many tokens and all weights
+// checked; 0: what -c says, for one sequence, whose first token may come before the last check.
 bool cli_engine(Cli *cli, Engine **out, int64_t kv_tokens, Error *err);
 // "1,2,3" into ids the caller frees.
 bool cli_ids(const char *text, int32_t **ids, int64_t *count, Error *err);

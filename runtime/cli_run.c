@@ -86,7 +86,8 @@ bool cli_engine(Cli *cli, Engine **out, int64_t kv_tokens, Error *err) {
     const DeviceType *type;
     DeviceOptions o = {.threads = (int)options->threads,
                        .kv_required = options->context > 0,
-                       .context = options->context};
+                       .context = options->context,
+                       .check_first = kv_tokens > 0};
     TRY(device_parse(options->device, &type, &o.index, err));
     if (options->context > most)
         return fail(err, ERR_USAGE, 1018,

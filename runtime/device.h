@@ -12,6 +12,7 @@ typedef struct DeviceOptions {
     int64_t kv_tokens; // room of the KV cache, over all sequences; 0 = for a full batch
     bool kv_required;  // less will not do: ERR_RESOURCE; else take what fits
     int64_t context;   // tokens of one sequence at most; 0 = max_seq_len of the model
+    bool check_first;  // all weights before it opens; else each page before its first use
 } DeviceOptions;
 
 typedef struct Device Device;

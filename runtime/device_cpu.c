@@ -2,11 +2,11 @@
 // a pool. The best level that this processor has is picked at start.
 #include "cpu.h"
 #include "device.h"
+#include "page_checks.h"
 #include "sampler.h"
 #include "threads.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +21,7 @@ typedef struct CpuDevice {
     Candidate *candidates; // [vocab_size], for the sampler
     float *scores;         // the same
     size_t kv_bytes;
-    atomic_llong next_page; // to be compared with its check
-    atomic_bool damaged;    // `damage` is set, by the first who saw it
-    Error damage;
+    PageChecks *checks; // of the weights
 } CpuDevice;
 
 // ---- levels -------------------------------------------------------------------------------------
@@ -109,36 +107,12 @@ bool device_kv_pages(int64_t *pages, const ModelInfo *m, const DeviceOptions *o,
     return true;
 }
 
-// One thread's share of the pages.
-static void pages_check(void *user, int thread) {
-    CpuDevice *d = user;
-    Bytes weights = executable_segment(d->e, SEGMENT_WEIGHTS);
-    int64_t page;
-    (void)thread;
-    while ((page = atomic_fetch_add(&d->next_page, 1)) * PAYLOAD_PAGE_BYTES <
-           d->e->info.weights_bytes) {
-        Error err = {0};
-        size_t at = (size_t)page * PAYLOAD_PAGE_BYTES, left = weights.size - at;
-        if (executable_page_check(d->e, page, weights.data + at,
-                                  left < PAYLOAD_PAGE_BYTES ? left : PAYLOAD_PAGE_BYTES, &err))
-            continue;
-        if (!atomic_exchange(&d->damaged, true))
-            d->damage = err;
-        break;
-    }
-}
-
-// Before the first step, by the threads that run it. Beside it would take longer: both read all
-// weights, at the speed of memory, and threads that wait at a barrier for one that lost its core to a
-// check do nothing.
-static bool weights_check(CpuDevice *d, Error *err) {
-    Bytes weights = executable_segment(d->e, SEGMENT_WEIGHTS);
-    madvise((void *)(uintptr_t)weights.data, weights.size, MADV_WILLNEED);
-    pool_run(d->pool, pages_check, d);
-    if (!atomic_load(&d->damaged))
-        return true;
-    *err = d->damage;
-    return false;
+// Before the first step, by the threads that run it, what its kernels do not ask for.
+static bool weights_open(CpuDevice *d, bool check_first, Error *err) {
+    TRY(page_checks_open(&d->checks, d->e, d->device.target->name, err));
+    page_checks_run(d->checks, d->pool, check_first);
+    page_checks_offer(d->checks, &d->run);
+    return page_checks_good(d->checks, err);
 }
 
 // ---- open and close -----------------------------------------------------------------------------
@@ -168,6 +142,7 @@ static void cpu_close(Device *device) {
         munmap(d->run.base[REGION_KV], d->kv_bytes);
     free(d->candidates);
     free(d->scores);
+    page_checks_close(d->checks);
     free(d);
 }
 
@@ -210,7 +185,7 @@ static bool cpu_start(CpuDevice *d, unsigned char *batch, const DeviceOptions *o
     d->run.threads = pool_threads(d->pool);
     d->run.device = d->pool;
     processor_name(d->device.description, sizeof d->device.description, d->run.threads);
-    return weights_check(d, err);
+    return weights_open(d, o->check_first, err);
 }
 
 static bool cpu_open(Device **out, const Executable *e, unsigned char *batch,
@@ -315,7 +290,8 @@ static bool cpu_run(Device *device, StepPhase phase, int32_t rows, Error *err) {
     d->run.tokens = rows;
     Call call = {.run = &d->run, .step = (CpuStep *)entry->function};
     pool_run(d->pool, call_step, &call);
-    return true;
+    page_checks_offer(d->checks, &d->run);
+    return page_checks_good(d->checks, err); // else what it gave is nobody's
 }
 
 // Drafts as a prompt: the same sums, and the keys of a sequence are read for all of its rows at once.

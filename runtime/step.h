@@ -23,12 +23,17 @@ typedef enum StepPhase { // ORDER PHASES
 } StepPhase;
 
 // One run of a step function. On the GPU the bases are device addresses.
-typedef struct StepRun {
+typedef struct StepRun StepRun;
+struct StepRun {
     unsigned char *base[REGION_COUNT];
     int32_t tokens;  // rows of this step (M); in PHASE_HEAD and PHASE_SAMPLE: head rows
     int32_t threads; // CPU: threads that run the step function together
     void *device;    // CPU: the barrier's state; CUDA: the device (device_cuda.c)
-} StepRun;
+    // CPU: kernels ask for weights right before they read them: bytes [from, from + least), and up to
+    // [from, from + most) if that costs nothing. Returns how many they may read. NULL: all of them.
+    int64_t (*ready)(const StepRun *run, const unsigned char *from, int64_t least, int64_t most);
+    void *checks; // CPU: of `ready` (page_checks.c)
+};
 
 // ---- CPU: every thread calls the same step function ---------------------------------------------
 
@@ -68,5 +73,15 @@ typedef struct StepEntry {
 
 extern const StepEntry model_steps[];
 extern const int32_t model_step_count;
+
+// Weights that all kernels of a CPU target ask for (StepRun.ready), by offset. What else there is must
+// be right before the first step.
+typedef struct ReadyWeights {
+    const char *target;    // TargetInfo.name
+    int64_t offset, bytes; // in REGION_WEIGHTS; with what fills up to the next tensor
+} ReadyWeights;
+
+extern const ReadyWeights model_ready[];
+extern const int32_t model_ready_count;
 
 #endif

@@ -158,7 +158,7 @@ INLINE void experts_product(const StepRun *run, int32_t thread, const uint8_t *w
             scales + first * groups(), p->first[place + 1] - p->first[place]};
         const Finish f = {p->rows + p->first[place], out};
         if (product_of.tokens > 0)
-            product(&product_of, &f, tiles * thread / run->threads,
+            product(run, &product_of, &f, tiles * thread / run->threads,
                     tiles * (thread + 1) / run->threads);
     }
 }

@@ -99,5 +99,5 @@ void linear(const StepRun *run, int32_t thread, const uint8_t *weights, const fl
     const Product p = {weights, x, x_scales, run->tokens};
     const Finish f = {bias, out, residual, inv_freq, {kv, page_table}, slots, positions};
     const int64_t tiles = (HOLE_N + ROWS - 1) / ROWS;
-    product(&p, &f, tiles * thread / run->threads, tiles * (thread + 1) / run->threads);
+    product(run, &p, &f, tiles * thread / run->threads, tiles * (thread + 1) / run->threads);
 }

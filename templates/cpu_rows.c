@@ -64,8 +64,10 @@ void embed(const StepRun *run, int32_t thread, const int32_t *token_ids, const u
         int64_t token = token_ids[row];
         if (token < 0 || token >= HOLE_ROWS) // a row that stands for no sequence
             token = 0;
-        const uint8_t *from =
-            table + (token / 16 * tiles + tile) * TILE_BYTES + token % 8 * 64 + token % 16 / 8 * 4;
+        const uint8_t *rows = table + token / 16 * tiles * TILE_BYTES;
+        if (run->ready && (at == pieces.first || tile == 0))
+            run->ready(run, rows, tiles * TILE_BYTES, tiles * TILE_BYTES);
+        const uint8_t *from = rows + tile * TILE_BYTES + token % 8 * 64 + token % 16 / 8 * 4;
         uint16_t halves[PIECE];
         UNROLL
         for (int i = 0; i < 2; i++) {

@@ -23,6 +23,7 @@
 #ifndef PRODUCT_H
 #define PRODUCT_H
 
+#include "../runtime/step.h"
 #include "simd.h"
 #include "tile16.h"
 
@@ -462,14 +463,27 @@ static void product_float(const Product *p, const Finish *f, int64_t first_tile,
     }
 }
 
+// Row tiles from `first` on whose weights may be read, one at least.
+INLINE int64_t tiles_ready(const StepRun *run, const Product *p, int64_t first, int64_t last) {
+    const int64_t bytes = records() * record_bytes();
+    if (!run->ready)
+        return last;
+    return first +
+           run->ready(run, p->weights + first * bytes, bytes, (last - first) * bytes) / bytes;
+}
+
 // Row tiles [first, last) of the product, and finish() for each of them and each token.
-static void product(const Product *p, const Finish *f, int64_t first_tile, int64_t last_tile) {
-    if (HOLE_BITS == 16)
-        product_float(p, f, first_tile, last_tile);
-    else if (p->tokens <= FEW_TOKENS)
-        product_few(p, f, first_tile, last_tile);
-    else
-        product_many(p, f, first_tile, last_tile);
+static void product(const StepRun *run, const Product *p, const Finish *f, int64_t first,
+                    int64_t last) {
+    for (int64_t end; first < last; first = end) {
+        end = tiles_ready(run, p, first, last);
+        if (HOLE_BITS == 16)
+            product_float(p, f, first, end);
+        else if (p->tokens <= FEW_TOKENS)
+            product_few(p, f, first, end);
+        else
+            product_many(p, f, first, end);
+    }
 }
 
 #endif

@@ -95,6 +95,8 @@ static void decode_step(const StepRun *run, int32_t thread) {
 
 const StepEntry model_steps[] = {STEPS("cpu:x86-64-v3"), STEPS("cpu:x86-64-v4-vnni")};
 const int32_t model_step_count = sizeof model_steps / sizeof *model_steps;
+const ReadyWeights model_ready[1] = {{0}};
+const int32_t model_ready_count = 0;
 
 // ---- the program --------------------------------------------------------------------------------
 

@@ -23,7 +23,10 @@ enum {
     FAKE_HEAD_ROWS = 6,
     FAKE_PAGE_BYTES = FAKE_PAGE_TOKENS * 4,
     FAKE_LOGITS_OFFSET = 4 * FAKE_CHUNK_MOST,
-    FAKE_WEIGHTS = PAYLOAD_PAGE_BYTES + 12345, // two pages of checks
+    // Pages of checks: 0 and the last one, which is short, must be right at the start; of 1 and 2 the
+    // steps ask for the one that a token needs.
+    FAKE_PAGES = 4,
+    FAKE_WEIGHTS = (FAKE_PAGES - 1) * PAYLOAD_PAGE_BYTES + 12345,
 };
 
 static inline uint32_t fake_hash(uint32_t hash, uint32_t token) {
@@ -79,13 +82,26 @@ static uint32_t *fake_hidden(const StepRun *run) {
     return (uint32_t *)(void *)run->base[REGION_ARENA];
 }
 
+// Asks for the page that a token needs.
+static inline int64_t fake_token_page(int32_t token) {
+    return 1 + token % 2;
+}
+
+static void fake_ready(const StepRun *run, int32_t token) {
+    if (run->ready)
+        run->ready(run, run->base[REGION_WEIGHTS] + fake_token_page(token) * PAYLOAD_PAGE_BYTES, 1,
+                   PAYLOAD_PAGE_BYTES);
+}
+
 // Rows are dealt to the threads; all must have written their token before one reads.
 static void fake_hidden_step(const StepRun *run, int32_t thread) {
     ModelInfo m = fake_info();
     BatchLayout b = batch_layout(&m);
-    for (int32_t row = thread; row < run->tokens; row += run->threads)
+    for (int32_t row = thread; row < run->tokens; row += run->threads) {
+        fake_ready(run, fake_ints(run, b.token_ids)[row]);
         *fake_kv(run, &b, fake_ints(run, b.slots)[row], fake_ints(run, b.positions)[row]) =
             fake_ints(run, b.token_ids)[row];
+    }
     cpu_barrier(run, thread);
     for (int32_t row = thread; row < run->tokens; row += run->threads) {
         uint32_t hash = 1;
@@ -124,12 +140,18 @@ static void fake_decode_step(const StepRun *run, int32_t thread) {
 
 const StepEntry model_steps[] = {FAKE_STEPS("cpu:x86-64-v3"), FAKE_STEPS("cpu:x86-64-v4-vnni")};
 const int32_t model_step_count = sizeof model_steps / sizeof *model_steps;
+const ReadyWeights model_ready[] = {
+    {"cpu:x86-64-v4-vnni", 0, FAKE_WEIGHTS}, // another target's
+    {"cpu:x86-64-v3", PAYLOAD_PAGE_BYTES - 100, PAYLOAD_PAGE_BYTES + 4},
+    {"cpu:x86-64-v3", 2 * PAYLOAD_PAGE_BYTES - 96, PAYLOAD_PAGE_BYTES + 96 + 12000},
+};
+const int32_t model_ready_count = sizeof model_ready / sizeof *model_ready;
 
 // ---- payload ------------------------------------------------------------------------------------
 
 typedef struct FakeFile {
     unsigned char *weights; // [FAKE_WEIGHTS], then the checks
-    uint64_t checks[2];
+    uint64_t checks[FAKE_PAGES];
     TargetInfo targets[1];
     Executable e;
 } FakeFile;
@@ -142,8 +164,11 @@ static void fake_open(FakeFile *f) {
     unsigned char *data = calloc(1, checks_at + sizeof f->checks);
     for (size_t at = 0; at < FAKE_WEIGHTS; at++)
         data[at] = (unsigned char)(at * 7);
-    f->checks[0] = payload_hash64(data, PAYLOAD_PAGE_BYTES);
-    f->checks[1] = payload_hash64(data + PAYLOAD_PAGE_BYTES, FAKE_WEIGHTS - PAYLOAD_PAGE_BYTES);
+    for (int64_t page = 0; page < FAKE_PAGES; page++) {
+        int64_t at = page * PAYLOAD_PAGE_BYTES, left = FAKE_WEIGHTS - at;
+        f->checks[page] = payload_hash64(
+            data + at, (size_t)(left < PAYLOAD_PAGE_BYTES ? left : PAYLOAD_PAGE_BYTES));
+    }
     memcpy(data + checks_at, f->checks, sizeof f->checks);
     f->weights = data;
     f->e = (Executable){.path = "fake",

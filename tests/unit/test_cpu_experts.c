@@ -148,11 +148,31 @@ static void token_check(const Lab *lab, Worst *worst, int index, int64_t token, 
     }
 }
 
+// Nobody asks for the weights of an expert that no token chose.
+static void unused_check(const Lab *lab, int index, int32_t tokens, int64_t first) {
+    const ExpertsCase *c = &cases[index];
+    const PackedTensor *t = &lab->graph.packed[lab->graph.ops[lab->ops[index]].experts.weight];
+    bool used[16] = {false};
+    for (int64_t token = first; token < first + tokens; token++)
+        for (int64_t j = 0; j < c->top_k; j++)
+            if (slot_of(c, expert_of(c, token, j)) >= 0)
+                used[slot_of(c, expert_of(c, token, j))] = true;
+    for (int64_t place = 0; place < c->experts; place++) {
+        const unsigned char *from = lab->veiled + t->offset + place * t->expert_bytes;
+        bool veiled = true;
+        for (int64_t at = 0; at < t->expert_bytes; at++)
+            veiled = veiled && from[at] == 0xff;
+        assert_int_equal(veiled, !used[place]);
+    }
+}
+
 static void batch_run(Lab *lab, int level, int index, int32_t tokens, int32_t threads,
                       int64_t first) {
     inputs_fill(lab, level, index, tokens, first);
     routes_fill(lab, level, index, tokens, first);
     case_step(lab, level, index, tokens, threads);
+    if (case_veiled(lab))
+        unused_check(lab, index, tokens, first);
 }
 
 static void case_check(Lab *lab, int level, int index) {

@@ -208,19 +208,58 @@ static void test_bad_id(void **state) {
     close_engine(&f, en);
 }
 
+static void refuse(FakeFile *f, const DeviceOptions *o) {
+    Engine *en = NULL;
+    Error err = {0};
+    assert_false(engine_open(&en, &f->e, &device_cpu, o, &err));
+    assert_int_equal(err.code, ERR_CORRUPT);
+    assert_non_null(strstr(err.message, "weights are damaged"));
+}
+
+// What no step asks for, and with check_first everything, is checked before the engine opens.
 static void test_damaged_weights(void **state) {
     (void)state;
-    const size_t damaged[] = {0, PAYLOAD_PAGE_BYTES - 1, PAYLOAD_PAGE_BYTES, FAKE_WEIGHTS - 1};
-    for (size_t at = 0; at < sizeof damaged / sizeof *damaged; at++) {
+    const size_t always[] = {0, PAYLOAD_PAGE_BYTES - 1, 3 * PAYLOAD_PAGE_BYTES, FAKE_WEIGHTS - 1};
+    const size_t first[] = {PAYLOAD_PAGE_BYTES, 2 * PAYLOAD_PAGE_BYTES, 3 * PAYLOAD_PAGE_BYTES - 1};
+    FakeFile f;
+    fake_open(&f);
+    for (size_t at = 0; at < sizeof always / sizeof *always; at++) {
+        f.weights[always[at]] ^= 1;
+        refuse(&f, &(DeviceOptions){.threads = 2});
+        f.weights[always[at]] ^= 1;
+    }
+    for (size_t at = 0; at < sizeof first / sizeof *first; at++) {
+        f.weights[first[at]] ^= 1;
+        refuse(&f, &(DeviceOptions){.threads = 2, .check_first = true});
+        f.weights[first[at]] ^= 1;
+    }
+    fake_close(&f);
+}
+
+// A page that is damaged counts from the step on that needs it; that step and all later ones fail.
+static void test_damaged_later(void **state) {
+    (void)state;
+    for (int64_t page = 1; page <= 2; page++) {
         FakeFile f;
-        Engine *en = NULL;
+        Engine *en = open_engine(&f, &(DeviceOptions){.threads = 2});
+        const int32_t good[] = {(int32_t)(page % 2), 8 + (int32_t)(page % 2)};
+        const int32_t bad[] = {good[0], good[0] + 1};
+        assert_int_equal(fake_token_page(good[1]), 3 - page);
+        f.weights[page * PAYLOAD_PAGE_BYTES + 77] ^= 4;
+        int32_t token, expected;
         Error err = {0};
-        fake_open(&f);
-        f.weights[damaged[at]] ^= 1;
-        assert_false(engine_open(&en, &f.e, &device_cpu, &(DeviceOptions){.threads = 2}, &err));
+        fake_expected(good, 2, greedy, NULL, &expected, 1);
+        begin(en, 0, &greedy, good, 2, &token);
+        assert_int_equal(token, expected);
+        assert_true(engine_start(en, 1, &greedy, &err));
+        assert_false(engine_prefill(en, 1, bad, 2, NULL, &err));
         assert_int_equal(err.code, ERR_CORRUPT);
-        assert_non_null(strstr(err.message, "weights are damaged"));
-        fake_close(&f);
+        assert_non_null(strstr(err.message, "weights are damaged (MiB "));
+        err = (Error){0};
+        assert_true(engine_start(en, 2, &greedy, &err));
+        assert_false(engine_prefill(en, 2, good, 2, NULL, &err));
+        assert_int_equal(err.code, ERR_CORRUPT);
+        close_engine(&f, en);
     }
 }
 
@@ -243,7 +282,8 @@ int main(void) {
         cmocka_unit_test(test_alone),           cmocka_unit_test(test_batch_changes_nothing),
         cmocka_unit_test(test_visits),          cmocka_unit_test(test_context),
         cmocka_unit_test(test_full_cache),      cmocka_unit_test(test_bad_id),
-        cmocka_unit_test(test_damaged_weights), cmocka_unit_test(test_no_target),
+        cmocka_unit_test(test_damaged_weights), cmocka_unit_test(test_damaged_later),
+        cmocka_unit_test(test_no_target),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
