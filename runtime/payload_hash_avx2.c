@@ -14,6 +14,9 @@
 
 #define XXH_INLINE_ALL
 #define XXH_VECTOR 2 // XXH_AVX2
+// From memory one core of a Zen 4 checks 24 GB/s with it, as much as it can read, and 17 GB/s with the
+// library's own 384.
+#define XXH_PREFETCH_DIST 4096
 #include <xxhash.h>
 
 uint64_t payload_hash64_avx2(const void *data, size_t size) {
