@@ -107,8 +107,16 @@ bool device_kv_pages(int64_t *pages, const ModelInfo *m, const DeviceOptions *o,
     return true;
 }
 
+// Pages of 2 MiB where the system's cache of the file has them, and gets them from now on: one entry
+// of the page table, and one fault, instead of 512.
+static void weights_advise(const Executable *e) {
+    Bytes weights = executable_segment(e, SEGMENT_WEIGHTS);
+    madvise((void *)(uintptr_t)weights.data, weights.size, MADV_HUGEPAGE);
+}
+
 // Before the first step, by the threads that run it, what its kernels do not ask for.
 static bool weights_open(CpuDevice *d, bool check_first, Error *err) {
+    weights_advise(d->e);
     TRY(page_checks_open(&d->checks, d->e, d->device.target->name, err));
     page_checks_run(d->checks, d->pool, check_first);
     page_checks_offer(d->checks, &d->run);
