@@ -3,7 +3,7 @@
 
 #include <assert.h>
 
-enum { TENSOR_ALIGN = 256, PLAIN_RECORD_K = 64 };
+enum { PLAIN_RECORD_K = 64 };
 
 Record record_geometry(const PackedTensor *t) {
     bool plain = t->bits == 16;

@@ -4,11 +4,10 @@
 // inputs. So a band of 64 packed rows is unpacked to bytes a chunk of K at a time, reading whole
 // cache lines of the checkpoint, and its tiles are assembled from there. Bands are independent:
 // threads take them in turn, and the bytes written do not depend on who took which.
-#include "fd.h"
+#include "blocks.h"
 #include "tile16.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -358,14 +357,13 @@ void tensor_pack(const PackedTensor *t, unsigned char *out) {
 
 typedef struct Work {
     const Graph *g;
-    int fd;
-    int64_t base;
+    Blocks *blocks;
     int tensor; // the next band to take
     int64_t band;
     int64_t done; // bytes written
     int64_t total;
     int64_t *left; // [packed_count]: bands that are not written yet
-    int error;     // errno of the first failure
+    bool failed;   // a block could not be written
     void (*progress)(void *user, int64_t done, int64_t total);
     void *user;
     pthread_mutex_t lock;
@@ -377,7 +375,7 @@ static bool work_take(Work *w, const PackedTensor **t, int64_t *band) {
         w->tensor++;
         w->band = 0;
     }
-    bool more = !w->error && w->tensor < w->g->packed_count;
+    bool more = !w->failed && w->tensor < w->g->packed_count;
     if (more) {
         *t = &w->g->packed[w->tensor];
         *band = w->band++;
@@ -394,13 +392,12 @@ static void sources_release(const PackedTensor *t) {
     }
 }
 
-static void work_done(Work *w, const PackedTensor *t, int64_t bytes, int error) {
+static void work_done(Work *w, const PackedTensor *t, int64_t bytes, bool written) {
     pthread_mutex_lock(&w->lock);
     w->done += bytes;
     if (--w->left[t - w->g->packed] == 0)
         sources_release(t);
-    if (error && !w->error)
-        w->error = error;
+    w->failed = w->failed || !written;
     if (w->progress)
         w->progress(w->user, w->done, w->total);
     pthread_mutex_unlock(&w->lock);
@@ -410,6 +407,15 @@ static int64_t piece_bytes(const PackedTensor *t, int64_t band) {
     return t->kind == PACKED_LINEAR ? row_tile_bytes(t) * band_tiles(t, band) : t->bytes;
 }
 
+// A piece, and zeros behind the tensor's last one up to the next tensor.
+static bool piece_put(const Work *w, const PackedTensor *t, int64_t band, const void *data) {
+    static const unsigned char zeros[TENSOR_ALIGN];
+    int64_t size = piece_bytes(t, band), at = t->kind == PACKED_LINEAR ? band_at(t, band) : 0;
+    int64_t fill = (int64_t)round_up((uint64_t)t->bytes, TENSOR_ALIGN) - t->bytes;
+    return blocks_put(w->blocks, t->offset + at, data, size) &&
+           (at + size < t->bytes || blocks_put(w->blocks, t->offset + t->bytes, zeros, fill));
+}
+
 static void *work_run(void *argument) {
     Work *w = argument;
     Arena arena = {0};
@@ -417,49 +423,29 @@ static void *work_run(void *argument) {
     int64_t room = 1, natural = 1, band;
     for (int i = 0; i < w->g->packed_count; i++) {
         const PackedTensor *t = &w->g->packed[i];
-        int64_t need = t->kind == PACKED_LINEAR ? row_tile_bytes(t) * BAND_TILES : t->bytes;
+        int64_t need = t->kind == PACKED_LINEAR ? row_tile_bytes(t) * BAND_TILES : 0;
         room = need > room ? need : room;
         natural = natural_bytes(t) > natural ? natural_bytes(t) : natural;
     }
     unsigned char *out = arena_alloc(&arena, (size_t)room);
     s->natural = arena_alloc(&arena, (size_t)natural);
     for (const PackedTensor *t; work_take(w, &t, &band);) {
-        int64_t size = piece_bytes(t, band), at = t->offset;
-        if (t->kind == PACKED_LINEAR) {
+        if (t->kind == PACKED_LINEAR)
             band_pack(t, band, s, out);
-            at += band_at(t, band);
-        } else {
-            memcpy(out, vector_data(t), (size_t)size);
-        }
-        work_done(w, t, size, fd_write(w->fd, out, (size_t)size, w->base + at) ? 0 : errno);
+        const void *data = t->kind == PACKED_LINEAR ? out : vector_data(t);
+        work_done(w, t, piece_bytes(t, band), piece_put(w, t, band, data));
     }
     arena_free(&arena);
     return NULL;
-}
-
-// The checks of pages that are all written, read back from the page cache.
-static bool pages_check(int fd, int64_t base, int64_t bytes, uint64_t *checks, Error *err) {
-    Arena arena = {0};
-    unsigned char *page = arena_alloc(&arena, PAYLOAD_PAGE_BYTES);
-    bool done = true;
-    for (int64_t at = 0; done && at < bytes; at += PAYLOAD_PAGE_BYTES) {
-        size_t size = (size_t)(bytes - at < PAYLOAD_PAGE_BYTES ? bytes - at : PAYLOAD_PAGE_BYTES);
-        memset(page, 0, size); // behind the last tensor the file may end
-        if (fd_read(fd, page, size, base + at) < size && errno != 0)
-            done = fail(err, ERR_RESOURCE, 462, "cannot read back the packed weights: %s",
-                        strerror(errno));
-        checks[at / PAYLOAD_PAGE_BYTES] = payload_hash64(page, size);
-    }
-    arena_free(&arena);
-    return done;
 }
 
 bool weights_pack(const Graph *g, int fd, int64_t base, int64_t bytes, int threads,
                   void (*progress)(void *user, int64_t done, int64_t total), void *user,
                   uint64_t *checks, PackStats *stats, Error *err) {
     double started = clock_seconds(), cpu_started = cpu_seconds();
-    Work w = {.g = g, .fd = fd, .base = base, .total = bytes, .progress = progress, .user = user};
+    Work w = {.g = g, .total = bytes, .progress = progress, .user = user};
     Arena arena = {0};
+    w.blocks = blocks_open(fd, base, bytes, threads, checks, &arena);
     w.left = ARENA_NEW(&arena, int64_t, g->packed_count + 1);
     for (int i = 0; i < g->packed_count; i++)
         w.left[i] = band_count(&g->packed[i]);
@@ -473,11 +459,10 @@ bool weights_pack(const Graph *g, int fd, int64_t base, int64_t bytes, int threa
     for (int i = 0; i < running; i++)
         pthread_join(ids[i], NULL);
     pthread_mutex_destroy(&w.lock);
+    int error = blocks_close(w.blocks);
     arena_free(&arena);
-    if (w.error)
-        return fail(err, ERR_RESOURCE, 463, "cannot write the packed weights: %s",
-                    strerror(w.error));
-    TRY(pages_check(fd, base, bytes, checks, err));
+    if (error)
+        return fail(err, ERR_RESOURCE, 463, "cannot write the packed weights: %s", strerror(error));
     *stats = (PackStats){.seconds = clock_seconds() - started,
                          .cpu_seconds = cpu_seconds() - cpu_started,
                          .bytes = bytes};

@@ -5,7 +5,12 @@
 
 #include "compile.h"
 
-enum { TILE_ROWS = 16, TILE_BYTES = 512, SCALE_BLOCK_BYTES = 32 }; // of 16 fp16
+enum {
+    TILE_ROWS = 16,
+    TILE_BYTES = 512,
+    SCALE_BLOCK_BYTES = 32, // of 16 fp16
+    TENSOR_ALIGN = 256,     // of tensors in SEGMENT_WEIGHTS
+};
 
 // A record is the unit along K: the scale blocks of its groups, their zero point blocks (if the tensor
 // has zero points), then its tiles. A scale block is 16 fp16 or fp32, a zero point block 16 fp16;

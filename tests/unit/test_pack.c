@@ -2,9 +2,12 @@
 // of mma.m16n8k16 (PTX ISA) and compared, weight by weight and bit by bit, with weight_row. Row
 // orders are compared with their definition in compile.h. weights_pack must give the same bytes and
 // page checks with any number of threads.
-#include "compiler/compile.h"
+#include "compiler/blocks.h"
 #include "tests/random_weight.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -355,11 +358,89 @@ static void test_threads(void **state) {
     arena_free(&a);
 }
 
+// ---- blocks -------------------------------------------------------------------------------------
+
+enum {
+    FILE_BYTES = 60 * (1 << 20) + 12345,
+    PIECE_MOST = 5 << 20
+}; // more blocks than the window has
+
+typedef struct Writers {
+    Blocks *blocks;
+    const unsigned char *data;
+    int64_t next; // byte that nobody took
+    Random random;
+    pthread_mutex_t lock;
+    bool failed;
+} Writers;
+
+static void *writer_run(void *argument) {
+    Writers *w = argument;
+    for (;;) {
+        pthread_mutex_lock(&w->lock);
+        int64_t at = w->next, left = FILE_BYTES - at;
+        int64_t size = 1 + random_u32(&w->random) % (at / (1 << 20) % 2 ? 3000 : PIECE_MOST);
+        size = size < left ? size : left;
+        w->next += size;
+        pthread_mutex_unlock(&w->lock);
+        if (size == 0)
+            return NULL;
+        if (at == 0)
+            usleep(100000); // the others are at the end of the window by then
+        if (!blocks_put(w->blocks, at, w->data + at, size))
+            w->failed = true;
+    }
+}
+
+static int blocks_fill(int fd, const unsigned char *data, uint64_t *checks, Arena *a) {
+    enum { THREADS = 4, BASE = 2 << 20 };
+    Writers w = {.data = data, .random = {.state = 9}};
+    pthread_t ids[THREADS];
+    w.blocks = blocks_open(fd, BASE, FILE_BYTES, THREADS, checks, a);
+    pthread_mutex_init(&w.lock, NULL);
+    for (int at = 0; at < THREADS; at++)
+        assert_int_equal(pthread_create(&ids[at], NULL, writer_run, &w), 0);
+    for (int at = 0; at < THREADS; at++)
+        pthread_join(ids[at], NULL);
+    pthread_mutex_destroy(&w.lock);
+    int error = blocks_close(w.blocks);
+    assert_int_equal(w.failed, error != 0);
+    return error;
+}
+
+static void test_blocks(void **state) {
+    (void)state;
+    Arena a = {0};
+    Random random = {.state = 4};
+    unsigned char *data = arena_alloc(&a, FILE_BYTES), *found = arena_alloc(&a, FILE_BYTES);
+    uint64_t checks[FILE_BYTES / PAYLOAD_PAGE_BYTES + 1];
+    for (int64_t at = 0; at < FILE_BYTES; at++)
+        data[at] = (unsigned char)random_u32(&random);
+    int fd = memfd_create("blocks", 0);
+    assert_int_equal(blocks_fill(fd, data, checks, &a), 0);
+    assert_int_equal(pread(fd, found, FILE_BYTES, 2 << 20), FILE_BYTES);
+    assert_memory_equal(found, data, FILE_BYTES);
+    for (int64_t page = 0; page * PAYLOAD_PAGE_BYTES < FILE_BYTES; page++) {
+        int64_t at = page * PAYLOAD_PAGE_BYTES, left = FILE_BYTES - at;
+        assert_int_equal(
+            checks[page],
+            payload_hash64(data + at,
+                           (size_t)(left < PAYLOAD_PAGE_BYTES ? left : PAYLOAD_PAGE_BYTES)));
+    }
+    close(fd);
+    // A disk that is full ends all threads.
+    fd = open("/dev/full", O_WRONLY);
+    assert_int_equal(blocks_fill(fd, data, checks, &a), ENOSPC);
+    close(fd);
+    arena_free(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_fragments),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
