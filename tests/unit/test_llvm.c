@@ -237,7 +237,7 @@ static void test_disagreements(void **state) {
     f->steps[0].operand_count = 2;
     refused(f, host, ERR_INTERNAL, 566, "gather");
     cpu_plan(f);
-    f->steps[0].operands[1] = (Operand){OPERAND_TOKENS, 0, 0, -1};
+    f->steps[0].operands[1] = (Operand){.kind = OPERAND_TOKENS, .buffer = -1};
     refused(f, host, ERR_INTERNAL, 567, "operand 1");
     cpu_plan(f);
     f->steps[0].source = "cpu_nothing";
