@@ -37,6 +37,8 @@ static const Target cpu = {.name = "cpu:x86-64-v3", .device = DEVICE_CPU, .cpu_l
 
 typedef struct Fixture {
     Arena arena;
+    Graph graph;
+    PackedTensor packed[3];
     Plan plan;
     PhasePlan phases[3];
     Step steps[2];
@@ -57,17 +59,17 @@ static void gpu_plan(Fixture *f) {
                          .tokens_per_block = 16,
                          .kernel_index = 0,
                          .operand_count = 4,
-                         .operands = {{OPERAND_ADDRESS, REGION_WEIGHTS, 1LL << 33, -1},
-                                      {OPERAND_BUFFER, REGION_ARENA, 8, 1},
-                                      {OPERAND_TOKENS, 0, 0, -1},
-                                      {OPERAND_INT, 0, -5, -1}}};
-    f->steps[1] = (Step){
-        .source = "kernels/b.cu",
-        .entry = "b",
-        .grid = {132, 3, 1},
-        .kernel_index = 1,
-        .operand_count = 2,
-        .operands = {{OPERAND_ADDRESS, REGION_BATCH, 12, -1}, {OPERAND_ADDRESS, REGION_KV, 0, -1}}};
+                         .operands = {{OPERAND_ADDRESS, REGION_WEIGHTS, 1LL << 33, -1, false},
+                                      {OPERAND_BUFFER, REGION_ARENA, 8, 1, false},
+                                      {OPERAND_TOKENS, 0, 0, -1, false},
+                                      {OPERAND_INT, 0, -5, -1, false}}};
+    f->steps[1] = (Step){.source = "kernels/b.cu",
+                         .entry = "b",
+                         .grid = {132, 3, 1},
+                         .kernel_index = 1,
+                         .operand_count = 2,
+                         .operands = {{OPERAND_ADDRESS, REGION_BATCH, 12, -1, false},
+                                      {OPERAND_ADDRESS, REGION_KV, 0, -1, false}}};
     f->kernels[0] = &f->steps[0];
     f->kernels[1] = &f->steps[1];
     const PhasePlan decode = {.phase = PHASE_DECODE,
@@ -80,6 +82,7 @@ static void gpu_plan(Fixture *f) {
     f->phases[1].max_tokens = 4;
     f->phases[2] = (PhasePlan){.phase = PHASE_PREFILL, .max_tokens = 100};
     f->plan = (Plan){.target = &gpu,
+                     .graph = &f->graph,
                      .phases = f->phases,
                      .phase_count = 3,
                      .kernels = f->kernels,
@@ -92,14 +95,15 @@ static void cpu_plan(Fixture *f) {
     f->steps[0] = (Step){.source = "cpu_rows",
                          .entry = "gather",
                          .operand_count = 3,
-                         .operands = {{OPERAND_ADDRESS, REGION_ARENA, 0, -1},
-                                      {OPERAND_ADDRESS, REGION_BATCH, 0, -1},
-                                      {OPERAND_ADDRESS, REGION_ARENA, 4096, -1}}};
+                         .operands = {{OPERAND_ADDRESS, REGION_ARENA, 0, -1, false},
+                                      {OPERAND_ADDRESS, REGION_BATCH, 0, -1, false},
+                                      {OPERAND_ADDRESS, REGION_ARENA, 4096, -1, false}}};
     params_set(&f->steps[0].params, "WIDTH", 32);
     f->kernels[0] = &f->steps[0];
     f->phases[0] =
         (PhasePlan){.phase = PHASE_HEAD, .max_tokens = 4, .steps = f->steps, .step_count = 1};
     f->plan = (Plan){.target = &cpu,
+                     .graph = &f->graph,
                      .phases = f->phases,
                      .phase_count = 1,
                      .kernels = f->kernels,
@@ -188,6 +192,34 @@ static void test_cpu_step(void **state) {
     host_module_close(&m);
 }
 
+// Of three tensors one is read by a kernel that does not ask for it.
+static void test_ready(void **state) {
+    Fixture *f = *state;
+    cpu_plan(f);
+    f->packed[0] = (PackedTensor){.offset = 0, .bytes = 100};
+    f->packed[1] = (PackedTensor){.offset = 256, .bytes = 300};
+    f->packed[2] = (PackedTensor){.offset = 768, .bytes = 8};
+    f->graph = (Graph){.packed = f->packed, .packed_count = 3};
+    f->steps[0].operands[0] = (Operand){OPERAND_ADDRESS, REGION_WEIGHTS, 0, -1, true};
+    f->steps[0].operands[2] = (Operand){OPERAND_ADDRESS, REGION_WEIGHTS, 256, -1, true};
+    f->steps[1] = f->steps[0];
+    f->steps[1].operands[0] = (Operand){OPERAND_ADDRESS, REGION_WEIGHTS, 256, -1, false};
+    f->steps[1].operands[2] = (Operand){OPERAND_ADDRESS, REGION_WEIGHTS, 768, -1, true};
+    f->phases[1] = f->phases[0];
+    f->phases[1].steps = &f->steps[1];
+    f->plan.phase_count = 2;
+    assert_true(make(f, "x86_64-linux-gnu"));
+    HostModule m;
+    assert_true(host_module_open(&m, f->object));
+    const ReadyWeights *ready = dlsym(m.library, "model_ready");
+    const int32_t *count = dlsym(m.library, "model_ready_count");
+    assert_true(ready && count && *count == 2);
+    assert_string_equal(ready[0].target, "cpu:x86-64-v3");
+    assert_true(ready[0].offset == 0 && ready[0].bytes == 256); // up to the next one
+    assert_true(ready[1].offset == 768 && ready[1].bytes == 8);
+    host_module_close(&m);
+}
+
 static bool contains(Bytes text, const char *word) {
     return memmem(text.data, text.size, word, strlen(word)) != NULL;
 }
@@ -237,7 +269,7 @@ static void test_disagreements(void **state) {
     f->steps[0].operand_count = 2;
     refused(f, host, ERR_INTERNAL, 566, "gather");
     cpu_plan(f);
-    f->steps[0].operands[1] = (Operand){.kind = OPERAND_TOKENS, .buffer = -1};
+    f->steps[0].operands[1] = (Operand){OPERAND_TOKENS, 0, 0, -1, false};
     refused(f, host, ERR_INTERNAL, 567, "operand 1");
     cpu_plan(f);
     f->steps[0].source = "cpu_nothing";
@@ -251,6 +283,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_cuda_steps, fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(test_cpu_step, fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(test_ready, fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(test_same_bytes_no_paths, fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(test_aarch64, fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(test_disagreements, fixture_open, fixture_close),
