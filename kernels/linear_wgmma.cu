@@ -80,10 +80,11 @@ static_assert(STAGES % COPIERS == 0 || STAGES >= COMMON, "STAGES, COPY_WARPS");
 constexpr int SUMS        = BLOCK_TOKENS / 2;           // of a thread
 constexpr int WEIGHTS_AT  = BLOCK_TOKENS * X_ROW_BYTES; // in a stage
 constexpr int STAGE_ALIGN = 1024;
+constexpr int BARRIERS    = 16; // bytes
 constexpr int STAGE_BYTES =
-    (WEIGHTS_AT + BLOCK_TILES * STEP_BYTES + 16 + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
-constexpr int FULL_AT  = STAGE_BYTES - 16;
-constexpr int EMPTY_AT = STAGE_BYTES - 8;
+    (WEIGHTS_AT + BLOCK_TILES * STEP_BYTES + BARRIERS + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
+constexpr int FULL_AT  = STAGE_BYTES - BARRIERS;
+constexpr int EMPTY_AT = FULL_AT + BARRIERS / 2;
 
 constexpr int STAGED_ROOM = FULL_AT;
 #include "staged.cuh"
