@@ -218,6 +218,16 @@ static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
     return true;
 }
 
+// Does a block hold all activations, of eight tokens at least?
+static bool is_staged_once(const Problem *p) {
+    Problem eight = *p;
+    Params params;
+    if (eight.max_tokens < 8)
+        eight.max_tokens = 8;
+    return decode_params(&eight, decode_variant(p), &params) &&
+           params_get(&params, "X_PHASES") == 1;
+}
+
 static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     int count = 0;
     for (int tiles = 1; tiles <= 2; tiles++) {
@@ -240,14 +250,17 @@ static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
             count += decode_params(p, v, &out[count]);
         }
     }
-    // Clusters hold activations that one block would have to stage again and again.
-    bool staged_once = params_get(&out[0], "X_PHASES") == 1;
+    // Clusters hold activations that one block would have to stage again and again: of as few blocks as
+    // do, and for fewer tokens, too, so that these buckets can have one order of sums.
+    bool staged_once = is_staged_once(p);
     for (int cluster = 2; cluster <= 4 && !staged_once; cluster *= 2) {
         for (int tiles = 1; tiles <= 2; tiles++) {
             v = decode_cluster(p, cluster);
             v.tiles = tiles;
-            if (decode_params(p, v, &out[count]) && params_get(&out[count], "X_PHASES") == 1)
-                count++;
+            if (!decode_params(p, v, &out[count]) || params_get(&out[count], "X_PHASES") > 1)
+                continue;
+            staged_once = true;
+            count++;
         }
     }
     return count;
