@@ -64,6 +64,8 @@ static bool turn_answer(Talk *t, const int32_t *ids, int64_t count, Error *err) 
     int64_t limit = o->max_tokens > 0 && o->max_tokens < room ? o->max_tokens : room;
     interrupted = 0;
     bool done = answer_make(t->cli, t->engine, ids + known, count - known, limit, &a, err);
+    if (interrupted)
+        clearerr(stdout); // a write that waited for the reader and that Ctrl-C broke off
     putchar('\n');
     done = done && hold(t, ids, count, &a, err) &&
            chat_message_add(t->messages, "assistant", a.stream.text ? a.stream.text : "",

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """check_chat.py EXECUTABLE: `chat` in a terminal: editing, history, Ctrl-C, commands."""
+import fcntl
 import json
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = "\x1b[D", "\x1b[C", "\x1b[A", "\x1b[B", "\x1b[H", "\x1b[F", "\x1b[3~"
@@ -150,6 +153,23 @@ def test_interrupt(exe, folder):
     assert [m["role"] for m in found] == ["user", "assistant"] and found[1]["content"], found
     t.send("\x04")
     assert t.exit_code() == 0, t.status
+
+
+def test_interrupt_slow_reader(exe, folder):
+    """Ctrl-C while the answer waits for a reader that is behind: no failure either."""
+    words = [exe, "chat", "-n", "100000", "--temp", "1", "--seed", "3"]
+    chat = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    fcntl.fcntl(chat.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    chat.stdin.write(b"Tell me everything.\n")
+    chat.stdin.flush()
+    end = time.monotonic() + 60
+    while struct.unpack("i", fcntl.ioctl(chat.stdout, termios.FIONREAD, b"\0" * 4))[0] < 4000:
+        assert time.monotonic() < end, "too little text"
+        time.sleep(0.01)
+    time.sleep(0.2)
+    chat.send_signal(signal.SIGINT)
+    out, err = chat.communicate(timeout=60)
+    assert chat.returncode == 0 and len(out) >= 4000, (chat.returncode, len(out), err)
 
 
 def test_commands(exe, folder):
