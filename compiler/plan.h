@@ -100,6 +100,8 @@ typedef struct Step {
     int shared_bytes;     // dynamic
     int map_columns, map_rows; // > 0: operand 0 goes as a tensor map, boxes of map_rows
                                // (runtime/tensor_map.h)
+    int cluster_blocks;   // > 0: clusters of so many take work in turn, grid[0] blocks or as many as the
+                          // chip holds at once
     Cost cost;            // at the phase's max_tokens
     int kernel_index;     // among the distinct kernels of the plan, set by plan_make
 } Step;
@@ -199,9 +201,13 @@ typedef struct KernelChoice {
     const Kernel *kernel;
     Params params;
     Cost cost;
-    char sums[96];     // "linear_decode WARPS=8": equal texts give equal bits for any number of tokens
+    char sums[96];     // sums_text: "linear_decode WARPS=8 CLUSTER=1 PROLOGUE=0"
     char variant[128]; // candidate_text
 } KernelChoice;
+
+// The order in which a kernel adds: its name and the parameters that set it (Kernel.sums). tokens: the
+// problem's max_tokens. Equal texts, equal bits.
+void sums_text(char *out, size_t size, const Kernel *kernel, const Params *params, int64_t tokens);
 
 typedef struct Refused {
     const Kernel *kernel;

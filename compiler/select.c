@@ -35,9 +35,7 @@ __attribute__((format(printf, 3, 4))) static void phase_note(const Plan *p, Phas
 
 // ---- candidates ---------------------------------------------------------------------------------
 
-// "linear_decode WARPS=8": equal texts, equal bits.
-static void sums_text(char *out, size_t size, const Kernel *kernel, const Params *params,
-                      int64_t tokens) {
+void sums_text(char *out, size_t size, const Kernel *kernel, const Params *params, int64_t tokens) {
     size_t used = (size_t)snprintf(out, size, "%s", kernel->name);
     for (const char *name = kernel->sums; name && *name && used < size;) {
         size_t length = strcspn(name, " ");

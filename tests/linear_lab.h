@@ -182,7 +182,7 @@ typedef struct Run {
     Lab *lab;
     const Kernel *kernel;
     bool decode; // few tokens
-    int cluster; // of decode: with the shape the order of its sums
+    char sums[96]; // sums_text
     int64_t max_tokens;
     char text[80];
     Cost cost;
@@ -200,6 +200,7 @@ static inline void run_lower(Run *run, const Problem *problem, const Params *par
     for (int i = 0; i < g->value_count; i++)
         phase->value_buffer[i] = -1;
     run->cost = kernel->cost(problem, params);
+    sums_text(run->sums, sizeof run->sums, kernel, params, problem->max_tokens);
     kernel->lower(problem, params, &run->cost, &run->lab->plan, phase);
     for (int i = 0; i < phase->buffer_count; i++) {
         phase->buffers[i].offset = run->arena_bytes;
@@ -209,8 +210,7 @@ static inline void run_lower(Run *run, const Problem *problem, const Params *par
 
 static inline bool run_decode(Run *run, Lab *lab, int64_t max_tokens, DecodeVariant v, Arena *a) {
     *run = (Run){
-        .lab = lab, .kernel = &kernel_linear_decode, .decode = true, .max_tokens = max_tokens,
-        .cluster = v.cluster};
+        .lab = lab, .kernel = &kernel_linear_decode, .decode = true, .max_tokens = max_tokens};
     Problem problem = {.plan = &lab->plan, .op = lab->op, .phase = PHASE_DECODE,
                        .max_tokens = max_tokens};
     char reason[REASON_BYTES];
@@ -218,11 +218,12 @@ static inline bool run_decode(Run *run, Lab *lab, int64_t max_tokens, DecodeVari
     if (!kernel_linear_decode.accepts(&problem, reason) || !decode_params(&problem, v, &params))
         return false;
     snprintf(run->text, sizeof run->text,
-             "warps %lld cluster %lld tiles %lld stages %lld phases %lld %s ctas %lld",
+             "warps %lld cluster %lld tiles %lld stages %lld phases %lld %s%s ctas %lld",
              (long long)params_get(&params, "WARPS"), (long long)params_get(&params, "CLUSTER"),
              (long long)params_get(&params, "TILES"),
              (long long)params_get(&params, "STAGES"), (long long)params_get(&params, "X_PHASES"),
-             v.bulk ? "bulk" : "cp.async", (long long)params_get(&params, "CTAS_PER_SM"));
+             v.bulk ? "bulk" : "cp.async", v.apart ? " norm apart" : "",
+             (long long)params_get(&params, "CTAS_PER_SM"));
     run_lower(run, &problem, &params, a);
     return true;
 }
