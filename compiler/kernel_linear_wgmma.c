@@ -125,22 +125,28 @@ static bool accepts(const Problem *p, char reason[REASON_BYTES]) {
     return linear_many_accepts(p, reason);
 }
 
+// An even split depends on the number of blocks of tokens. Batches of one bucket are to have the same
+// bits, so there is but one block of them.
+static bool may_split(const Problem *p, WgmmaVariant v) {
+    return !p->plan->batch_invariant &&
+           (p->phase == PHASE_PREFILL || p->max_tokens <= v.block_tokens);
+}
+
 static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
     static const WgmmaVariant variants[] = {
-        {256, 2, 1, 1, 1, 0, 0}, {256, 2, 1, 1, 1, 1, 0}, {256, 2, 1, 1, 2, 1, 0},
-        {256, 1, 1, 1, 2, 0, 0}, {128, 3, 1, 1, 1, 0, 0}, {128, 3, 1, 1, 1, 1, 0},
-        {128, 2, 1, 1, 1, 0, 0}, {128, 2, 1, 2, 1, 0, 0}, {128, 1, 2, 1, 1, 0, 0},
-        {128, 1, 2, 2, 1, 0, 0}, {64, 4, 1, 1, 1, 0, 0},  {64, 3, 1, 1, 1, 1, 0},
-        {64, 2, 2, 1, 1, 0, 0},  {64, 2, 1, 1, 1, 0, 0},  {64, 1, 3, 1, 1, 0, 0},
-        {64, 1, 3, 2, 1, 0, 0},  {32, 4, 1, 1, 1, 1, 0},  {32, 2, 2, 1, 1, 0, 0},
-        {32, 2, 2, 1, 1, 1, 0},  {32, 1, 3, 1, 1, 0, 0},  {32, 1, 3, 2, 1, 0, 0},
-        {32, 1, 4, 2, 1, 0, 0},  {16, 2, 2, 1, 1, 0, 0},  {16, 1, 4, 1, 1, 0, 0},
-        {16, 1, 4, 2, 1, 0, 0},
+        {256, 2, 1, 1, 1, 0, 0}, {256, 2, 1, 1, 2, 0, 0}, {256, 2, 1, 1, 1, 1, 0},
+        {256, 2, 1, 1, 2, 1, 0}, {256, 1, 1, 1, 2, 0, 0}, {128, 3, 1, 1, 1, 0, 0},
+        {128, 3, 1, 2, 1, 0, 0}, {128, 3, 1, 1, 1, 1, 0}, {128, 2, 1, 1, 1, 0, 0},
+        {128, 2, 1, 2, 1, 0, 0}, {128, 1, 2, 1, 1, 0, 0}, {128, 1, 2, 2, 1, 0, 0},
+        {64, 4, 1, 1, 1, 0, 0},  {64, 3, 1, 1, 1, 1, 0},  {64, 2, 2, 1, 1, 0, 0},
+        {64, 2, 1, 1, 1, 0, 0},  {64, 1, 3, 1, 1, 0, 0},  {64, 1, 3, 2, 1, 0, 0},
+        {32, 4, 1, 1, 1, 1, 0},  {32, 2, 2, 1, 1, 0, 0},  {32, 2, 2, 1, 1, 1, 0},
+        {32, 1, 3, 1, 1, 0, 0},  {32, 1, 3, 2, 1, 0, 0},  {32, 1, 4, 2, 1, 0, 0},
+        {16, 2, 2, 1, 1, 0, 0},  {16, 1, 4, 1, 1, 0, 0},  {16, 1, 4, 2, 1, 0, 0},
     };
     int count = 0;
-    // An even split depends on the number of tokens.
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-        if (!variants[i].even || !p->plan->batch_invariant)
+        if (!variants[i].even || may_split(p, variants[i]))
             count += wgmma_params(p, variants[i], &out[count]);
     return count;
 }

@@ -268,6 +268,40 @@ static void orders_check(const Case *c, const Target *target) {
     arena_free(&arena);
 }
 
+// Batches of one bucket have one order: a split, which goes by blocks of tokens, only if it is one.
+static void test_splits(void **state) {
+    (void)state;
+    static const Case down = {
+        "down", 4, 128, 14336, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE};
+    static const StepPhase phases[] = {PHASE_PREFILL, PHASE_DECODE, PHASE_HEAD};
+    const Target *found[MAX_TARGETS];
+    Error err = {0};
+    int count;
+    assert_true(targets_parse(found, &count, MAX_TARGETS, "sm_90a", &err));
+    for (size_t phase = 0; phase < sizeof phases / sizeof *phases; phase++) {
+        int whole = 0, shorter = 0;
+        Arena arena = {0};
+        Lab lab;
+        KernelChoices *all = calloc(1, sizeof *all);
+        assert_non_null(all);
+        lab_make(&lab, &down, found[0], false, &arena);
+        choices_make(
+            all,
+            &(Problem){.plan = &lab.plan, .op = lab.op, .phase = phases[phase], .max_tokens = 128});
+        for (int at = 0; at < all->count; at++) {
+            const KernelChoice *c = &all->items[at];
+            if (c->kernel != &kernel_linear_wgmma || !params_get(&c->params, "EVEN"))
+                continue;
+            whole += params_get(&c->params, "BLOCK_TOKENS") >= 128;
+            shorter += params_get(&c->params, "BLOCK_TOKENS") < 128;
+        }
+        assert_true(whole > 0);
+        assert_int_equal(shorter > 0, phases[phase] == PHASE_PREFILL);
+        free(all);
+        arena_free(&arena);
+    }
+}
+
 // Candidates of one family whose sums stand in another order say so.
 static void test_orders_are_told(void **state) {
     (void)state;
@@ -385,11 +419,12 @@ static void test_targets(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memory),          cmocka_unit_test(test_first_fit),
-        cmocka_unit_test(test_kernels_once),    cmocka_unit_test(test_one_order_of_sums),
-        cmocka_unit_test(test_orders_are_told), cmocka_unit_test(test_cheapest),
-        cmocka_unit_test(test_efficiency),      cmocka_unit_test(test_buckets),
-        cmocka_unit_test(test_targets),         cmocka_unit_test(test_same_rows),
+        cmocka_unit_test(test_memory),       cmocka_unit_test(test_first_fit),
+        cmocka_unit_test(test_kernels_once), cmocka_unit_test(test_one_order_of_sums),
+        cmocka_unit_test(test_splits),       cmocka_unit_test(test_orders_are_told),
+        cmocka_unit_test(test_cheapest),     cmocka_unit_test(test_efficiency),
+        cmocka_unit_test(test_buckets),      cmocka_unit_test(test_targets),
+        cmocka_unit_test(test_same_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
