@@ -17,6 +17,7 @@ typedef struct Wanted {
     bool counts[BENCH_COUNTS];
     bool all, chosen, check, print, compile, own_dense;
     uint64_t seed;
+    int rest_ms; // before large products are timed
 } Wanted;
 
 static inline bool wanted_layer(const Wanted *w, const BenchLayer *l) {
@@ -51,7 +52,8 @@ static inline bool wanted_parse(Wanted *w, int argc, char **argv) {
                    {"--chosen", NULL, &w->chosen},   {"--check", NULL, &w->check},
                    {"--compile", NULL, &w->compile}, {"--own-dense", NULL, &w->own_dense}};
     *w = (Wanted){
-        .set = "peers,formats,fused", .layer = "", .kernel = "", .variant = "", .seed = (uint64_t)time(NULL)};
+        .set = "peers,formats,fused", .layer = "", .kernel = "", .variant = "", .seed = (uint64_t)time(NULL),
+        .rest_ms = 40};
     memset(w->counts, true, sizeof w->counts);
     for (int at = 1; at < argc; at++) {
         bool known = false;
@@ -64,6 +66,8 @@ static inline bool wanted_parse(Wanted *w, int argc, char **argv) {
         }
         if (!known && at + 1 < argc && strcmp(argv[at], "--seed") == 0)
             known = (w->seed = strtoull(argv[++at], NULL, 10)) > 0;
+        else if (!known && at + 1 < argc && strcmp(argv[at], "--rest") == 0)
+            known = (w->rest_ms = atoi(argv[++at])) >= 0;
         else if (!known && at + 1 < argc && strcmp(argv[at], "--tokens") == 0)
             known = wanted_counts(w, argv[++at]);
         if (!known) {

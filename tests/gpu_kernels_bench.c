@@ -13,6 +13,7 @@
 //     --chosen        only the candidate that the compiler takes
 //     --check         no times
 //     --print         a line per candidate
+//     --rest MS       before large products are timed (40)
 //     --json FILE     everything, for programs
 //     --seed N        of the data (the time)
 //     --compile       compiles the kernels for sm_90a and lists them in the JSON: needs no GPU
@@ -21,7 +22,9 @@
 // between kernels; more than 320 MB of weights rotate, so nothing of them stays in the second-level
 // cache. "read" is a plain read of the same bytes in the same way, "dense" the product with fp16
 // weights by cuBLAS, or by our own kernel where there is no cuBLAS. A candidate that is half as slow
-// again as the best before it in a short run is not timed further.
+// again as the best before it in a short run is not timed further. Products of 512 tokens and more draw
+// more power than the chip may for long, and slow down for it by up to a fifth: each has the same rest
+// before, as when kernels are timed one by one. --rest 0 shows them one right behind the other.
 #include "runtime/read_kernel.h"
 #include "tests/bench_dense.h"
 #include "tests/bench_lab.h"
@@ -32,12 +35,13 @@
 #include <unistd.h>
 
 enum {
-    CANDIDATES_MAX = 8192,
+    CANDIDATES_MAX = 12288,
     THREADS_MAX = 32,
     REPLAYS = 7,
     LAUNCHES = 12,
     LAUNCHES_LONG = 4,
     LONG_US = 300, // fewer launches of longer kernels
+    REST_TOKENS = 512,
 };
 
 typedef struct Bench {
@@ -264,13 +268,19 @@ static bool timing_us(Timing *t, int replays, double *us, Error *err) {
     return true;
 }
 
+static void rest(const Bench *b, int count) {
+    if (bench_counts[count] >= REST_TOKENS)
+        usleep((useconds_t)b->report.wanted->rest_ms * 1000);
+}
+
 // A short run first.
 static bool candidate_time(Bench *b, const LayerLab *l, Candidate *c, double best, Error *err) {
     Timing t = {.b = b, .l = l, .c = c, .launches = launches_of(l, c->predicted_us)};
     TRY(timing_us(&t, 1, &c->us, err));
-    if (c->us < best * 1.5)
-        TRY(timing_us(&t, REPLAYS, &c->us, err));
-    return true;
+    if (c->us >= best * 1.5)
+        return true;
+    rest(b, c->count);
+    return timing_us(&t, REPLAYS, &c->us, err);
 }
 
 // The same bits after all replays as in the check before: `first` are the sample's rows then.
@@ -302,6 +312,7 @@ static bool dense_us(Bench *b, const LayerLab *l, const Candidate *ours, Cell *c
     if (ours)
         TRY(candidate_prepare(&ours->run, &b->inputs, b->meter, b->base, tokens, err));
     TRY(dense_enqueue(&t, 0, err)); // loads kernels outside of the graph
+    rest(b, cell->count);
     return timing_us(&t, REPLAYS, &cell->dense_us, err);
 }
 
