@@ -37,6 +37,7 @@ static void kernel_store(KernelTables *t, const Step *step, const Cubin *cubin) 
                       .argument_count = step->operand_count,
                       .map_columns = step->map_columns,
                       .map_rows = step->map_rows,
+                      .cluster_blocks = step->cluster_blocks,
                       .image_size = cubin->image.size};
     snprintf(k->name, sizeof k->name, "%s", strrchr(step->source, '/') + 1);
     snprintf(k->entry, sizeof k->entry, "%s", step->entry);

@@ -275,16 +275,17 @@ static int64_t passes(const Problem *p, const Params *params) {
     return ceil_div(linear_weight(p)->rows / TILE_ROWS, params_get(params, "TILES"));
 }
 
-// Blocks, in whole clusters, as many as surely run at the same time. Clusters of four do not fill all
-// GPCs, which differ from chip to chip: an H200 of 132 multiprocessors held 30 of them, and one more
-// would have taken as long again.
-static int grid(const Problem *p, const Params *params) {
+// Clusters that the chip has multiprocessors for. Those of four do not fill all GPCs, which differ from
+// chip to chip: an H200 of 132 multiprocessors runs 30 of them at the same time.
+static int64_t chip_clusters(const Problem *p, const Params *params, bool at_once) {
     int64_t cluster = params_get(params, "CLUSTER");
     int64_t most = p->plan->target->sms * params_get(params, "CTAS_PER_SM") / cluster;
-    int64_t wanted = passes(p, params);
-    if (cluster > 2)
-        most -= (most + 5) / 6;
-    return (int)(cluster * (wanted < most ? wanted : most));
+    return at_once && cluster > 2 ? most - most / 11 : most;
+}
+
+static int64_t clusters(const Problem *p, const Params *params, bool at_once) {
+    int64_t wanted = passes(p, params), most = chip_clusters(p, params, at_once);
+    return wanted < most ? wanted : most;
 }
 
 // Reading weights at the pace of the fullest block, or feeding the tensor cores from shared memory,
@@ -292,8 +293,9 @@ static int grid(const Problem *p, const Params *params) {
 static Cost cost(const Problem *p, const Params *params) {
     const Target *t = p->plan->target;
     const PackedTensor *w = linear_weight(p);
-    double blocks = grid(p, params), halves = (double)ceil_div(params_get(params, "TOKENS_MAX"), 8);
+    double halves = (double)ceil_div(params_get(params, "TOKENS_MAX"), 8);
     double cluster = (double)params_get(params, "CLUSTER");
+    double blocks = (double)clusters(p, params, true) * cluster;
     double turns = ceil((double)passes(p, params) * cluster / blocks);
     double full = turns * blocks / (double)passes(p, params) / cluster; // 1: all equally loaded
     if (cluster > 1) // multiprocessors that no cluster has
@@ -349,7 +351,9 @@ static void lower(const Problem *p, const Params *params, const Cost *predicted,
         step_weights(s, plan, op->linear.norm_order);
     else
         step_int(s, 0);
-    s->grid[0] = grid(p, params);
+    int cluster = (int)params_get(params, "CLUSTER");
+    s->grid[0] = (int)clusters(p, params, false) * cluster;
+    s->cluster_blocks = cluster > 1 ? cluster : 0;
     s->block = ((int)params_get(params, "WARPS") + EPILOGUE_WARPS) * 32;
     s->shared_bytes = launch_shared_bytes(p, params);
     s->cost = *predicted;

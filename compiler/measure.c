@@ -253,6 +253,7 @@ bool meter_step(Meter *m, const MeterKernel *kernel, const Step *step, const Pha
                                 .tokens_per_block = (int)step->tokens_per_block,
                                 .map_columns = (int)step->map_columns,
                                 .map_rows = (int)step->map_rows,
+                                .cluster_blocks = step->cluster_blocks,
                                 .argument_count = step->operand_count,
                                 .arguments = arguments,
                                 .tokens = tokens},

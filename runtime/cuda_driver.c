@@ -43,6 +43,24 @@ bool cuda_driver_overlaps(int compute_major, int version) {
     return compute_major >= STEP_OVERLAP_MAJOR && version >= OVERLAP_DRIVER;
 }
 
+// Blocks of whole clusters, no more than run at the same time: those that came later would take as long
+// again. How many clusters fit depends on how many multiprocessors each GPC of this very chip has.
+static CUresult blocks_at_once(const CudaDriver *cu, const CudaLaunch *l, CUlaunchConfig *config) {
+    CUlaunchAttribute cluster = {.id = CU_LAUNCH_CLUSTER_DIMENSION,
+                                 .value = {l->cluster_blocks, 1, 1}};
+    CUlaunchConfig asked = *config;
+    int clusters;
+    asked.attributes = &cluster;
+    asked.attribute_count = 1;
+    CUresult error = cu->clusters_at_once(&clusters, l->function, &asked);
+    if (error != CUDA_SUCCESS)
+        return error;
+    unsigned blocks = (unsigned)(clusters * l->cluster_blocks);
+    if (clusters > 0 && config->grid_x > blocks)
+        config->grid_x = blocks;
+    return CUDA_SUCCESS;
+}
+
 // Every kernel waits (griddepcontrol.wait) before it touches what another one writes, so it may
 // start while the one in front of it still runs; those of linear layers fetch weights meanwhile.
 CUresult cuda_driver_launch(const CudaDriver *cu, const CudaLaunch *l) {
@@ -64,7 +82,7 @@ CUresult cuda_driver_launch(const CudaDriver *cu, const CudaLaunch *l) {
     int grid_y = l->grid[1];
     if (l->tokens_per_block > 0)
         grid_y = (int)ceil_div(l->tokens, l->tokens_per_block);
-    CUlaunchAttribute overlap = {.id = CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION, .value = 1};
+    CUlaunchAttribute overlap = {.id = CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION, .value = {1}};
     CUlaunchConfig config = {.grid_x = (unsigned)l->grid[0],
                              .grid_y = (unsigned)grid_y,
                              .grid_z = (unsigned)l->grid[2],
@@ -75,5 +93,10 @@ CUresult cuda_driver_launch(const CudaDriver *cu, const CudaLaunch *l) {
                              .stream = l->stream,
                              .attributes = &overlap,
                              .attribute_count = l->overlap};
+    if (l->cluster_blocks > 0) {
+        CUresult error = blocks_at_once(cu, l, &config);
+        if (error != CUDA_SUCCESS)
+            return error;
+    }
     return cu->launch_config(&config, l->function, params, NULL);
 }

@@ -34,18 +34,19 @@ enum {
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR     = 75,
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR     = 76,
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES  = 8,
+    CU_LAUNCH_CLUSTER_DIMENSION                      = 4,
     CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION      = 6,
     CU_STREAM_NON_BLOCKING                           = 1,
     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL              = 1,
 };
 
-// As in cuda.h; an attribute's value is a union of 64 bytes whose first word is all that is used
+// As in cuda.h; an attribute's value is a union of 64 bytes whose first words are all that is used
 // here.
 typedef struct CUlaunchAttribute {
     int32_t id;
     char pad[4];
-    int32_t value;
-    char rest[60];
+    int32_t value[3];
+    char rest[52];
 } CUlaunchAttribute;
 
 typedef struct CUlaunchConfig {
@@ -101,6 +102,8 @@ typedef struct CUlaunchConfig {
        void **extra))                                                                              \
     X(launch_config, "cuLaunchKernelEx",                                                           \
       (const CUlaunchConfig *config, CUfunction function, void **params, void **extra))            \
+    X(clusters_at_once, "cuOccupancyMaxActiveClusters",                                            \
+      (int *clusters, CUfunction function, const CUlaunchConfig *config))                          \
     X(tensor_map, "cuTensorMapEncodeTiled",                                                        \
       (TensorMap * map, int type, uint32_t rank, void *address, const uint64_t *sizes,             \
        const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides,              \
@@ -135,7 +138,7 @@ typedef struct CudaLaunch {
     bool overlap; // cuda_driver_overlaps
     int32_t grid[3], block, shared_bytes;
     int32_t tokens_per_block;      // > 0: grid[1] is ceil(tokens / tokens_per_block)
-    int32_t map_columns, map_rows; // KernelInfo's
+    int32_t map_columns, map_rows, cluster_blocks; // KernelInfo's
     int32_t argument_count;
     const uint64_t *arguments; // 8-byte slots
     int64_t tokens;            // of this launch

@@ -175,6 +175,7 @@ int32_t cuda_launch(const StepRun *run, const LaunchSpec *spec, const uint64_t *
                                             .tokens_per_block = spec->tokens_per_block,
                                             .map_columns = k->map_columns,
                                             .map_rows = k->map_rows,
+                                            .cluster_blocks = k->cluster_blocks,
                                             .argument_count = spec->argument_count,
                                             .arguments = arguments,
                                             .tokens = run->tokens});

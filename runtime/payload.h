@@ -14,7 +14,7 @@
 #include "base.h"
 
 enum {
-    PAYLOAD_VERSION       = 4,
+    PAYLOAD_VERSION       = 5,
     PAYLOAD_WEIGHTS_ALIGN = 2 << 20,
     PAYLOAD_SEGMENT_ALIGN = 64,
     PAYLOAD_PAGE_BYTES    = 1 << 20, // unit of the XXH3-64 checks
@@ -148,6 +148,9 @@ typedef struct KernelInfo {
     int32_t argument_count; // all arguments are 8-byte slots (pointers or int64_t)
     int32_t map_columns;    // > 0: but the first, a tensor map of as many columns (tensor_map.h)
     int32_t map_rows;       // of its boxes
+    int32_t cluster_blocks; // > 0: its clusters take work in turn, so no more start than the chip holds at
+                            // once
+    int32_t reserved;
 } KernelInfo;
 
 // ---- the batch block ----------------------------------------------------------------------------

@@ -540,6 +540,19 @@ DRIVER(cuLaunchKernel, (CUfunction handle, unsigned grid_x, unsigned grid_y, uns
                          "cuLaunchKernel");
 }
 
+// As many as an H200 holds of four blocks; others are not asked for.
+DRIVER(cuOccupancyMaxActiveClusters, (int *clusters, CUfunction handle, const CUlaunchConfig *c)) {
+    ENTER("cuOccupancyMaxActiveClusters", true);
+    object_of(handle, KIND_FUNCTION, "cuOccupancyMaxActiveClusters");
+    if (c->attribute_count != 1 || c->attributes[0].id != CU_LAUNCH_CLUSTER_DIMENSION ||
+        c->attributes[0].value[0] < 2 || c->grid_x % (unsigned)c->attributes[0].value[0] != 0 ||
+        stub.major < 9)
+        violation("cuOccupancyMaxActiveClusters: grid %u, %u attributes", c->grid_x,
+                  c->attribute_count);
+    *clusters = c->attributes[0].value[0] == 4 ? 30 : 132 / c->attributes[0].value[0];
+    return CUDA_SUCCESS;
+}
+
 // The order of the operations stays that of the stream: what overlaps, nobody can tell here.
 DRIVER(cuLaunchKernelEx,
        (const CUlaunchConfig *c, CUfunction handle, void **params, void **extra)) {
@@ -548,9 +561,9 @@ DRIVER(cuLaunchKernelEx,
         violation("cuLaunchKernelEx: extra is not NULL");
     for (unsigned at = 0; at < c->attribute_count; at++)
         if (c->attributes[at].id != CU_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION ||
-            c->attributes[at].value != 1 || stub.major < 9)
+            c->attributes[at].value[0] != 1 || stub.major < 9)
             violation("cuLaunchKernelEx: attribute %d = %d", c->attributes[at].id,
-                      c->attributes[at].value);
+                      c->attributes[at].value[0]);
     return kernel_launch(handle, (unsigned[]){c->grid_x, c->grid_y, c->grid_z},
                          (unsigned[]){c->block_x, c->block_y, c->block_z}, c->shared_bytes,
                          c->stream, params, "cuLaunchKernelEx");
