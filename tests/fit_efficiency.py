@@ -20,13 +20,16 @@ CUTS = {  # the parameters that say how a kernel cuts its work; the most importa
     "linear_gemm": ["BLOCK_TOKENS", "WARP_TILES"],
     "linear_wgmma": ["BLOCK_TOKENS", "ROW_GROUPS", "K_GROUPS", "CLUSTER", "SPREAD", "EVEN"],
 }
-FORMAT = {"BITS": 4, "GROUP": 128, "ZEROS": 0, "SCALE_F32": 0, "ACT_BF16": 0}  # what is fitted to
+FORMAT = {"GROUP": 128, "ZEROS": 0, "SCALE_F32": 0, "ACT_BF16": 0}  # what is fitted to, with 4 bits or 8
 
 
 def cuts(candidate):
-    """Its own cut, and all cuts that agree in the most important parameter, for those without a line."""
-    names = CUTS[candidate["kernel"]]
-    texts = [f"{name}={candidate['params'][name]}" for name in names]
+    """Its own cut, and all cuts that agree in the most important parameter, for those without a line; 8
+    bits, which take other instructions, have lines of their own in front."""
+    params = candidate["params"]
+    texts = [f"{name}={params[name]}" for name in CUTS[candidate["kernel"]]]
+    if params["BITS"] == 8:
+        return [(candidate["kernel"], ("BITS=8", *texts))]
     return [(candidate["kernel"], tuple(texts)), (candidate["kernel"], tuple(texts[:1]))]
 
 
@@ -38,7 +41,9 @@ def shares(cells):
     logs = {}
     for cell in cells:
         for candidate in cell["candidates"]:
-            other = any(candidate["params"].get(name, value) != value for name, value in FORMAT.items())
+            params = candidate["params"]
+            other = any(params.get(name, value) != value for name, value in FORMAT.items())
+            other = other or params["BITS"] not in (4, 8)
             if candidate["us"] <= 0 or candidate["kernel"] not in CUTS or other:
                 continue
             for key in cuts(candidate):
@@ -52,7 +57,7 @@ def mean(logs):
 
 
 def line(key, all_logs):
-    logs, others = all_logs[key], all_logs[(key[0], key[1][:1])]
+    logs, others = all_logs[key], all_logs.get((key[0], key[1][:1]), {})
     row = []
     for point in range(len(POINTS)):
         share = mean(logs[min(logs, key=lambda k: abs(k - point))])
