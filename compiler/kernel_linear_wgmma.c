@@ -6,7 +6,9 @@
 
 #include <math.h>
 
-#define COPY_BYTES_PER_US 55e3 // of one multiprocessor, from the second-level cache
+#define COPY_BYTES_PER_US  55e3  // of one multiprocessor, from the second-level cache
+#define CACHE_BYTES_PER_US 6.3e6 // of all
+#define ALONE_GAIN         0.3   // of clocks, where few multiprocessors share the chip's power
 
 enum {
     STEP_K = 64,
@@ -162,19 +164,22 @@ static int64_t consumer_rows(const Params *params) {
     return GROUP_TILES * TILE_ROWS * params_get(params, "ROW_GROUPS");
 }
 
-// Microseconds of one step of 64 k in a block: what the tensor cores need, or the latency of a step
-// that few consumers cannot hide, or the copies. Fitted to an H200 (docs/performance.md).
-static double step_us(const Problem *p, const Params *params) {
+// Microseconds of one step of 64 k in a block while so many blocks run: what the tensor cores need, or
+// the latency of a step that few consumers cannot hide, or the copies. Fitted to an H200
+// (docs/performance.md).
+static double step_us(const Problem *p, const Params *params, double blocks) {
     const PackedTensor *t = linear_weight(p);
+    const Target *target = p->plan->target;
     double tokens = (double)params_get(params, "BLOCK_TOKENS");
     double rows = 64.0 * (double)params_get(params, "ROW_GROUPS");
     double k = STEP_K, row_bytes = X_ROW_BYTES; // of x
     double flops = 2 * rows * tokens * k;
-    double products = flops / (p->plan->target->tensor_tflops / p->plan->target->sms * 0.92 * 1e6);
+    double gain = 1 + ALONE_GAIN * (1 - blocks / target->sms);
+    double products = flops / (target->tensor_tflops / target->sms * 0.92 * gain * 1e6);
     double latency = (0.19 + 0.0006 * tokens) / (double)params_get(params, "K_GROUPS");
     double bytes =
         rows * k * t->bits / 8 + tokens * row_bytes / (double)params_get(params, "SPREAD");
-    double copies = bytes / COPY_BYTES_PER_US;
+    double copies = bytes / fmin(COPY_BYTES_PER_US, CACHE_BYTES_PER_US / blocks);
     double longest = products > latency ? products : latency;
     return longest > copies ? longest : copies;
 }
@@ -187,17 +192,17 @@ static Cost cost(const Problem *p, const Params *params) {
     int64_t work =
         spread_blocks(p, params) * ceil_div(p->max_tokens, params_get(params, "BLOCK_TOKENS"));
     double turns = (double)ceil_div(work, t->sms / (int)blocks), split_us = 0;
-    double in_use = (double)work * blocks;
+    double in_use = (double)work * blocks, at_once = fmin(in_use / turns, t->sms);
     double steps = (double)ceil_div(w->k_padded, STEP_K) / cluster;
     double parts = (double)params_get(params, "K_GROUPS") > 1 || cluster > 1 ? 1.0 : 0.0;
     double store_us = 0.5 + 0.008 * (double)params_get(params, "BLOCK_TOKENS");
     if (params_get(params, "EVEN")) { // parts of tiles to memory and back
         double bytes = (double)(consumer_rows(params) * params_get(params, "BLOCK_TOKENS")) * 4;
         turns = (double)work / (double)(t->sms / (int)blocks);
-        in_use = t->sms;
+        in_use = at_once = t->sms;
         split_us = 1.0 + (1 + ceil(1 / turns)) * bytes / COPY_BYTES_PER_US;
     }
-    double compute_us = turns * (steps * step_us(p, params) + store_us + parts) + split_us;
+    double compute_us = turns * (steps * step_us(p, params, at_once) + store_us + parts) + split_us;
     return linear_many_cost(p, compute_us, in_use);
 }
 
