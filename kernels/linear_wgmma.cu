@@ -50,13 +50,20 @@
 //     in all blocks that get the same tokens. Results pass through a stage on their way out.
 //     Partial sums meet in shared memory, in a fixed order: those of K_GROUPS, then of the cluster.
 //
-// (7) Read from the bottom: linear_wgmma, segment_sums, produce.
+// (7) Read from the bottom: linear_wgmma, segment_sums. Then, in this order:
+//     turns.cuh               which work is whose
+//     wgmma_ring.cuh          stages and their barriers
+//     wgmma_produce.cuh       weights and tokens into the ring
+//     wgmma_products.cuh      fragments and products
+//     wgmma_parts.cuh         sums of k groups, of a cluster, EVEN: of other blocks
+//     wgmma_results.cuh       from sums to memory
 #include "ptx.cuh"
 
-constexpr int GROUP_THREADS = 4 * WARP_LANES;
-constexpr int CONSUMERS     = ROW_GROUPS * K_GROUPS;
-constexpr int THREADS       = (CONSUMERS + 1) * GROUP_THREADS;
-constexpr int BLOCK_TILES   = 4 * ROW_GROUPS;
+constexpr int CLUSTER_BLOCKS = CLUSTER * SPREAD;
+constexpr int GROUP_THREADS  = 4 * WARP_LANES;
+constexpr int CONSUMERS      = ROW_GROUPS * K_GROUPS;
+constexpr int THREADS        = (CONSUMERS + 1) * GROUP_THREADS;
+constexpr int BLOCK_TILES    = 4 * ROW_GROUPS;
 // A step is copied by as few threads as its weights allow, so that several are on their way at once.
 constexpr int COPY_THREADS = COPY_WARPS * WARP_LANES;
 constexpr int COPIERS      = 4 / COPY_WARPS;
@@ -112,370 +119,17 @@ constexpr int CONSUMER_REGISTERS =
     CONSUMERS == 1 ? LAUNCH_REGISTERS
                    : (LAUNCH_REGISTERS + (LAUNCH_REGISTERS - PRODUCER_REGISTERS) / CONSUMERS) / 8 * 8;
 
-struct Ring {
-    u32 shared;       // aligned to 1024
-    int part, member; // of K, of the blocks that share x
-};
-
-// Steps are counted through all work of a block; each has its stage, and there the phase of the
-// barriers. A stage is always consumed by the same k group, which is why the groups change parts from
-// segment to segment: one that asked for the next round of a stage that another has yet to get would
-// find the barrier open, for it knows even from odd rounds only.
-struct Place {
-    u32 stage, parity;
-};
-__device__ __forceinline__ Place place_of(Ring ring, u32 step) {
-    return {ring.shared + step % STAGES * STAGE_BYTES, step / STAGES & 1};
-}
-// The place of the step COUNT steps later; what is added and compared in each step instead of the
-// division.
-template <int COUNT> __device__ __forceinline__ void place_advance(Place &p, Ring ring) {
-    p.stage += COUNT % STAGES * STAGE_BYTES;
-    p.parity ^= COUNT / STAGES & 1;
-    if (p.stage >= ring.shared + RING_BYTES) {
-        p.stage -= RING_BYTES;
-        p.parity ^= 1;
-    }
-}
-
-// ---- the producer -------------------------------------------------------------------------------
-
-// x of a step: this block's part of it, to all blocks that share it.
-__device__ __forceinline__ void x_copy(const TensorMap *x, WorkBlock b, Ring ring, u32 stage,
-                                       int step) {
-    constexpr int PART_TOKENS = BLOCK_TOKENS / SPREAD;
-    u32 full = stage + FULL_AT;
-    mbarrier_arrive_expect_tx(full, BLOCK_TOKENS * X_ROW_BYTES);
-    if constexpr (SPREAD == 1) {
-        cp_async_bulk_tensor(stage, x, step * STEP_K, b.token, full);
-    } else {
-        constexpr u32 ALL = (1u << SPREAD) - 1;
-        cp_async_bulk_tensor_spread(stage + ring.member * PART_TOKENS * X_ROW_BYTES, x,
-                                    step * STEP_K, b.token + ring.member * PART_TOKENS, full,
-                                    (u16)(ALL << ring.part * SPREAD));
-    }
-}
-
-// Copies the weights of the steps of one work that are this copier's turn, and x. The first STAGES
-// weights of a kernel are under way before it waits for x.
-__device__ __forceinline__ void produce(const Operands &o, const TensorMap *x, WorkBlock b, Ring ring,
-                                        Segment share, u32 &done, u32 copier, u32 thread) {
-    WeightFeed feed = weights_open(b, thread);
-    u32 steps = share.last - share.first, ahead = 0;
-    if (done == 0) {
-        ahead = steps < STAGES ? steps : STAGES;
-        for (u32 step = copier; step < ahead; step += COPIERS) {
-            weights_copy(o, feed, ring.shared + step * STAGE_BYTES + WEIGHTS_AT,
-                         share.first + step, thread);
-        }
-        griddepcontrol_wait(); // x is the work of the kernel before
-    }
-    // the first step behind `done` whose number is this copier's
-    u32 step = (copier + COPIERS - done % COPIERS) % COPIERS;
-    Place at = place_of(ring, done + step);
-#pragma unroll 1 // a step is long enough
-    for (; step < steps + HOLE; step += COPIERS) {
-        if (step >= ahead) {
-            mbarrier_wait_parity(at.stage + EMPTY_AT, at.parity ^ 1);
-        }
-        if (step >= ahead && step < steps) {
-            weights_copy(o, feed, at.stage + WEIGHTS_AT, share.first + step, thread);
-        }
-        if (thread == 0 && step < steps) {
-            x_copy(x, b, ring, at.stage, share.first + step);
-        } else if (thread == 0) {
-            mbarrier_arrive(at.stage + FULL_AT); // in its place
-        }
-        __syncwarp(); // the next barrier of the cluster is one of whole warps
-        cp_async_arrive(at.stage + FULL_AT);
-        place_advance<COPIERS>(at, ring);
-    }
-    done += steps + HOLE;
-}
-
-// ---- a consumer ---------------------------------------------------------------------------------
-
-// Where a lane's weights and scales are in a stage: bytes from its beginning.
-struct LaneAt {
-    u32 words, scales, zeros;
-};
-__device__ __forceinline__ LaneAt lane_at(int warp, int lane) {
-    u32 tile  = WEIGHTS_AT + warp * STEP_BYTES;
-    LaneAt at = {tile + STEP_HEAD_BYTES + lane * 16, tile + lane_scales(lane),
-                 tile + STEP_ZEROS_AT + lane_zeros(lane)};
-    opaque(at.words); // else they are computed again in each step, to save registers
-    opaque(at.scales);
-    return at;
-}
-
-// The fragments of a step: [k16 step][4].
-__device__ __forceinline__ void fragments_make(u32 a[STEP_K / 16][4], u32 stage, LaneAt at) {
-    constexpr int STEPS_OF_GROUP = BITS == 16 || GROUP >= STEP_K ? STEP_K / 16 : GROUP / 16;
-    u32 words[4], scales[2];
-    Zeros<true> zeros;
-#pragma unroll // steps index registers
-    for (int step = 0; step < STEP_K / 16; step++) {
-        if (BITS != 16 && step % STEPS_OF_GROUP == 0) {
-            int group = step / STEPS_OF_GROUP;
-            weight_scales(scales, stage + at.scales + group * SCALE_BLOCK_BYTES);
-            zeros = zeros_load<true>(stage + at.zeros + group * ZERO_BLOCK_BYTES);
-        }
-        if (step % TILE_STEPS == 0) {
-            uint4 v = ld_shared_v4(stage + at.words + step / TILE_STEPS * TILE_BYTES);
-            words[0] = v.x;
-            words[1] = v.y;
-            words[2] = v.z;
-            words[3] = v.w;
-        }
-        dequant_scaled_step(a[step], words, step % TILE_STEPS, scales, zeros);
-    }
-}
-
-// One step: fragments while the products of the last step run, then its own products.
-__device__ __forceinline__ void step_products(float *sums, u32 a[STEP_K / 16][4], Place at,
-                                              LaneAt weights) {
-    mbarrier_wait_parity(at.stage + FULL_AT, at.parity);
-    fragments_make(a, at.stage, weights);
-    u64 x = wgmma_tokens(at.stage);
-    wgmma_hold<SUMS>(sums);
-    wgmma_fence();
-#pragma unroll // a stays in registers
-    for (int step = 0; step < STEP_K / 16; step++) {
-        wgmma_step<BLOCK_TOKENS>(sums, a[step], wgmma_columns(x, step * 32));
-    }
-    wgmma_commit();
-}
-
-__device__ __forceinline__ void stage_release(Ring ring, u32 stage, int lane) {
-    u32 empty = stage + EMPTY_AT;
-    if constexpr (SPREAD == 1) {
-        if (lane == 0) {
-            mbarrier_arrive(empty);
-        }
-    } else if (lane < SPREAD) {
-        mbarrier_arrive_cluster(cluster_address(empty, ring.part * SPREAD + lane));
-    }
-}
-
-// The products of the steps first, first + K_GROUPS, ... < last; counted through all work, as `warp`
-// is through the block's row tiles.
-__device__ __forceinline__ void products(float *sums, Ring ring, u32 first, u32 last, int warp,
-                                         int lane) {
-    u32 even[STEP_K / 16][4], odd[STEP_K / 16][4];
-#pragma unroll // sums stay in registers
-    for (int i = 0; i < SUMS; i++) {
-        sums[i] = 0.0f;
-    }
-    LaneAt weights = lane_at(warp, lane);
-    Place at       = place_of(ring, first);
-    u32 step = first, before = 0; // the stage of the step before
-#pragma unroll 1 // two steps are long enough
-    for (; step + K_GROUPS < last; step += 2 * K_GROUPS) {
-        step_products(sums, even, at, weights);
-        wgmma_wait<1>(); // the step before this one
-        if (step != first) {
-            stage_release(ring, before, lane);
-        }
-        before = at.stage;
-        place_advance<K_GROUPS>(at, ring);
-        step_products(sums, odd, at, weights);
-        wgmma_wait<1>();
-        stage_release(ring, before, lane);
-        before = at.stage;
-        place_advance<K_GROUPS>(at, ring);
-    }
-    wgmma_wait<0>();
-    if (step != first) {
-        stage_release(ring, before, lane);
-    }
-    if (step < last) { // an odd number of them
-        step_products(sums, even, at, weights);
-        wgmma_wait<0>();
-        stage_release(ring, at.stage, lane);
-    }
-    wgmma_hold<SUMS>(sums);
-}
-
 enum { BARRIER_CONSUMERS = 1 };
 
 __device__ __forceinline__ void consumers_sync() {
     bar_sync(BARRIER_CONSUMERS, CONSUMERS * GROUP_THREADS);
 }
 
-// Sums of other consumers or blocks at `part`, as [sum][thread].
-__device__ __forceinline__ u32 part_at(Ring ring, int part, int row_group) {
-    return ring.shared + PARTS_AT + part * PART_BYTES + row_group * GROUP_THREADS * SUMS * 4 +
-           threadIdx.x % GROUP_THREADS * 4;
-}
-__device__ __forceinline__ void part_add(float *sums, u32 part) {
-#pragma unroll // sums stay in registers
-    for (int i = 0; i < SUMS; i++) {
-        sums[i] += ld_shared_f32(part + i * GROUP_THREADS * 4);
-    }
-}
-
-// The sums of all K_GROUPS, in those of the first.
-__device__ __forceinline__ void groups_add(float *sums, Ring ring, int row_group, int k_group) {
-    if constexpr (K_GROUPS > 1) {
-        consumers_sync(); // nobody reads the sums of the work before
-        if (k_group > 0) {
-            u32 part = part_at(ring, k_group - 1, row_group);
-#pragma unroll // sums stay in registers
-            for (int i = 0; i < SUMS; i++) {
-                st_shared_f32(part + i * GROUP_THREADS * 4, sums[i]);
-            }
-        }
-        consumers_sync();
-        for (int group = 1; group < K_GROUPS && k_group == 0; group++) {
-            part_add(sums, part_at(ring, group - 1, row_group));
-        }
-    }
-}
-
-// The sums of all blocks that have a part of K, in those of the first.
-__device__ __forceinline__ void cluster_add(float *sums, Ring ring, int row_group, int k_group) {
-    if constexpr (CLUSTER > 1) {
-        cluster_sync(); // nobody reads the sums before
-        if (ring.part > 0 && k_group == 0) {
-            u32 part = cluster_address(part_at(ring, ring.part - 1, row_group), ring.member);
-#pragma unroll // sums stay in registers
-            for (int i = 0; i < SUMS; i++) {
-                st_cluster_f32(part + i * GROUP_THREADS * 4, sums[i]);
-            }
-        }
-        cluster_sync();
-        for (int other = 1; other < CLUSTER && ring.part == 0 && k_group == 0; other++) {
-            part_add(sums, part_at(ring, other - 1, row_group));
-        }
-    }
-}
-
-// ---- EVEN: tiles of several blocks --------------------------------------------------------------
-
-#if EVEN
-constexpr int BLOCK_SUMS = ROW_GROUPS * GROUP_THREADS * SUMS;
-
-struct Parts {
-    float *sums; // [blocks][BLOCK_SUMS]
-    u32 *counts; // [blocks]
-};
-
-// A thread's sums of block `block`, fours of them as [four][thread].
-__device__ __forceinline__ float *part_sums(Parts p, int block, int row_group) {
-    u32 thread = row_group * GROUP_THREADS + threadIdx.x % GROUP_THREADS;
-    opaque(thread); // else the address stays in registers through all products
-    return p.sums + (s64)block * BLOCK_SUMS + thread * 4;
-}
-
-__device__ __forceinline__ void part_leave(const float *sums, Parts p, int block, int row_group,
-                                           int k_group) {
-    float *to = part_sums(p, block, row_group);
-#pragma unroll // sums stay in registers
-    for (int i = 0; i < SUMS && k_group == 0; i += 4) {
-        st_global_v4_f32(to + i * ROW_GROUPS * GROUP_THREADS,
-                         make_float4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]));
-    }
-    consumers_sync();
-    if (threadIdx.x == GROUP_THREADS) {
-        fence_acq_rel_gpu();
-        st_release_gpu_u32(p.counts + block, 1);
-    }
-}
-
-__device__ __forceinline__ void part_fetch(float *sums, Parts p, int block, int row_group,
-                                           int k_group) {
-    if (threadIdx.x == GROUP_THREADS) {
-        while (ld_acquire_gpu_u32(p.counts + block) == 0) {
-        }
-        st_global_u32(p.counts + block, 0); // for the next kernel
-    }
-    consumers_sync();
-    const float *from = part_sums(p, block, row_group);
-#pragma unroll // sums stay in registers
-    for (int i = 0; i < SUMS && k_group == 0; i += 4) {
-        float4 v = ld_global_v4_f32(from + i * ROW_GROUPS * GROUP_THREADS);
-        sums[i] += v.x;
-        sums[i + 1] += v.y;
-        sums[i + 2] += v.z;
-        sums[i + 3] += v.w;
-    }
-}
-
-// Are all sums of the tile here now? Others' are added in the order of their steps.
-__device__ __forceinline__ bool parts_add(float *sums, Parts p, const Turns &t, Segment s, int at,
-                                          int member, int row_group, int k_group) {
-    if (s.first > 0) {
-        part_leave(sums, p, at * SPREAD + member, row_group, k_group);
-        return false;
-    }
-    int other = at;
-    while ((other = turns_other(&t, s, other)) >= 0) {
-        part_fetch(sums, p, other * SPREAD + member, row_group, k_group);
-    }
-    return true;
-}
-#endif
-
-// ---- results ------------------------------------------------------------------------------------
-
-// The stage without data behind the last step, here until it is released.
-__device__ __forceinline__ u32 hole_take(Ring ring, u32 number) {
-    Place at = place_of(ring, number);
-    mbarrier_wait_parity(at.stage + FULL_AT, at.parity);
-    return at.stage;
-}
-
-// Nobody reads it any more. Whose stage it is releases it, as any other step.
-__device__ __forceinline__ void hole_release(Ring ring, u32 number, int group) {
-    consumers_sync();
-    if (group == (int)(number % K_GROUPS)) {
-        stage_release(ring, place_of(ring, number).stage, threadIdx.x % WARP_LANES);
-    }
-}
-
-// STAGED_TOKENS at a time.
-__device__ __forceinline__ void results_stage(const Operands &o, WorkBlock b, Ring ring,
-                                              const float sums[BLOCK_TOKENS / 8][4], u32 number,
-                                              int k_group, int warp) {
-    constexpr int THREADS_THERE = CONSUMERS * GROUP_THREADS;
-    int thread  = (int)threadIdx.x - GROUP_THREADS;
-    u32 results = hole_take(ring, number), places = results + STAGED_BYTES;
-#pragma unroll // sums stay in registers
-    for (int first = 0; first < BLOCK_TOKENS; first += STAGED_TOKENS) {
-        if (first > 0) {
-            consumers_sync(); // the results before are read
-        }
-#if EPILOGUE == EPILOGUE_ROPE_KV
-        places_store(o, b, STAGED_TOKENS, places, thread, THREADS_THERE);
-        consumers_sync();
-#endif
-        if (k_group == 0) {
-            staged_write(o, b, results, places, sums + first / 8, b.row_tile + warp, warp);
-            if (first + STAGED_TOKENS == BLOCK_TOKENS) {
-                fence_proxy_async(); // the next copies into the stage are those of another proxy
-            }
-        }
-        consumers_sync();
-        staged_store(o, b, results, places, thread, THREADS_THERE);
-        b.token += STAGED_TOKENS;
-    }
-}
-
-// From the fragments.
-__device__ __forceinline__ void results_store(const Operands &o, WorkBlock b, Ring ring,
-                                              const float sums[1][BLOCK_TOKENS / 8][4], int k_group,
-                                              int warp) {
-    u32 places = ring.shared + RING_BYTES;
-#if EPILOGUE == EPILOGUE_ROPE_KV
-    consumers_sync(); // nobody reads those of the work before
-    places_store(o, b, BLOCK_TOKENS, places, (int)threadIdx.x - GROUP_THREADS,
-                 CONSUMERS * GROUP_THREADS);
-    consumers_sync();
-#endif
-    if (k_group == 0) {
-        sums_store<1, BLOCK_TOKENS / 8>(o, b, places, sums, b.row_tile + warp, 0);
-    }
-}
+#include "wgmma_ring.cuh"
+#include "wgmma_produce.cuh"
+#include "wgmma_products.cuh"
+#include "wgmma_parts.cuh"
+#include "wgmma_results.cuh"
 
 // The sums of a segment, complete only in k group 0 of part 0.
 __device__ __forceinline__ void segment_sums(float *sums, Ring ring, Segment share, u32 &done,
@@ -487,35 +141,8 @@ __device__ __forceinline__ void segment_sums(float *sums, Ring ring, Segment sha
     cluster_add(sums, ring, row_group, k_group);
 }
 
-// ---- the kernel ---------------------------------------------------------------------------------
-
 __device__ __forceinline__ int block_number() {
     return (int)(blockIdx.y * gridDim.x + blockIdx.x);
-}
-
-extern __shared__ __align__(128) u8 block_shared[];
-
-constexpr int CLUSTER_BLOCKS = CLUSTER * SPREAD;
-
-__device__ __forceinline__ Ring ring_open() {
-    int rank  = (int)blockIdx.x % CLUSTER_BLOCKS;
-    u32 shared = (shared_address(block_shared) + STAGE_ALIGN - 1) & ~(u32)(STAGE_ALIGN - 1);
-    opaque(shared);
-    Ring ring = {shared, rank / SPREAD, rank % SPREAD};
-    if (threadIdx.x == 0) {
-        for (int stage = 0; stage < STAGES; stage++) {
-            u32 at = ring.shared + stage * STAGE_BYTES;
-            mbarrier_init(at + FULL_AT, COPY_THREADS + 1); // who asks for x arrives for it too
-            mbarrier_init(at + EMPTY_AT, SPREAD * ROW_GROUPS * 4);
-        }
-        fence_mbarrier_init();
-    }
-    if constexpr (SPREAD > 1) {
-        cluster_sync(); // others use these barriers
-    } else {
-        __syncthreads();
-    }
-    return ring;
 }
 
 __device__ __forceinline__ WorkBlock member_block(int id, int token_blocks, Ring ring) {
