@@ -2,6 +2,7 @@
 // once, and who begins a tile finds all who have the rest of it.
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -20,12 +21,14 @@ static int steps, even, cluster; // of the case
 enum { TILES_MAX = 700, STEPS_MAX = 448 };
 
 static unsigned char made[TILES_MAX][STEPS_MAX];
+static bool split[TILES_MAX]; // into more than one segment
 
 static void segment_make(Segment s) {
     assert_in_range(s.first, 0, s.last - 1);
     assert_in_range(s.last, 1, steps);
     for (int step = s.first; step < s.last; step++)
         made[s.id][step]++;
+    split[s.id] = split[s.id] || s.last - s.first < steps;
 }
 
 // Steps that others have of the tile that `s` begins, in the order in which they are found.
@@ -58,14 +61,25 @@ static void cluster_check(int at, int clusters, int tiles, int part) {
     assert_true(parts <= 1); // there is room for one
 }
 
+// Where all turns are full nothing is split; else no more than the last two turns.
+static void splits_check(int clusters, int tiles) {
+    int count = 0;
+    for (int tile = 0; tile < tiles; tile++)
+        count += split[tile];
+    assert_in_range(count, 0, tiles % clusters ? clusters + tiles % clusters : 0);
+}
+
 static void case_check(int clusters, int tiles) {
     memset(made, 0, sizeof made);
+    memset(split, 0, sizeof split);
     for (int at = 0; at < clusters; at++)
         for (int part = 0; part < cluster; part++)
             cluster_check(at, clusters, tiles, part);
     for (int tile = 0; tile < tiles; tile++)
         for (int step = 0; step < steps; step++)
             assert_int_equal(made[tile][step], 1);
+    if (even)
+        splits_check(clusters, tiles);
 }
 
 static void test_every_step_once(void **state) {
@@ -84,17 +98,20 @@ static void test_every_step_once(void **state) {
                 }
 }
 
-// No cluster has more than a grain above its share of what is split.
+// No cluster has more than a grain above its share of what is split; shares begin at a grain.
 static void test_even(void **state) {
     (void)state;
-    steps = 64;
+    static const int all_steps[] = {64, 86, 65536}, all_clusters[] = {132, 132, 180};
     even = cluster = 1;
-    for (int tiles = 140; tiles < 260; tiles++)
-        for (int at = 0; at < 132; at++) {
-            Turns t = turns_open(at, 132, tiles, 0);
-            int units = (t.tiles - t.whole) * steps;
-            assert_in_range(t.end - t.unit, units / 132 - 4, units / 132 + 4 + 1);
-        }
+    for (size_t i = 0; i < sizeof all_steps / sizeof *all_steps; i++)
+        for (int tiles = all_clusters[i] + 1; tiles < 2 * all_clusters[i]; tiles++)
+            for (int at = 0; at < all_clusters[i]; at++) {
+                steps = all_steps[i];
+                Turns t = turns_open(at, all_clusters[i], tiles, 0);
+                int share = (t.tiles - t.whole) * steps / all_clusters[i];
+                assert_in_range(t.end - t.unit, share - 4, share + 4 + 1);
+                assert_int_equal(t.unit % 4, 0);
+            }
 }
 
 int main(void) {
