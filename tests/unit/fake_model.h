@@ -23,9 +23,9 @@ enum {
     FAKE_HEAD_ROWS = 6,
     FAKE_PAGE_BYTES = FAKE_PAGE_TOKENS * 4,
     FAKE_LOGITS_OFFSET = 4 * FAKE_CHUNK_MOST,
-    // Pages of checks: 0 and the last one, which is short, must be right at the start; of 1 and 2 the
-    // steps ask for the one that a token needs.
-    FAKE_PAGES = 4,
+    // Pages of checks: 0, 3 and the last one, which is short, must be right at the start; of 1 and 2
+    // the steps ask for the one that a token needs.
+    FAKE_PAGES = 5,
     FAKE_WEIGHTS = (FAKE_PAGES - 1) * PAYLOAD_PAGE_BYTES + 12345,
 };
 
@@ -144,6 +144,7 @@ const ReadyWeights model_ready[] = {
     {"cpu:x86-64-v4-vnni", 0, FAKE_WEIGHTS}, // another target's
     {"cpu:x86-64-v3", PAYLOAD_PAGE_BYTES - 100, PAYLOAD_PAGE_BYTES + 4},
     {"cpu:x86-64-v3", 2 * PAYLOAD_PAGE_BYTES - 96, PAYLOAD_PAGE_BYTES + 96 + 12000},
+    {"cpu:x86-64-v3", 3 * PAYLOAD_PAGE_BYTES + 12256, PAYLOAD_PAGE_BYTES - 12256 + 12345},
 };
 const int32_t model_ready_count = sizeof model_ready / sizeof *model_ready;
 
