@@ -392,11 +392,12 @@ static void *writer_run(void *argument) {
     }
 }
 
-static int blocks_fill(int fd, const unsigned char *data, uint64_t *checks, Arena *a) {
-    enum { THREADS = 4, BASE = 2 << 20 };
+static int blocks_fill(int fd, int64_t base, const unsigned char *data, uint64_t *checks,
+                       Arena *a) {
+    enum { THREADS = 4 };
     Writers w = {.data = data, .random = {.state = 9}};
     pthread_t ids[THREADS];
-    w.blocks = blocks_open(fd, BASE, FILE_BYTES, THREADS, checks, a);
+    w.blocks = blocks_open(fd, base, FILE_BYTES, THREADS, checks, a);
     pthread_mutex_init(&w.lock, NULL);
     for (int at = 0; at < THREADS; at++)
         assert_int_equal(pthread_create(&ids[at], NULL, writer_run, &w), 0);
@@ -408,8 +409,36 @@ static int blocks_fill(int fd, const unsigned char *data, uint64_t *checks, Aren
     return error;
 }
 
+// One thread's block fails while another writes its own: the failure stays.
+static void *block_run(void *argument) {
+    Writers *w = argument;
+    pthread_mutex_lock(&w->lock);
+    int64_t at = w->next;
+    w->next += 2 << 20;
+    pthread_mutex_unlock(&w->lock);
+    blocks_put(w->blocks, at, w->data + at, 2 << 20);
+    return NULL;
+}
+
+static void failure_check(int fd, const unsigned char *data, uint64_t *checks) {
+    enum { THREADS = 8 };
+    Arena a = {0};
+    Writers w = {.data = data};
+    pthread_t ids[THREADS];
+    w.blocks = blocks_open(fd, -(2 << 20), THREADS << 21, THREADS, checks, &a);
+    pthread_mutex_init(&w.lock, NULL);
+    for (int at = 0; at < THREADS; at++)
+        assert_int_equal(pthread_create(&ids[at], NULL, block_run, &w), 0);
+    for (int at = 0; at < THREADS; at++)
+        pthread_join(ids[at], NULL);
+    pthread_mutex_destroy(&w.lock);
+    assert_int_equal(blocks_close(w.blocks), EINVAL);
+    arena_free(&a);
+}
+
 static void test_blocks(void **state) {
     (void)state;
+    const int64_t base = 2 << 20;
     Arena a = {0};
     Random random = {.state = 4};
     unsigned char *data = arena_alloc(&a, FILE_BYTES), *found = arena_alloc(&a, FILE_BYTES);
@@ -417,8 +446,9 @@ static void test_blocks(void **state) {
     for (int64_t at = 0; at < FILE_BYTES; at++)
         data[at] = (unsigned char)random_u32(&random);
     int fd = memfd_create("blocks", 0);
-    assert_int_equal(blocks_fill(fd, data, checks, &a), 0);
-    assert_int_equal(pread(fd, found, FILE_BYTES, 2 << 20), FILE_BYTES);
+    assert_int_equal(blocks_fill(fd, base, data, checks, &a), 0);
+    assert_int_equal(lseek(fd, 0, SEEK_END), base + FILE_BYTES); // nothing behind it
+    assert_int_equal(pread(fd, found, FILE_BYTES, base), FILE_BYTES);
     assert_memory_equal(found, data, FILE_BYTES);
     for (int64_t page = 0; page * PAYLOAD_PAGE_BYTES < FILE_BYTES; page++) {
         int64_t at = page * PAYLOAD_PAGE_BYTES, left = FILE_BYTES - at;
@@ -427,10 +457,14 @@ static void test_blocks(void **state) {
             payload_hash64(data + at,
                            (size_t)(left < PAYLOAD_PAGE_BYTES ? left : PAYLOAD_PAGE_BYTES)));
     }
+    // A first block that has no place in the file ends all threads, which wait for it.
+    assert_int_equal(blocks_fill(fd, -base, data, checks, &a), EINVAL);
+    for (int at = 0; at < 5; at++)
+        failure_check(fd, data, checks);
     close(fd);
     // A disk that is full ends all threads.
     fd = open("/dev/full", O_WRONLY);
-    assert_int_equal(blocks_fill(fd, data, checks, &a), ENOSPC);
+    assert_int_equal(blocks_fill(fd, base, data, checks, &a), ENOSPC);
     close(fd);
     arena_free(&a);
 }
