@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #undef fail // ours is a function
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -233,25 +234,38 @@ static bool params_agree(const Params *a, const Params *b, const char *const *na
     return true;
 }
 
-// All candidates for 16 tokens: a split says that it depends on their number, and two of linear_decode
-// have one text if what sets their sums is the same; a norm of the prologue adds in another order than
-// one that is a step of its own.
-static void orders_check(const Case *c, const Target *target) {
+typedef struct Orders {
+    int same, others, tied, clusters; // pairs of one order, of two; candidates
+} Orders;
+
+// All candidates: a split says that it depends on the number of tokens, and two of linear_decode have
+// one text if what sets their sums is the same; a norm of the prologue adds in another order than one
+// that is a step of its own. Clusters have as few blocks as do.
+static Orders orders_check(const Case *c, const Target *target, int64_t tokens) {
     static const char *const names[] = {"WARPS", "CLUSTER", "PROLOGUE"};
-    int others = 0, tied = 0;
+    Orders o = {0};
+    int64_t cluster = 1;
+    char tied[32];
     Arena arena = {0};
     Lab lab;
     KernelChoices *all = calloc(1, sizeof *all);
     assert_non_null(all);
+    snprintf(tied, sizeof tied, " EVEN tokens=%" PRId64, tokens);
     lab_make(&lab, c, target, c->act_order, &arena); // an order of inputs is data
     choices_make(
-        all, &(Problem){.plan = &lab.plan, .op = lab.op, .phase = PHASE_DECODE, .max_tokens = 16});
+        all,
+        &(Problem){.plan = &lab.plan, .op = lab.op, .phase = PHASE_DECODE, .max_tokens = tokens});
     for (int a = 0; a < all->count; a++) {
         const KernelChoice *x = &all->items[a];
         if (x->kernel == &kernel_linear_wgmma) {
             bool split = params_get(&x->params, "EVEN");
-            assert_int_equal(strstr(x->sums, " EVEN tokens=16") != NULL, split);
-            tied += split;
+            assert_int_equal(strstr(x->sums, tied) != NULL, split);
+            o.tied += split;
+        }
+        if (x->kernel == &kernel_linear_decode && params_get(&x->params, "CLUSTER") > 1) {
+            assert_true(cluster == 1 || cluster == params_get(&x->params, "CLUSTER"));
+            cluster = params_get(&x->params, "CLUSTER");
+            o.clusters++;
         }
         for (int b = 0; b < a && x->kernel == &kernel_linear_decode; b++) {
             const KernelChoice *y = &all->items[b];
@@ -259,13 +273,13 @@ static void orders_check(const Case *c, const Target *target) {
                 continue;
             bool same = params_agree(&x->params, &y->params, names, sizeof names / sizeof *names);
             assert_int_equal(strcmp(x->sums, y->sums) == 0, same);
-            others += !same;
+            o.same += same;
+            o.others += !same;
         }
     }
-    assert_int_equal(tied > 0, target->compute_major == 9);
-    assert_true(others > 0);
     free(all);
     arena_free(&arena);
+    return o;
 }
 
 // Batches of one bucket have one order: a split, which goes by blocks of tokens, only if it is one.
@@ -273,30 +287,35 @@ static void test_splits(void **state) {
     (void)state;
     static const Case down = {
         "down", 4, 128, 14336, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE};
-    static const StepPhase phases[] = {PHASE_PREFILL, PHASE_DECODE, PHASE_HEAD};
+    static const StepPhase phases[] = {PHASE_PREFILL, PHASE_DECODE, PHASE_HEAD, PHASE_PREFILL};
     const Target *found[MAX_TARGETS];
     Error err = {0};
     int count;
     assert_true(targets_parse(found, &count, MAX_TARGETS, "sm_90a", &err));
     for (size_t phase = 0; phase < sizeof phases / sizeof *phases; phase++) {
-        int whole = 0, shorter = 0;
+        bool invariant = phase == 3;
+        int whole = 0, shorter = 0, unsplit = 0;
         Arena arena = {0};
         Lab lab;
         KernelChoices *all = calloc(1, sizeof *all);
         assert_non_null(all);
         lab_make(&lab, &down, found[0], false, &arena);
+        lab.plan.batch_invariant = invariant;
         choices_make(
             all,
             &(Problem){.plan = &lab.plan, .op = lab.op, .phase = phases[phase], .max_tokens = 128});
         for (int at = 0; at < all->count; at++) {
             const KernelChoice *c = &all->items[at];
-            if (c->kernel != &kernel_linear_wgmma || !params_get(&c->params, "EVEN"))
+            if (c->kernel != &kernel_linear_wgmma)
                 continue;
-            whole += params_get(&c->params, "BLOCK_TOKENS") >= 128;
-            shorter += params_get(&c->params, "BLOCK_TOKENS") < 128;
+            bool split = params_get(&c->params, "EVEN");
+            whole += split && params_get(&c->params, "BLOCK_TOKENS") == 128;
+            shorter += split && params_get(&c->params, "BLOCK_TOKENS") < 128;
+            unsplit += !split && params_get(&c->params, "BLOCK_TOKENS") < 128;
         }
-        assert_true(whole > 0);
-        assert_int_equal(shorter > 0, phases[phase] == PHASE_PREFILL);
+        assert_int_equal(whole > 0, !invariant);
+        assert_int_equal(shorter > 0, phases[phase] == PHASE_PREFILL && !invariant);
+        assert_true(unsplit > 0);
         free(all);
         arena_free(&arena);
     }
@@ -307,6 +326,8 @@ static void test_orders_are_told(void **state) {
     (void)state;
     static const Case cases[] = {
         {"down", 4, 128, 14336, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE},
+        // as many warps with clusters as without
+        {"long", 4, 128, 16384, {4096}, ROWS_PLAIN, .epilogue = EPILOGUE_STORE},
         {"ordered",
          4,
          128,
@@ -316,14 +337,22 @@ static void test_orders_are_told(void **state) {
          PROLOGUE_NORM,
          EPILOGUE_STORE,
          .act_order = true}};
-    static const char *const names[] = {"sm_80", "sm_90a"};
+    static const char *const names[] = {"sm_80", "sm_90a", "sm_100"};
     for (size_t target = 0; target < sizeof names / sizeof *names; target++) {
         const Target *found[MAX_TARGETS];
         Error err = {0};
         int count;
         assert_true(targets_parse(found, &count, MAX_TARGETS, names[target], &err));
-        for (size_t at = 0; at < sizeof cases / sizeof *cases; at++)
-            orders_check(&cases[at], found[0]);
+        bool hopper = found[0]->compute_major == 9;
+        for (size_t at = 0; at < sizeof cases / sizeof *cases; at++) {
+            Orders one = orders_check(&cases[at], found[0], 1),
+                   many = orders_check(&cases[at], found[0], 16);
+            assert_int_equal(many.tied > 0, hopper);
+            assert_true(one.same > 0 && many.others > 0);
+            bool clusters = hopper && !cases[at].act_order; // also where one block would do
+            assert_int_equal(one.clusters > 0, clusters);
+            assert_int_equal(many.clusters > 0, clusters);
+        }
     }
 }
 
