@@ -113,6 +113,51 @@ static void test_batch_changes_nothing(void **state) {
     close_engine(&f, en);
 }
 
+// ---- drafts -------------------------------------------------------------------------------------
+
+// After a step with drafts a sequence is given more text and sampled: in a row, and with a random
+// number, that its drafts did not have.
+static void test_prompt_after_drafts(void **state) {
+    (void)state;
+    enum { PROMPT = 9, MORE = 4 };
+    FakeFile f;
+    Engine *en = open_engine(&f, &(DeviceOptions){.threads = 2});
+    const int32_t slots[] = {0, 1};
+    int32_t ids[2][PROMPT + SPECULATE_MAX + 2 + MORE], tokens[2], expected;
+    int64_t known = PROMPT + 1;
+    SampleParams p = {.temperature = 1, .top_p = 1, .repetition_penalty = 1.3f};
+    Error err = {0};
+    for (int32_t slot = 0; slot < 2; slot++) {
+        p.seed_low = (uint32_t)slot;
+        fake_prompt(ids[slot], PROMPT, (uint32_t)slot + 50);
+        begin(en, slot, &p, ids[slot], PROMPT, &ids[slot][PROMPT]);
+        assert_true(engine_draft(en, slot, ids[slot], 1, &err));
+    }
+    assert_true(engine_decode(en, slots, 2, tokens, &err));
+    known += engine_drawn(en, 1, ids[1] + known);
+    fake_expected(ids[1], PROMPT, p, NULL, tokens, 2);
+    assert_memory_equal(ids[1] + PROMPT, tokens, sizeof tokens);
+    fake_prompt(ids[1] + known, MORE, 60);
+    assert_true(engine_prefill(en, 1, ids[1] + known - 1, MORE + 1, NULL, &err));
+    assert_true(engine_sample(en, 1, tokens, &err));
+    p.step = (int32_t)(known - PROMPT);
+    fake_expected(ids[1], known + MORE, p, NULL, &expected, 1);
+    assert_int_equal(tokens[0], expected);
+    close_engine(&f, en);
+}
+
+// What is drawn after a draft has no log probabilities and no counts.
+static void test_who_drafts(void **state) {
+    (void)state;
+    SampleParams logprobs = greedy, presence = greedy, frequency = greedy;
+    logprobs.logprobs = 1;
+    presence.presence_penalty = 0.5f;
+    frequency.frequency_penalty = -0.5f;
+    assert_true(engine_drafts(&greedy));
+    assert_false(engine_drafts(&logprobs));
+    assert_false(engine_drafts(&presence) || engine_drafts(&frequency));
+}
+
 // ---- logits of a prompt -------------------------------------------------------------------------
 
 typedef struct Visited {
@@ -167,6 +212,8 @@ static void test_context(void **state) {
     assert_non_null(strstr(err.message, "17 tokens"));
     assert_non_null(strstr(err.message, "16"));
     begin(en, slot, &greedy, prompt, 15, &token);
+    assert_false(engine_draft(en, slot, prompt, 1, &err)); // it would be the 17th
+    assert_int_equal(err.code, ERR_RESOURCE);
     assert_true(engine_decode(en, &slot, 1, &token, &err)); // the 16th
     assert_false(engine_decode(en, &slot, 1, &token, &err));
     assert_int_equal(err.code, ERR_RESOURCE);
@@ -283,7 +330,8 @@ int main(void) {
         cmocka_unit_test(test_visits),          cmocka_unit_test(test_context),
         cmocka_unit_test(test_full_cache),      cmocka_unit_test(test_bad_id),
         cmocka_unit_test(test_damaged_weights), cmocka_unit_test(test_damaged_later),
-        cmocka_unit_test(test_no_target),
+        cmocka_unit_test(test_no_target),       cmocka_unit_test(test_prompt_after_drafts),
+        cmocka_unit_test(test_who_drafts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
