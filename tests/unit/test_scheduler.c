@@ -504,6 +504,36 @@ static void speculation_check(bool as_gpu) {
     lab_close(&lab);
 }
 
+// A stop token that is drawn in the middle of good drafts ends the answer there.
+static void test_speculation_stops(void **state) {
+    (void)state;
+    static Case c;
+    int64_t accepted = 0;
+    Lab lab;
+    lab_open_scheduler(&lab, &device_cpu, &(DeviceOptions){.threads = 1}, &(SchedulerOptions){0});
+    for (uint32_t seed = 0; seed < 100; seed++) {
+        c = (Case){.count = 30, .params = lab_params(30)};
+        for (uint32_t at = 0; at < 30; at++)
+            c.prompt[at] = repeating[fake_hash(seed, at) % 3].id;
+        c.params.bias = repeating;
+        c.params.bias_count = 3;
+        c.params.speculate = 4;
+        expected_ids(c.prompt, c.count, &c.params, c.expected);
+        c.params.stop_ids = &repeating[1].id;
+        c.params.stop_id_count = 1;
+        int32_t count = 1;
+        while (count < 30 && c.expected[count - 1] != repeating[1].id)
+            count++;
+        lab_submit(&lab, &c.answer, c.prompt, c.count, &c.params);
+        lab_wait(&lab, &c.answer);
+        assert_int_equal(c.answer.count, count);
+        assert_memory_equal(c.answer.ids, c.expected, (size_t)count * 4);
+        accepted += c.answer.last.accepted;
+    }
+    assert_true(accepted > 50);
+    lab_close(&lab);
+}
+
 static void test_speculation(void **state) {
     (void)state;
     apart.type = device_cpu;
@@ -908,6 +938,7 @@ static int queues_set(void **state) {
     _(test_no_allocation)        \
     _(test_grammar)              \
     _(test_speculation)          \
+    _(test_speculation_stops)    \
     _(test_prefix_cache)         \
     _(test_prefix_of_answer)     \
     _(test_drafts)               \
