@@ -301,9 +301,10 @@ static void test_splits(void **state) {
         assert_non_null(all);
         lab_make(&lab, &down, found[0], false, &arena);
         lab.plan.batch_invariant = invariant;
-        choices_make(
-            all,
-            &(Problem){.plan = &lab.plan, .op = lab.op, .phase = phases[phase], .max_tokens = 128});
+        choices_make(all, &(Problem){.plan = &lab.plan,
+                                     .op = lab.op,
+                                     .phase = (int)phases[phase],
+                                     .max_tokens = 128});
         for (int at = 0; at < all->count; at++) {
             const KernelChoice *c = &all->items[at];
             if (c->kernel != &kernel_linear_wgmma)
