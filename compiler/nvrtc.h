@@ -7,7 +7,7 @@
 
 // ---- kernel_source.c ----------------------------------------------------------------------------
 
-enum { HEADERS_MAX = 16, OPTION_COUNT = 5 };
+enum { HEADERS_MAX = 24, OPTION_COUNT = 5 };
 
 typedef struct Headers {
     const char *names[HEADERS_MAX]; // as included: "ptx.cuh"
