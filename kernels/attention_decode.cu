@@ -53,6 +53,7 @@
 //     attention_run.cuh       16 keys and values
 //     attention_parts.cuh     sums of warps, parts, blocks
 #include "ptx.cuh"
+#include "reduce.cuh"
 #include "attention.cuh"
 
 constexpr int THREADS     = WARPS * WARP_LANES;

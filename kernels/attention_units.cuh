@@ -61,12 +61,7 @@ __device__ __forceinline__ Units units_open(const Operands &o) {
     u.first = (int)((s64)total * block / blocks);
     u.last  = (int)((s64)total * (block + 1) / blocks);
     for (int token = 0;; token += WARP_LANES) {
-        int end = mine;
-#pragma unroll // a scan
-        for (int apart = 1; apart < WARP_LANES; apart *= 2) {
-            int before = __shfl_up_sync(FULL_MASK, end, apart);
-            end += lane >= apart ? before : 0;
-        }
+        int end    = warp_scan(mine);
         u32 behind = __ballot_sync(FULL_MASK, u.base + end > u.first);
         if (behind) {
             int at  = __ffs((int)behind) - 1;

@@ -22,6 +22,7 @@
 //
 // (7) Read: bucket_of, buckets_scan, tiles_write, then the entry.
 #include "ptx.cuh"
+#include "reduce.cuh"
 
 constexpr int THREADS = 1024;
 constexpr int BUCKETS = EXPERTS + 1; // the last: experts of other stacks
@@ -40,16 +41,6 @@ __device__ __forceinline__ u32 tiles_of(u32 count) {
     return (count + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
 }
 
-__device__ __forceinline__ u32 lanes_scan(u32 x) { // inclusive
-    int lane = (int)threadIdx.x % WARP_LANES;
-#pragma unroll // shuffle distances are immediates
-    for (int lanes = 1; lanes < WARP_LANES; lanes *= 2) {
-        u32 below = __shfl_up_sync(FULL_MASK, x, lanes);
-        x += lane >= lanes ? below : 0;
-    }
-    return x;
-}
-
 // first[b]: where bucket b starts in choices; tile[b]: its first tile. One warp; returns the number
 // of tiles.
 __device__ __forceinline__ u32 buckets_scan(const u32 *counts, u32 *first, u32 *tile) {
@@ -57,7 +48,7 @@ __device__ __forceinline__ u32 buckets_scan(const u32 *counts, u32 *first, u32 *
     for (int start = 0; start < BUCKETS; start += WARP_LANES) {
         int bucket = start + (int)threadIdx.x % WARP_LANES;
         u32 count = bucket < BUCKETS ? counts[bucket] : 0;
-        u32 last_choice = lanes_scan(count), last_tile = lanes_scan(tiles_of(count));
+        u32 last_choice = warp_scan(count), last_tile = warp_scan(tiles_of(count));
         if (bucket < BUCKETS) {
             first[bucket] = choices + last_choice - count;
             tile[bucket] = tiles + last_tile - tiles_of(count);

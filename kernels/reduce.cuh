@@ -21,6 +21,17 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
+// The sum of the lanes up to and with this one; of integers, for which any tree gives the same.
+template <class T> __device__ __forceinline__ T warp_scan(T x) {
+    int lane = (int)threadIdx.x % WARP_LANES;
+#pragma unroll // shuffle distances are immediates
+    for (int lanes = 1; lanes < WARP_LANES; lanes *= 2) {
+        T below = __shfl_up_sync(FULL_MASK, x, lanes);
+        x += lane >= lanes ? below : 0;
+    }
+    return x;
+}
+
 // Sum over the BLOCK_WARPS warps of the block, for all threads. `scratch`: as many floats in shared
 // memory that nobody else uses; may be reused after the next __syncthreads().
 template <int BLOCK_WARPS> __device__ __forceinline__ float block_sum(float x, float *scratch) {

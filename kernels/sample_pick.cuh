@@ -46,7 +46,7 @@ __device__ __forceinline__ u32 draw(const Source &source, const Row &row, u32 le
     }
     __syncthreads();
     u64 own  = lane < DRAW_WARPS ? shared->sums[0][lane] : 0;
-    u64 upto = warp_scan_u64(own); // through warp `lane`
+    u64 upto = warp_scan(own); // through warp `lane`
     if (r == ~(u64)0) {
         r = __umul64hi(__shfl_sync(FULL_MASK, upto, WARP_LANES - 1), (u64)philox(row.p) << 32);
     }
@@ -58,7 +58,7 @@ __device__ __forceinline__ u32 draw(const Source &source, const Row &row, u32 le
         for (int from = first; from < last; from += WARP_LANES) {
             int at    = from + lane;
             u64 w     = at < last ? kept_weight(row, source.key(at), least) : 0;
-            u64 sum   = warp_scan_u64(w);
+            u64 sum   = warp_scan(w);
             u32 lanes = __ballot_sync(FULL_MASK, sum > rest);
             if (lanes) {
                 if (lane == __ffs((int)lanes) - 1) {
@@ -77,8 +77,8 @@ __device__ __forceinline__ u32 draw(const Source &source, const Row &row, u32 le
 __device__ __forceinline__ u32 draw_by_chunks(const Row &row, const Chunk *chunks,
                                               DrawShared *shared) {
     int lane   = (int)threadIdx.x % WARP_LANES;
-    u64 low    = warp_scan_u64(chunk_mass(chunks, lane));
-    u64 high   = warp_scan_u64(chunk_mass(chunks, lane + WARP_LANES));
+    u64 low    = warp_scan(chunk_mass(chunks, lane));
+    u64 high   = warp_scan(chunk_mass(chunks, lane + WARP_LANES));
     u64 middle = __shfl_sync(FULL_MASK, low, WARP_LANES - 1);
     u64 total  = middle + __shfl_sync(FULL_MASK, high, WARP_LANES - 1);
     u64 r      = __umul64hi(total, (u64)philox(row.p) << 32);
