@@ -88,6 +88,33 @@ static void all_right(Gpu *g) {
         _exit(8);
 }
 
+// Clusters of four, of a grid of whole ones: those that an H200 holds.
+static CUresult clusters(Gpu *g, int32_t size, unsigned grid, unsigned attributes, int *out) {
+    CUlaunchAttribute cluster = {.id = CU_LAUNCH_CLUSTER_DIMENSION, .value = {size, 1, 1}};
+    CUlaunchConfig config = {.grid_x = grid,
+                             .grid_y = 1,
+                             .grid_z = 1,
+                             .block_x = 32,
+                             .block_y = 1,
+                             .block_z = 1,
+                             .attributes = &cluster,
+                             .attribute_count = attributes};
+    return g->cu.clusters_at_once(out, g->kernel, &config);
+}
+static void clusters_right(Gpu *g) {
+    int count = 0;
+    if (clusters(g, 4, 132, 1, &count) != CUDA_SUCCESS || count != 30)
+        _exit(9);
+}
+static void clusters_of_unknown_size(Gpu *g) {
+    int count;
+    clusters(g, 4, 132, 0, &count);
+}
+static void clusters_cut(Gpu *g) {
+    int count;
+    clusters(g, 4, 130, 1, &count);
+}
+
 static void copy_past_the_end(Gpu *g) {
     g->cu.copy_to_device(g->memory + 1, g->pinned, BYTES, g->stream);
 }
@@ -190,20 +217,36 @@ typedef struct Row {
 #define WRONG(use) {#use, use, VIOLATION}
 
 static const Row rows[] = {
-    {"all_right", all_right, 0}, WRONG(copy_past_the_end),
-    WRONG(copy_past_pinned),     WRONG(copy_between_allocations),
-    WRONG(set_nowhere),          WRONG(host_for_device),
-    WRONG(device_for_host),      WRONG(pinned_changes),
-    WRONG(pinned_goes_away),     WRONG(argument_outside),
-    WRONG(argument_of_the_host), WRONG(argument_missing),
-    WRONG(argument_freed),       WRONG(grid_of_nothing),
-    WRONG(grid_too_large),       WRONG(block_too_large),
-    WRONG(shared_not_asked_for), WRONG(shared_too_large),
-    WRONG(kernel_unknown),       WRONG(wait_in_capture),
-    WRONG(allocate_in_capture),  WRONG(freed_twice),
-    WRONG(wrong_handle),         WRONG(stale_handle),
-    WRONG(leaked_event),         WRONG(context_kept),
+    {"all_right", all_right, 0},
+    WRONG(copy_past_the_end),
+    WRONG(copy_past_pinned),
+    WRONG(copy_between_allocations),
+    WRONG(set_nowhere),
+    WRONG(host_for_device),
+    WRONG(device_for_host),
+    WRONG(pinned_changes),
+    WRONG(pinned_goes_away),
+    WRONG(argument_outside),
+    WRONG(argument_of_the_host),
+    WRONG(argument_missing),
+    WRONG(argument_freed),
+    WRONG(grid_of_nothing),
+    WRONG(grid_too_large),
+    WRONG(block_too_large),
+    WRONG(shared_not_asked_for),
+    WRONG(shared_too_large),
+    WRONG(kernel_unknown),
+    WRONG(wait_in_capture),
+    WRONG(allocate_in_capture),
+    WRONG(freed_twice),
+    WRONG(wrong_handle),
+    WRONG(stale_handle),
+    WRONG(leaked_event),
+    WRONG(context_kept),
     WRONG(device_unknown),
+    {"clusters_right", clusters_right, 0},
+    WRONG(clusters_of_unknown_size),
+    WRONG(clusters_cut),
 };
 
 static void test_rows(void **state) {
