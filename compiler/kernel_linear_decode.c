@@ -228,42 +228,42 @@ static bool is_staged_once(const Problem *p) {
            params_get(&params, "X_PHASES") == 1;
 }
 
-static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+// Each with one tile of rows and with two.
+static int tiles_offer(const Problem *p, DecodeVariant v, Params *out) {
     int count = 0;
-    for (int tiles = 1; tiles <= 2; tiles++) {
-        DecodeVariant v = decode_variant(p);
-        v.tiles = tiles;
+    for (v.tiles = 1; v.tiles <= 2; v.tiles++)
         count += decode_params(p, v, &out[count]);
-    }
-    DecodeVariant v = decode_variant(p);
-    if (p->max_tokens > 8 && v.warps > WARPS_ENOUGH) {
-        v.warps = (v.warps + 1) / 2; // leave room for tiles beside the activations
-        v.tiles = 2;
-        count += decode_params(p, v, &out[count]);
-    }
-    // Every block would gather the activations of all tokens by itself.
-    if (p->op->linear.prologue == PROLOGUE_NORM && p->op->linear.norm_order >= 0) {
-        for (int tiles = 1; tiles <= 2; tiles++) {
-            v = decode_variant(p);
-            v.tiles = tiles;
-            v.apart = true;
-            count += decode_params(p, v, &out[count]);
-        }
-    }
-    // Clusters hold activations that one block would have to stage again and again: of as few blocks as
-    // do, and for fewer tokens, too, so that these buckets can have one order of sums.
-    bool staged_once = is_staged_once(p);
-    for (int cluster = 2; cluster <= 4 && !staged_once; cluster *= 2) {
-        for (int tiles = 1; tiles <= 2; tiles++) {
-            v = decode_cluster(p, cluster);
-            v.tiles = tiles;
-            if (!decode_params(p, v, &out[count]) || params_get(&out[count], "X_PHASES") > 1)
-                continue;
-            staged_once = true;
-            count++;
-        }
+    return count;
+}
+
+// Clusters hold activations that one block would have to stage again and again: of as few blocks as
+// do, and for fewer tokens, too, so that these buckets can have one order of sums.
+static int clusters_offer(const Problem *p, Params *out) {
+    int count = 0;
+    for (int cluster = 2; cluster <= 4 && !count && !is_staged_once(p); cluster *= 2) {
+        Params both[2] = {0};
+        int offered = tiles_offer(p, decode_cluster(p, cluster), both);
+        for (int at = 0; at < offered; at++)
+            if (params_get(&both[at], "X_PHASES") == 1)
+                out[count++] = both[at];
     }
     return count;
+}
+
+static int candidates(const Problem *p, Params out[KERNEL_MAX_CANDIDATES]) {
+    DecodeVariant v = decode_variant(p);
+    int count = tiles_offer(p, v, out);
+    if (p->max_tokens > 8 && v.warps > WARPS_ENOUGH) {
+        DecodeVariant half = v;
+        half.warps = (v.warps + 1) / 2; // leave room for tiles beside the activations
+        half.tiles = 2;
+        count += decode_params(p, half, &out[count]);
+    }
+    if (p->op->linear.prologue == PROLOGUE_NORM && p->op->linear.norm_order >= 0) {
+        v.apart = true; // else every block gathers the activations of all tokens by itself
+        count += tiles_offer(p, v, &out[count]);
+    }
+    return count + clusters_offer(p, &out[count]);
 }
 
 static bool norm_apart(const Problem *p, const Params *params) {
