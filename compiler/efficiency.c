@@ -4,7 +4,9 @@
 // between it is interpolated over the logarithm of the tokens. A cut that has no line counts as 1.
 //
 // Measured by tests/gpu_kernels_bench.c --all --json on one H200 and printed by
-// tests/fit_efficiency.py. Other targets have the rates of target.c, and these shares carried over.
+// tests/fit_efficiency.py: linear_wgmma from the last run, linear_decode and linear_gemm from the one
+// before it, since in a fit of all together wgmma wins a tie that it loses (28672 inputs, 8 tokens, 15 %).
+// Other targets have the rates of target.c, and these shares carried over.
 #include "compile.h"
 
 #include <math.h>
